@@ -1,0 +1,108 @@
+"""The idea: negatives that are trained, end to end, to be as hard as possible (AdCo, arXiv 2011.08435).
+
+The encoder descends the contrastive loss, the adversaries ascend it:
+
+    L(q, k, A; τ) = −1/N Σ_i log  exp(q_i·k_i/τ) / ( Σ_j exp(q_i·k_j/τ) + Σ_m exp(q_i·â_m/τ) ),   â = A / ‖A‖
+
+Each player's loss detaches the other, so one backward of their sum gives both gradients at the same point.
+
+Shapes: N queries, M keys (of all ranks), K adversaries, D width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adco.losses import info_nce
+
+
+class Adversaries(nn.Module):
+    """A bank of trainable negatives: one linear layer without bias whose rows are normalised.
+
+    Step them with `torch.optim.SGD([{"params": adversaries.parameters(), "maximize": True}], lr=3.0, momentum=0.9,
+    weight_decay=1e-4)`: the paper's constants.
+
+    Args:
+        num_adversaries: K.
+        dim: D, the width of the embeddings.
+
+    Raises:
+        ValueError: if either is below 1.
+    """
+
+    def __init__(self, num_adversaries: int, dim: int = 128) -> None:
+        super().__init__()
+        if num_adversaries < 1 or dim < 1:
+            raise ValueError(f"num_adversaries and dim must be at least 1, got {num_adversaries} and {dim}")
+        self.weight = nn.Parameter(F.normalize(torch.randn(num_adversaries, dim)))  # [K, D]
+
+    @torch.no_grad()
+    def fill(self, keys: Tensor, start: int = 0) -> None:
+        """Put keys [M, D] into the rows from `start` on; what reaches past the last row is left out."""
+        rows = self.weight[start : start + len(keys)]
+        rows.copy_(keys[: len(rows)])
+
+
+class AdversarialLoss(NamedTuple):
+    """The two players' losses, both scalars."""
+
+    encoder: Tensor  # to descend: gradients reach queries (and keys), never the adversaries
+    adversary: Tensor  # to ascend: gradients reach the adversaries alone
+
+
+def adversarial_info_nce(
+    queries: Tensor,
+    keys: Tensor,
+    adversaries: Tensor,
+    *,
+    temperature: float,
+    adversary_temperature: float,
+    first_positive: int = 0,
+    in_batch_negatives: bool = True,
+) -> AdversarialLoss:
+    """Both players' contrastive losses: `(loss.encoder + loss.adversary).backward()` gives both gradients.
+
+    Args:
+        queries: [N, D] unit-norm embeddings.
+        keys: [M, D] unit-norm embeddings, M ≥ N; query i's positive is row `first_positive` + i.
+        adversaries: [K, D] raw weights; they are normalised here.
+        temperature: τ of the encoder's loss (paper: 0.12; 0.14 with K = 8 192 and a symmetric loss).
+        adversary_temperature: τ_adv of the adversaries' (paper: 0.02; 0.03 with K = 8 192 and a symmetric loss).
+        first_positive: the first query's positive: N times the global rank where keys come from all ranks.
+        in_batch_negatives: whether the other images' keys are negatives too (published code: yes; the paper's formula: no).
+
+    Raises:
+        ValueError: if the shapes do not fit or a temperature is not positive.
+    """
+    if not queries.shape[1] == keys.shape[1] == adversaries.shape[1]:
+        raise ValueError(
+            "queries, keys and adversaries must have one width, "
+            f"got {queries.shape[1]}, {keys.shape[1]} and {adversaries.shape[1]}"
+        )
+    if not 0 <= first_positive <= len(keys) - len(queries):
+        raise ValueError(
+            f"first_positive {first_positive} with {len(queries)} queries points past the {len(keys)} keys"
+        )
+    if temperature <= 0 or adversary_temperature <= 0:
+        raise ValueError(f"temperatures must be positive, got {temperature} and {adversary_temperature}")
+    negatives = F.normalize(adversaries)  # [K, D]
+    return AdversarialLoss(
+        encoder=info_nce(
+            queries,
+            keys,
+            negatives.detach(),
+            temperature=temperature,
+            first_positive=first_positive,
+            in_batch_negatives=in_batch_negatives,
+        ),
+        adversary=info_nce(
+            queries.detach(),
+            keys.detach(),
+            negatives,
+            temperature=adversary_temperature,
+            first_positive=first_positive,
+            in_batch_negatives=in_batch_negatives,
+        ),
+    )

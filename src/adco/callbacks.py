@@ -1,0 +1,165 @@
+"""What happens around a training step: records, the verdict, stopping with nothing lost."""
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from torch import Tensor
+
+from adco.data.loader import Batch
+from adco.methods.method import Method
+from adco.monitor import Verdict, embedding_health, verdict
+from adco.run_directory import RunDirectory
+
+Record = dict[str, Any]
+
+
+class NotFiniteError(RuntimeError):
+    """The loss is NaN or infinite."""
+
+
+class Interrupted(Exception):  # noqa: N818 (it is no error)
+    """The run was asked to stop, and its state is saved."""
+
+    def __init__(self, signal_number: int, run: RunDirectory) -> None:
+        super().__init__(f"stopped and saved; go on with: adco pretrain --resume {run.path}")
+        self.exit_code = 128 + signal_number  # as a shell reports it
+
+
+class Monitor(Callback):
+    """Writes metrics.jsonl, says at each epoch's end whether the run is learning, and stops it where it cannot be.
+
+    Args:
+        run: where to write, on the first rank; None elsewhere.
+        log_every: steps between records.
+        knn: top-1 in % of the backbone by its nearest neighbours, or None where there are no labels.
+    """
+
+    def __init__(self, run: RunDirectory | None, *, log_every: int, knn: Callable[[Method], float] | None) -> None:
+        self.run, self.log_every, self.knn = run, log_every, knn
+        self.history: list[Record] = []
+        self.latest: Record = {}
+        self.images, self.since = 0, time.perf_counter()
+        self.waited = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.run:
+            self.run.forget_after(trainer.global_step)
+            self.history = list(self.run.records())
+        self.since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.images += len(batch.images) * trainer.world_size
+        step = trainer.global_step
+        if step % self.log_every and not self._saves(trainer):
+            return
+        losses = {name: float(loss) for name, loss in outputs["losses"].items()}
+        if not all(map(math.isfinite, losses.values())):
+            self._write({"step": step, "epoch": trainer.current_epoch, **{k: str(v) for k, v in losses.items()}})
+            raise NotFiniteError(
+                f"the loss is {losses} at step {step}: try a lower learning_rate or precision 32-true; "
+                "the last good checkpoint is kept"
+            )
+        now = time.perf_counter()
+        rate = self.images / (now - self.since)
+        self.images, self.since = 0, now
+        assert isinstance(pl_module, Method)
+        self._write(
+            {
+                "step": step,
+                "epoch": trainer.current_epoch,
+                **losses,
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+                "images_per_second": rate,
+                **embedding_health(outputs["queries"], outputs["keys"]),
+                **pl_module.health(outputs["queries"], outputs["keys"]),
+            }
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        if self.run is None:
+            return
+        record: Record = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+        if self.knn:
+            record["knn_top1"] = self.knn(pl_module)
+        self._write({**record, **self.verdict()._asdict()})
+        self._say(trainer, record)
+        self.images, self.since = 0, time.perf_counter()
+
+    def verdict(self) -> Verdict:
+        """What the records so far say."""
+        return verdict(self.history)
+
+    def _saves(self, trainer: L.Trainer) -> bool:
+        """Whether a checkpoint follows, which must not hold NaN."""
+        every = getattr(trainer.checkpoint_callback, "_every_n_train_steps", 0)
+        return bool(every) and trainer.global_step % every == 0
+
+    def _write(self, record: Record) -> None:
+        if self.run is None:
+            return
+        self.history.append(record)
+        self.latest |= record
+        self.run.append(record)
+
+    def _say(self, trainer: L.Trainer, record: Record) -> None:
+        knn = f"  kNN {record['knn_top1']:.1f} %" if "knn_top1" in record else ""
+        word, reason = self.history[-1]["word"], self.history[-1]["reason"]
+        rate = self.latest.get("images_per_second", 0.0)
+        loss = self.latest.get("loss", math.nan)
+        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}{knn}  {rate:.0f} images/s"
+        trainer.print(f"{line}  {word}: {reason}", file=sys.stderr)
+
+
+class StopOnSignal(Callback):
+    """SIGINT and SIGTERM save a checkpoint after the step under way and end the run; a second one ends it at once."""
+
+    def __init__(self, run: RunDirectory, *, agree_every: int) -> None:
+        self.run, self.agree_every = run, agree_every
+        self.received = 0
+        self.previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        # Ranks hear of it at different steps and must stop at the same one.
+        if trainer.world_size > 1 and trainer.global_step % self.agree_every:
+            return
+        if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
+            trainer.save_checkpoint(self.run.checkpoint)
+            raise Interrupted(self.received or signal.SIGTERM, self.run)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar, with what the monitor saw last."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        super().__init__()
+        self.monitor = monitor
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        names = {"loss": "loss", "spread": "spread", "images_per_second": "images/s", "knn_top1": "kNN"}
+        return {new: f"{self.monitor.latest[old]:.4g}" for old, new in names.items() if old in self.monitor.latest}

@@ -1,0 +1,135 @@
+"""A run's records, read back and drawn: metrics.jsonl → curves.png."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
+
+Record = Mapping[str, float | str]
+Points = NDArray[np.float64]
+
+
+def read_records(path: Path) -> list[dict[str, float | str]]:
+    """The records of a metrics.jsonl, one JSON object a line, oldest first.
+
+    A last line without its newline that is no JSON object was cut by a crash: it is left out. Where `step` goes
+    back the run was resumed from an earlier checkpoint: what had been recorded from that step on is left out too.
+
+    Raises:
+        ValueError: if any other line is not a JSON object; names file and line.
+    """
+    records: list[dict[str, float | str]] = []
+    newest = -math.inf
+    lines = path.read_bytes().splitlines(keepends=True)  # bytes: a cut may fall inside a character
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            raise ValueError(f"{path}, line {number}: not a JSON object: {line[:80]!r}")
+        step = record.get("step", newest)
+        if step < newest:
+            records = [earlier for earlier in records if earlier.get("step", -math.inf) < step]
+        records.append(record)
+        newest = step
+    return records
+
+
+class Panel(NamedTuple):
+    title: str
+    curves: dict[str, str]  # record key → label
+    limits: tuple[float | None, float | None] = (None, None)
+
+
+PANELS = (
+    Panel("loss", {"loss": "encoder", "loss_adversary": "adversaries"}),
+    Panel(
+        "embeddings (spread 0: collapsed)", {"positive_cosine": "cosine of positives", "spread": "spread"}, (None, 1.02)
+    ),
+    Panel(
+        "effective rank (dimensions)", {"effective_rank": "embeddings", "backbone_effective_rank": "backbone features"}
+    ),
+    Panel("kNN top-1 (%)", {"knn_top1": "kNN"}),
+    Panel(
+        "adversaries' share of the softmax",
+        {"adversary_share_in_loss": "encoder's loss", "adversary_share_in_loss_adversary": "adversaries' loss"},
+        (-0.02, 1.02),
+    ),
+    Panel("cosine of the hardest adversary", {"hardest_adversary_cosine": "mean over queries"}),
+    Panel(
+        "norms of the adversaries",
+        {"adversary_norm_max": "max", "adversary_norm_mean": "mean", "adversary_norm_min": "min"},
+    ),
+    Panel("learning rate", {"lr": "encoder"}),
+    Panel("images per second", {"images_per_second": "images"}, (0, None)),
+)
+COLOURS = ("#0b6e99", "#d1495b", "#8d96a3")
+COLUMNS = 3
+DENSE = 200  # points; more are drawn pale under their moving mean over a fiftieth of the run
+
+
+def plot_curves(records: Sequence[Record], path: Path) -> None:
+    """Draw the records over their `step` into a PNG, one panel per group of keys that has data.
+
+    Records without a step, text, and values that are not finite are left out. The file appears whole or not at all.
+    """
+    panels = [panel for panel in PANELS if any(len(_points(records, key)[0]) for key in panel.curves)]
+    columns = min(COLUMNS, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    figure = Figure(figsize=(4.6 * columns, 2.9 * rows), dpi=110, layout="constrained")  # inches
+    first: Axes | None = None
+    for index, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, index, sharex=first)
+        _draw(axes, panel, records)
+        first = first or axes
+    if not panels:
+        figure.text(0.5, 0.5, "no records yet", ha="center", va="center")
+    png = io.BytesIO()
+    figure.savefig(png)  # a Figure without pyplot draws with Agg
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(png.getvalue())
+    temporary.replace(path)
+
+
+def _points(records: Sequence[Record], key: str) -> tuple[Points, Points]:
+    """Steps and values of one curve."""
+    pairs = [(record["step"], record[key]) for record in records if "step" in record and key in record]
+    numbers = [pair for pair in pairs if all(isinstance(x, int | float) and math.isfinite(x) for x in pair)]
+    steps, values = np.array(numbers, np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
+    drawn = 0
+    for (key, label), colour in zip(panel.curves.items(), COLOURS, strict=False):
+        x, y = _points(records, key)
+        if len(x) > DENSE:
+            axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
+            width = len(x) // 50
+            x, y = (np.convolve(values, np.full(width, 1 / width), mode="valid") for values in (x, y))
+        if len(x):
+            axes.plot(
+                x, y, color=colour, linewidth=1.6, label=label, marker="o" if len(x) <= 30 else None, markersize=3
+            )
+            drawn += 1
+    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.set_xlabel("step", fontsize=8)
+    axes.set_ylim(*panel.limits)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    if drawn > 1:
+        axes.legend(fontsize=8, frameon=False)

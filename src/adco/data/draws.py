@@ -1,0 +1,41 @@
+"""Random numbers as a function of what they are for, not of a generator's state.
+
+A draw depends on its key alone, say (seed, epoch, image, view), so it is the same in any worker, on any rank and after
+any restart: there is nothing to save and nothing to replay.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the increment of SplitMix64
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's output function (Steele, Lea & Flood, OOPSLA 2014): a bijection of 64 bits without visible pattern."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniform(*key: ArrayLike, draws: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), the same for the same key.
+
+    Args:
+        key: non-negative integers or arrays of them, broadcast against each other to one shape S.
+        draws: how many numbers for each key.
+
+    Returns:
+        Array of shape [*S, draws].
+    """
+    state = np.zeros(np.broadcast_shapes(*(np.shape(part) for part in key)), np.uint64)
+    with np.errstate(over="ignore"):  # arithmetic is modulo 2^64 by design
+        for part in key:
+            state = _mix((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
+        steps = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
+        bits = _mix(state[..., None] + steps)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def permutation(*key: int, length: int) -> NDArray[np.int64]:
+    """A permutation of `length` numbers, the same for the same key."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(length)

@@ -1,0 +1,124 @@
+"""Images in files, decoded at every read."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from adco.data import decode
+from adco.data.listing import class_names, list_images
+from adco.data.survey import survey
+
+Indices = Sequence[int] | NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that was left out, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSource:
+    """Files, decoded at every read.
+
+    Args:
+        name: what to call it.
+        paths: n of them.
+        sizes: [n, 2], height and width in pixels as seen, after EXIF orientation.
+        labels: [n], indices into `classes`; None where there are none.
+        classes: their names.
+        unreadable: the files that were left out.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    sizes: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    classes: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def shorter_side(self) -> int:
+        """The median over the images of their shorter side, in pixels."""
+        return int(np.median(self.sizes.min(axis=1)))
+
+    @property
+    def smallest_side(self) -> int:
+        """The shortest side of all, in pixels."""
+        return int(self.sizes.min())
+
+    def load(self, indices: Indices) -> list[Image.Image]:
+        """B images, upright and in mode RGB (see `decode.read_rgb`).
+
+        Raises:
+            ValueError: a file has become unreadable since it was checked.
+        """
+        return [_read(self.paths[index]) for index in indices]
+
+    def subset(self, indices: Indices) -> "FolderSource":
+        """These files only, in this order."""
+        chosen = np.asarray(indices, np.int64)
+        paths = tuple(self.paths[index] for index in indices)
+        labels = None if self.labels is None else self.labels[chosen]
+        return replace(self, paths=paths, sizes=self.sizes[chosen], labels=labels)
+
+
+def open_folder(root: Path, max_unreadable: float) -> FolderSource:
+    """All readable images below a folder, classes from its folders where they look like it.
+
+    Raises:
+        ValueError: fewer than two images, or a share above `max_unreadable` of damaged files.
+    """
+    listing = list_images(root)
+    paths = [path for images in listing.values() for path in images]
+    found = survey(root, paths)
+    good = [index for index, size in enumerate(found) if not isinstance(size, str)]
+    bad = tuple(Unreadable(p, why) for p, why in zip(paths, found, strict=True) if isinstance(why, str))
+    _report(root, bad, len(paths), max_unreadable)
+    if len(good) < 2:
+        raise ValueError(f"{len(good)} readable image in {root}: contrast needs at least two")
+    classes = class_names(root, listing)
+    labels = np.repeat(np.arange(len(listing)), [len(images) for images in listing.values()])
+    return FolderSource(
+        name=str(root),
+        paths=tuple(paths[index] for index in good),
+        sizes=np.array([found[index] for index in good], np.int64),
+        labels=labels[good] if classes else None,
+        classes=classes,
+        unreadable=bad,
+    )
+
+
+def _report(root: Path, bad: Sequence[Unreadable], files: int, max_unreadable: float) -> None:
+    """Warn of unreadable files, or raise where there are more than allowed."""
+    if not bad:
+        return
+    count = f"{len(bad)} of {files} files in {root} cannot be read"
+    if len(bad) / files > max_unreadable:
+        raise ValueError(
+            f"{count}, a share above max_unreadable {max_unreadable}: {_names(root, bad, 10)}. "
+            "Mend or remove them, or raise --max_unreadable"
+        )
+    warnings.warn(f"{count} and are left out: {_names(root, bad, 3)}", stacklevel=4)
+
+
+def _names(root: Path, bad: Sequence[Unreadable], most: int) -> str:
+    named = [f"{file.path.relative_to(root)} ({file.reason})" for file in bad[:most]]
+    return ", ".join(named) + (f", … and {len(bad) - most} more" if len(bad) > most else "")
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return decode.read_rgb(path)
+    except Exception as error:  # Pillow raises errors of a dozen types on damaged files
+        raise ValueError(f"{path} can no longer be read: {decode.reason(error)}") from error

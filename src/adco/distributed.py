@@ -1,0 +1,24 @@
+"""Rows of all ranks: the few lines that know there may be more than one process."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """The global rank: on the second node it is not the local GPU's index."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all ranks in rank order, [N, ...] → [world · N, ...], without gradient."""
+    if world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,111 @@
+"""Backbone (timm), projector, and their union, the encoder; how a backbone is written and read."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SMALL_IMAGE = 64  # pixels: up to this size a backbone gets the CIFAR stem
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What is needed to build a backbone again and to feed it. Stands as metadata in `backbone.safetensors`."""
+
+    name: str  # timm's
+    image_size: int  # pixels
+    mean: tuple[float, ...]  # of RGB in [0, 1]
+    std: tuple[float, ...]
+    arguments: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
+
+
+def build_backbone(info: BackboneInfo) -> nn.Module:
+    """A timm network with random weights: images [N, 3, S, S] → features [N, F].
+
+    Raises:
+        ValueError: if timm does not know the name, or images are small and the network has no plain stem to replace.
+    """
+    if not timm.is_model(info.name):
+        near = timm.list_models(f"*{info.name}*")[:3] or ["resnet18", "resnet50"]
+        raise ValueError(f"backbone {info.name!r} is not a timm model: try {', '.join(near)}")
+    try:
+        backbone = timm.create_model(info.name, pretrained=False, num_classes=0, **info.arguments)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"backbone_args {info.arguments} do not fit timm's {info.name}: {error}") from error
+    if info.image_size <= SMALL_IMAGE:
+        use_cifar_stem(backbone)
+    return cast(nn.Module, backbone)
+
+
+def use_cifar_stem(backbone: nn.Module) -> None:
+    """Replace a ResNet's 7×7 stride-2 convolution by 3×3 stride 1 and drop its max-pool (He et al. 2016, section 4.2).
+
+    Raises:
+        ValueError: if the network's first layers have no such names.
+    """
+    conv, pool = getattr(backbone, "conv1", None), getattr(backbone, "maxpool", None)
+    if not isinstance(conv, nn.Conv2d) or pool is None:
+        raise ValueError(
+            f"backbone {type(backbone).__name__} has no plain conv1 and maxpool to fit images of at most "
+            f"{SMALL_IMAGE} px: take a ResNet, or a larger image_size"
+        )
+    backbone.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.maxpool = nn.Identity()
+
+
+class Encoder(nn.Module):
+    """Backbone + projector: images [N, 3, S, S] → unit-norm embeddings [N, D].
+
+    The projector is the paper's: one hidden layer with ReLU, no BatchNorm.
+
+    Args:
+        backbone: images → features [N, F]; its attribute `num_features` is F.
+        hidden: width of the projector's hidden layer (paper: 2 048).
+        dim: D (paper: 128).
+    """
+
+    def __init__(self, backbone: nn.Module, *, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = nn.Sequential(
+            nn.Linear(cast(int, backbone.num_features), hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        embeddings = self.projector(self.backbone(x))
+        return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))  # a norm in bf16 is off by 1 %
+
+
+def save_backbone(path: Path, backbone: nn.Module, info: BackboneInfo) -> None:
+    """Write weights alone, under timm's names (for ResNets they are torchvision's too), with `info` as metadata."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(weights, partial, {"adco": json.dumps(asdict(info))})
+    partial.replace(path)
+
+
+def load_backbone(path: Path) -> tuple[nn.Module, BackboneInfo]:
+    """Read a backbone in eval mode and what is known of it.
+
+    Raises:
+        ValueError: if the file is missing, or was not written by `save_backbone`.
+    """
+    if not path.is_file():
+        raise ValueError(f"no backbone at {path}")
+    with safe_open(path, "pt") as file:
+        metadata = (file.metadata() or {}).get("adco")
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if metadata is None:
+        raise ValueError(f"{path} has no adco metadata: it names no network, so give --backbone NAME --weights {path}")
+    info = BackboneInfo(**json.loads(metadata))
+    backbone = build_backbone(info)
+    backbone.load_state_dict(weights)
+    return backbone.eval(), info

@@ -1,0 +1,151 @@
+"""How good are a backbone's features? Nearest neighbours and a linear probe, on a frozen backbone and labelled images.
+
+Takes a backbone and sources, never a method. Every choice is made on training images; the test images are scored once.
+
+    train, test = (extract_features(backbone, source, image_size=32, mean=mean, std=std) for source in sources)
+    knn, linear = (evaluate_features(train, test, classes, kind=kind) for kind in ("knn", "linear"))
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from adco.data.sources import Source
+from adco.evaluation.features import Features, extract_features, pixel_features
+from adco.evaluation.knn import knn_scores
+from adco.evaluation.linear import LinearProbe, fit_linear_probe
+from adco.evaluation.scores import Scores, results_table, save_confusion, summarise
+
+__all__ = [
+    "Features",
+    "LinearProbe",
+    "Scores",
+    "evaluate_backbone",
+    "evaluate_features",
+    "extract_features",
+    "fit_linear_probe",
+    "knn_scores",
+    "pixel_features",
+    "results_table",
+    "save_confusion",
+    "summarise",
+]
+
+
+def evaluate_backbone(
+    backbone: nn.Module,
+    train: Source,
+    test: Source,
+    *,
+    kind: Literal["knn", "linear"],
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    k: int = 200,
+    temperature: float = 0.1,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Scores:
+    """Extract the features of both sources and evaluate them: see `extract_features` and `evaluate_features`.
+
+    Raises:
+        ValueError: a source has no labels or no images, or the two differ in their classes or the order of these.
+    """
+    check_classes(train, test)
+    train_features, test_features = (
+        extract_features(
+            backbone,
+            source,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+        )
+        for source in (train, test)
+    )
+    return evaluate_features(
+        train_features, test_features, train.classes, kind=kind, k=k, temperature=temperature, device=device
+    )
+
+
+def evaluate_features(
+    train: Features,
+    test: Features,
+    classes: Sequence[str],
+    kind: Literal["knn", "linear"],
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    device: torch.device | str | None = None,
+) -> Scores:
+    """Classify the test features by the training features, and score the answers.
+
+    Args:
+        train, test: features [n, F] and [m, F] of the same width.
+        classes: the name of each label, all different.
+        kind: "knn", weighted nearest neighbours with `k` and `temperature`, or "linear", a linear probe whose L2
+            strength is chosen on held-out training images.
+        device: where to compute; None is the features' own device, the CPU.
+
+    Returns:
+        Scores, whose `protocol` names the kind and every setting, chosen ones included.
+
+    Raises:
+        ValueError: fewer than two classes, or training images of one class only; labels outside the classes; repeated
+            class names; widths that differ; another kind; an impossible k or temperature.
+    """
+    _check_features(train, test, classes)
+    train_features, train_labels = train.features.to(device), train.labels.to(device)
+    protocol: dict[str, Any] = {"kind": kind, "train_images": len(train.labels), "width": train.features.shape[1]}
+    if kind == "knn":
+        scores = knn_scores(train_features, train_labels, test.features, len(classes), k, temperature)
+        protocol |= {"k": min(k, len(train.labels)), "temperature": temperature}
+    elif kind == "linear":
+        probe = fit_linear_probe(train_features, train_labels, len(classes))
+        scores = probe.scores(test.features)
+        validation = {f"{l2:g}": top1 for l2, top1 in probe.validation.items()}  # JSON has string keys only
+        protocol |= {"l2": probe.l2, "validation_top1": validation}
+    else:
+        raise ValueError(f"kind must be knn or linear; got {kind}")
+    return summarise(scores, test.labels, classes, protocol)
+
+
+def check_classes(train: Source, test: Source) -> None:
+    """Raise ValueError unless both sources have the same classes in the same order, so that labels mean the same."""
+    if train.classes == test.classes:
+        return
+    missing, extra = (
+        sorted(set(a) - set(b)) for a, b in ((train.classes, test.classes), (test.classes, train.classes))
+    )
+    difference = "; ".join(
+        f"{what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        for what, names in ((f"only in {train.name}", missing), (f"only in {test.name}", extra))
+        if names
+    )
+    raise ValueError(
+        f"{test.name} must have the classes of {train.name} in their order; {difference or 'the order differs'}"
+    )
+
+
+def _check_features(train: Features, test: Features, classes: Sequence[str]) -> None:
+    if len(classes) < 2:
+        raise ValueError(f"an evaluation needs at least 2 classes; got {len(classes)}")
+    if len(set(classes)) < len(classes):
+        raise ValueError("class names must differ from each other")
+    if train.features.shape[1] != test.features.shape[1]:
+        raise ValueError(
+            "training and test features must be of one width; "
+            f"got {train.features.shape[1]} and {test.features.shape[1]}"
+        )
+    for split, labels in (("training", train.labels), ("test", test.labels)):
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise ValueError(
+                f"{split} labels must be in 0..{len(classes) - 1}; got {int(labels.min())}..{int(labels.max())}"
+            )
+    if train.labels.min() == train.labels.max():
+        raise ValueError(f"training images must be of at least 2 classes; all are {classes[int(train.labels[0])]}")

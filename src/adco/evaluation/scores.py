@@ -1,0 +1,116 @@
+"""What scores and labels say: accuracies, the confusion of classes, a table of several backbones.
+
+m test images, C classes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+NUMBERED_CLASSES = 20  # up to here each cell shows its number
+NAMED_CLASSES = 150  # up to here each row and column shows its class's name
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The result of one evaluation; all accuracies in %.
+
+    top5 is None below six classes, where it says nothing. `per_class` has None for a class without test images, and
+    `per_class_mean` averages the others, each class counting once however many images it has. `confusion` [C, C]
+    counts images: rows are true classes, columns predicted ones. `protocol` says how the scores were made.
+    """
+
+    top1: float
+    top5: float | None
+    per_class_mean: float
+    per_class: dict[str, float | None]
+    confusion: torch.Tensor
+    images: int
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain numbers, strings, lists and dicts."""
+        return {
+            "protocol": self.protocol,
+            "images": self.images,
+            "top1": self.top1,
+            "top5": self.top5,
+            "per_class_mean": self.per_class_mean,
+            "per_class": self.per_class,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def summarise(
+    scores: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], protocol: dict[str, Any] | None = None
+) -> Scores:
+    """Compare scores [m, C] with the true labels [m] in 0..C−1; equal scores rank in the order of the classes.
+
+    Raises ValueError if a score is NaN: it would rank first.
+    """
+    if scores.isnan().any():
+        raise ValueError(f"scores of {int(scores.isnan().any(dim=1).sum())} of {len(scores)} images are NaN")
+    scores, labels = scores.cpu(), labels.cpu()
+    ranking = scores.argsort(dim=1, descending=True, stable=True)  # [m, C]
+    hits = ranking == labels[:, None]  # [m, C]
+    # a bincount, not torchmetrics, whose import takes longer than a whole kNN evaluation
+    pairs = labels * len(classes) + ranking[:, 0]  # [m] true class and predicted class in one number
+    confusion = pairs.bincount(minlength=len(classes) ** 2).view(len(classes), len(classes))
+    images = confusion.sum(dim=1)
+    per_class = 100 * confusion.diagonal().double() / images  # NaN for a class without images
+    return Scores(
+        top1=_percent(hits[:, 0]),
+        top5=_percent(hits[:, :5].any(dim=1)) if len(classes) > 5 else None,
+        per_class_mean=per_class.nanmean().item(),
+        per_class={
+            name: value if count else None
+            for name, value, count in zip(classes, per_class.tolist(), images.tolist(), strict=True)
+        },
+        confusion=confusion,
+        images=len(labels),
+        protocol=protocol or {},
+    )
+
+
+def _percent(hits: torch.Tensor) -> float:
+    return 100 * hits.double().mean().item()
+
+
+def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) -> None:
+    """Draw confusion counts [C, C] as a PNG: each row in % of its true class's images, with names while they fit."""
+    number = len(classes)
+    percent = (100 * confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()  # [C, C]
+    side = min(max(5.0, 2.5 + 0.16 * number + 0.3 * min(number, NUMBERED_CLASSES)), 30.0)  # inches
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="% of the true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if number <= NAMED_CLASSES:
+        size = 9 if number <= NUMBERED_CLASSES else 7  # points
+        axes.set_xticks(range(number), classes, rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(number), classes, fontsize=size, parse_math=False)
+    if number <= NUMBERED_CLASSES:
+        for row in range(number):
+            for column in range(number):
+                value = percent[row, column]
+                colour = "white" if value > 50 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    figure.savefig(path, format="png")
+
+
+def results_table(rows: Iterable[tuple[str, float, float]]) -> Table:
+    """Return a table for the terminal with a row for each (name, kNN top-1 in %, linear top-1 in %)."""
+    table = Table("features", title="top-1 (%)")
+    table.add_column("kNN", justify="right")
+    table.add_column("linear", justify="right")
+    for name, knn, linear in rows:
+        table.add_row(name, f"{knn:.1f}", f"{linear:.1f}")
+    return table

@@ -1,0 +1,39 @@
+"""Losses as pure functions: no state, no device, no gather inside.
+
+Shapes: N queries, M keys (of all ranks), K negatives, D width; rows are unit-norm.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(
+    queries: Tensor,
+    keys: Tensor,
+    negatives: Tensor,
+    *,
+    temperature: float,
+    first_positive: int = 0,
+    in_batch_negatives: bool = True,
+) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018): −mean log softmax of each query's positive among keys and negatives.
+
+    Args:
+        queries: [N, D].
+        keys: [M, D], M ≥ N; the positive of query i is row `first_positive` + i.
+        negatives: [K, D].
+        temperature: the softmax's scale, > 0.
+        first_positive: the row of the first query's positive: N times the global rank where keys come from all ranks.
+        in_batch_negatives: whether the other keys stand in the denominator too.
+
+    Returns:
+        A scalar: the mean over the queries.
+    """
+    positives = torch.arange(first_positive, first_positive + len(queries), device=queries.device)
+    if in_batch_negatives:
+        logits = queries @ torch.cat([keys, negatives]).T  # [N, M + K]
+        return F.cross_entropy(logits / temperature, positives)
+    positive = (queries * keys[positives]).sum(1, keepdim=True)  # [N, 1]
+    logits = torch.cat([positive, queries @ negatives.T], 1)  # [N, 1 + K]
+    return F.cross_entropy(logits / temperature, torch.zeros_like(positives))

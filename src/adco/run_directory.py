@@ -1,0 +1,143 @@
+"""The run directory: the only interface between training and everything after it.
+
+    config.yaml            every setting resolved; runs again as it is
+    environment.json       versions, seed, machine
+    unreadable.json        files that were left out, and why
+    metrics.jsonl          one record a line: steps and epochs
+    checkpoints/last.ckpt  full state
+    backbone.safetensors   weights alone, with name, input size, mean and std as metadata
+    curves.png             the records, drawn
+    results/               what evaluations found
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adco.curves import read_records
+
+RUNS = Path("runs")
+_PACKAGES = ("adco", "torch", "torchvision", "timm", "lightning", "numpy", "Pillow")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names and writes the files of a run. Every file is whole at any moment: written aside, then renamed."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> "RunDirectory":
+        """A new run directory.
+
+        Raises:
+            ValueError: if there is something in it already, or it cannot be made.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"out {str(path)!r} is not empty: go on with --resume {path}, or choose another --out")
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"out {str(path)!r} cannot be made: {error.strerror}") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """An existing run directory.
+
+        Raises:
+            ValueError: if it is not there, or has no config.yaml.
+        """
+        run = cls(Path(path))
+        if not run.config.is_file():
+            raise ValueError(f"{str(path)!r} is no run directory: it has no config.yaml")
+        return run
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def backbone(self) -> Path:
+        return self.path / "backbone.safetensors"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    def read_config(self) -> dict[str, Any]:
+        values: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        return values
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        write_whole(self.config, yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None))
+
+    def write_environment(self, **facts: Any) -> None:
+        packages = {name: version(name) for name in _PACKAGES}
+        machine = {"platform": platform.platform(), "processor": platform.processor(), "cores": os.cpu_count()}
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        write_json(
+            self.path / "environment.json",
+            {"started": started, "python": sys.version.split()[0], "packages": packages, "machine": machine, **facts},
+        )
+
+    def write_unreadable(self, files: Iterable[tuple[str, str]]) -> None:
+        write_json(self.path / "unreadable.json", [{"file": file, "reason": reason} for file, reason in files])
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> list[dict[str, float | str]]:
+        return read_records(self.metrics) if self.metrics.is_file() else []
+
+    def forget_after(self, step: int) -> None:
+        """Drop the records of steps that a resumed run will do again."""
+        kept = [record for record in self.records() if float(record["step"]) <= step]
+        write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def newest_run() -> RunDirectory:
+    """The run directory under runs/ that was started last.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    configs = sorted(RUNS.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
+    if not configs:
+        raise ValueError(f"no run directory under {RUNS}/: name one, or pretrain first")
+    return RunDirectory(configs[-1].parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,217 @@
+"""Every setting of a pretraining run, with its default and where that comes from.
+
+Imports no torch, so that `adco --help` is instant. One dataclass for what all methods share, one a method for the rest;
+both are flat, so that a flag, a recipe's key and a Python keyword have one name.
+
+Sources: "paper" is AdCo (arXiv 2011.08435) with its appendix, "published code" its authors' release, "MoCo v2" is
+arXiv 2003.04297.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+BatchNorm = Literal["auto", "shuffle", "split", "sync"]
+
+
+@dataclass(kw_only=True)
+class PretrainSettings:
+    """What all methods share.
+
+    Args:
+        data: cifar10, fashion-mnist, digits, or a folder of images; labels are never trained on.
+        max_unreadable: share of damaged files, 0 to 1, above which the run stops before training.
+        out: the run directory; none for runs/METHOD-DATA-TIME.
+        seed: of every random number: weights, order, views.
+        epochs: passes over the images (paper: 200).
+        batch_size: images a step, over all devices together (paper: 256).
+        accumulate: batches whose gradients are added up before a step; the batch is divided, not multiplied.
+        workers: processes that make views, on each device; none for 0 in memory, else one a core up to 8.
+        backbone: any CNN of timm by name (paper: resnet50; resnet18 trains on a laptop).
+        backbone_args: further arguments of timm.create_model, such as {channels: [32, 64, 128, 256]}.
+        image_size: pixels of a view; none for 224 (paper), or the images' own size where that is smaller.
+        crop_scale: a crop's share of the image's area (paper).
+        brightness: jitter, each way, of 1 (MoCo v2, as are all colours below).
+        contrast: jitter, each way, of 1.
+        saturation: jitter, each way, of 1.
+        hue: jitter, each way, as a share of the colour circle.
+        jitter_probability: how often colours are jittered.
+        grayscale_probability: how often a view is grey.
+        blur_probability: how often a view is blurred, sigma 0.1 to 2 px.
+        flip_probability: how often a view is mirrored.
+        mean: of red, green and blue in 0 to 1, to subtract (ImageNet's).
+        std: of red, green and blue, to divide by (ImageNet's).
+        learning_rate: of SGD, after the warm-up (paper: 0.03 for a batch of 256).
+        final_learning_rate: where the cosine ends (published code: 6e-4); none for a fiftieth of learning_rate.
+        warmup_epochs: linear rise from 0; may be a fraction (paper: none).
+        weight_decay: of the encoder (paper).
+        accelerator: auto, cpu, gpu, mps: where to train.
+        devices: auto, or how many on each node.
+        num_nodes: how many machines, started by torchrun or SLURM.
+        precision: auto for bf16 where the device has it in hardware, else 32 bits (16-mixed on older GPUs).
+        channels_last: memory format of images; none for yes, wherever it is known to help (CPU, CUDA).
+        log_every: steps between records in metrics.jsonl.
+        checkpoint_every: steps between checkpoints; none for once an epoch.
+        knn_images: labelled images used for the kNN at each epoch's end; 0 for none.
+        tensorboard: also write TensorBoard events into the run directory.
+    """
+
+    method: str
+    data: str = "cifar10"
+    max_unreadable: float = 0.01
+    out: str | None = None
+    seed: int = 0
+    epochs: int = 200
+    batch_size: int = 256
+    accumulate: int = 1
+    workers: int | None = None
+    backbone: str = "resnet18"
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    jitter_probability: float = 0.8
+    grayscale_probability: float = 0.2
+    blur_probability: float = 0.5
+    flip_probability: float = 0.5
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    learning_rate: float = 0.03
+    final_learning_rate: float | None = None
+    warmup_epochs: float = 0.0
+    weight_decay: float = 1e-4
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    precision: Precision = "auto"
+    channels_last: bool | None = None
+    log_every: int = 20
+    checkpoint_every: int | None = None
+    knn_images: int = 5000
+    tensorboard: bool = False
+
+    def check(self) -> None:
+        """Raise a ValueError that names the first setting whose value is impossible, the value, and what is allowed."""
+        for name in ("epochs", "batch_size", "accumulate", "num_nodes", "log_every"):
+            require(self, name, at_least=1)
+        for name in ("workers", "knn_images", "seed", "warmup_epochs", "weight_decay"):
+            require(self, name, at_least=0)
+        for name in ("image_size", "checkpoint_every"):
+            require(self, name, at_least=1)
+        for name in (*(f"{kind}_probability" for kind in ("jitter", "grayscale", "blur", "flip")), "max_unreadable"):
+            require(self, name, at_least=0, at_most=1)
+        for name in ("brightness", "contrast", "saturation"):
+            require(self, name, at_least=0, at_most=1)
+        require(self, "hue", at_least=0, at_most=0.5)
+        require(self, "learning_rate", above=0)
+        require(self, "final_learning_rate", at_least=0)
+        check_scale("crop_scale", self.crop_scale)
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std} must be above 0 for each channel")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be at most epochs {self.epochs}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+
+
+@dataclass(kw_only=True)
+class AdCoSettings(PretrainSettings):
+    """AdCo's own.
+
+    Args:
+        adversaries: K, how many trained negatives (paper: 65536, 16384 or 8192); none for 8192, or as many as the
+            largest power of two that the images fill.
+        temperature: of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric).
+        adversary_temperature: of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric).
+        adversary_learning_rate: of the adversaries, constant (paper).
+        adversary_weight_decay: of the adversaries (paper).
+        symmetric: whether both views are queries and both are keys; costs 1.5 times as much, gains 2 points (paper).
+        small_crops: multi-crop: a [size, smallest share, largest share] for each further query; the paper's at 224 px
+            are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571], [96, 0.086, 0.429]].
+        in_batch_negatives: whether the other images' keys are negatives too (published code).
+        warm_start: whether adversaries start as keys of training images (paper), else at random.
+        momentum: of the momentum encoder (paper).
+        dim: width of the embeddings (paper).
+        hidden: width of the projector's hidden layer (paper).
+        batch_norm: how keys are kept from sharing batch statistics with their queries: shuffle over devices, split into
+            groups on one, or sync over all; auto for shuffle on several devices and split on one.
+        split_groups: for split: into how many (MoCo's code for one GPU: 8).
+    """
+
+    method: Literal["adco"] = "adco"
+    adversaries: int | None = None
+    temperature: float = 0.12
+    adversary_temperature: float = 0.02
+    adversary_learning_rate: float = 3.0
+    adversary_weight_decay: float = 1e-4
+    symmetric: bool = False
+    small_crops: list[tuple[int, float, float]] = field(default_factory=list)
+    in_batch_negatives: bool = True
+    warm_start: bool = True
+    momentum: float = 0.999
+    dim: int = 128
+    hidden: int = 2048
+    batch_norm: BatchNorm = "auto"
+    split_groups: int = 8
+
+    def check(self) -> None:
+        super().check()
+        for name in ("adversaries", "dim", "hidden", "split_groups"):
+            require(self, name, at_least=1)
+        for name in ("temperature", "adversary_temperature", "adversary_learning_rate"):
+            require(self, name, above=0)
+        require(self, "adversary_weight_decay", at_least=0)
+        require(self, "momentum", at_least=0, at_most=1)
+        for size, *scale in self.small_crops:
+            check_scale("small_crops", (scale[0], scale[1]))
+            if size < 1:
+                raise ValueError(f"small_crops has a size of {size}: a size is at least 1 pixel")
+
+
+METHODS: dict[str, type[AdCoSettings]] = {"adco": AdCoSettings}
+
+
+def require(
+    settings: object,
+    name: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Raise a ValueError unless the setting is None or a finite number within the bounds."""
+    value = getattr(settings, name)
+    if value is None:
+        return
+    bounds = {"at least": at_least, "above": above, "at most": at_most}
+    fits = (
+        math.isfinite(value)
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+    )
+    if not fits:
+        allowed = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        raise ValueError(f"{name} {value} must be {allowed}")
+
+
+def check_scale(name: str, scale: tuple[float, float]) -> None:
+    """Raise a ValueError unless scale is a range of shares of an image's area."""
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"{name} {list(scale)} must be two shares of an image's area, 0 < smallest <= largest <= 1")
+
+
+def to_dict(settings: PretrainSettings) -> dict[str, Any]:
+    """What `config.yaml` holds: everything but `out`, which is where that file lies; tuples as lists."""
+    values = dataclasses.asdict(settings)
+    del values["out"]
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

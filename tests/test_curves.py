@@ -1,0 +1,96 @@
+import json
+import math
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from adco.curves import PANELS, plot_curves, read_records
+
+KEYS = [key for panel in PANELS for key in panel.curves]
+RECORDS: list[dict[str, float | str]] = [
+    {"step": 50 * i, "time": "2030-01-01", **dict.fromkeys(KEYS, 1 / (i + 1))} for i in range(300)
+]
+LOSS: list[dict[str, float | str]] = [{"step": record["step"], "loss": record["loss"]} for record in RECORDS]
+
+
+def lines(path: Path, *texts: str) -> Path:
+    path.write_text("".join(texts))
+    return path
+
+
+def shape(path: Path) -> tuple[int, ...]:
+    return np.asarray(matplotlib.image.imread(path)).shape
+
+
+def test_records_are_read_back(tmp_path: Path) -> None:
+    path = lines(tmp_path / "metrics.jsonl", *(json.dumps(record) + "\n" for record in RECORDS))
+    assert read_records(path) == RECORDS
+
+
+def test_nothing_recorded_is_no_record(tmp_path: Path) -> None:
+    assert read_records(lines(tmp_path / "metrics.jsonl")) == []
+
+
+def test_every_cut_of_the_last_line_is_survived(tmp_path: Path) -> None:
+    first, last = b'{"step": 1}\n', '{"step": 2, "note": "é"}\n'.encode()
+    path = tmp_path / "metrics.jsonl"
+    for cut in range(len(last) + 1):
+        path.write_bytes(first + last[:cut])
+        whole = cut >= len(last) - 1  # only the newline may be missing
+        assert read_records(path) == [{"step": 1}, *([{"step": 2, "note": "é"}] if whole else [])]
+
+
+@pytest.mark.parametrize("broken", ['{"step": 2, "lo\n', "\n", "7\n", '{"step": 1, "lo{"step": 2}\n'])
+@pytest.mark.parametrize("after", ["", '{"step": 3}\n'])
+def test_any_other_broken_line_is_named(tmp_path: Path, broken: str, after: str) -> None:
+    path = lines(tmp_path / "metrics.jsonl", '{"step": 1}\n', broken, after)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a JSON object"):
+        read_records(path)
+
+
+def test_a_resumed_run_supersedes_what_it_repeats(tmp_path: Path) -> None:
+    steps = [10, 20, 20, 30, 40, 30, 40, 50]  # two records at one step; a crash after 40, resumed from 20
+    path = lines(tmp_path / "metrics.jsonl", *(json.dumps({"step": s, "line": i}) + "\n" for i, s in enumerate(steps)))
+    assert [record["line"] for record in read_records(path)] == [0, 1, 2, 5, 6, 7]
+
+
+def test_not_a_number_is_read_back(tmp_path: Path) -> None:
+    (record,) = read_records(lines(tmp_path / "metrics.jsonl", json.dumps({"loss": math.nan}) + "\n"))
+    assert math.isnan(float(record["loss"]))
+
+
+def test_only_panels_with_data_are_drawn(tmp_path: Path) -> None:
+    plot_curves(RECORDS, tmp_path / "all.png")
+    plot_curves(LOSS, tmp_path / "one.png")
+    (height, width, _), (one_height, one_width, _) = shape(tmp_path / "all.png"), shape(tmp_path / "one.png")
+    assert (height, width) == (3 * one_height, 3 * one_width)  # nine panels against one
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = lines(tmp_path / "curves.png", "the last drawing")
+    plot_curves(LOSS, path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
+    plot_curves(LOSS, tmp_path / "a.png")
+    plot_curves(LOSS, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [{"loss": 1.0}],
+        [{"step": 1, "loss": 1.0}],
+        [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}],
+        [{"step": 1, "loss": "high"}, {"step": 2, "loss": 3.0}, {"step": 3}],
+    ],
+)
+def test_odd_records_are_drawn(tmp_path: Path, records: list[dict[str, float | str]]) -> None:
+    plot_curves(records, tmp_path / "curves.png")
+    assert shape(tmp_path / "curves.png")[2] == 4
