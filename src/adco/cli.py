@@ -1,0 +1,207 @@
+"""The `adco` command: parse, call, print. What is heavy is imported inside the commands, so that --help is instant."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adco.configure import Parser
+
+HELP = """\
+usage: adco COMMAND [--help] ...
+
+Image representations without labels, by adversarial contrast (AdCo, CVPR 2021).
+
+commands:
+  demo       pretrain on CIFAR-10 for some minutes, and show what was learned
+  pretrain   pretrain a backbone on your images, into a run directory
+  evaluate   classify labelled images with a frozen backbone: knn or linear
+  recipes    list the recipes, or show one
+
+examples:
+  adco demo
+  adco pretrain --data photos/ --epochs 20
+  adco pretrain --recipe cifar10_demo --seed 1
+  adco pretrain --resume runs/adco-photos-20260101-120000
+  adco evaluate knn runs/adco-photos-20260101-120000 --data labelled/
+  adco evaluate linear --floors
+"""
+
+
+def main() -> None:
+    """Run the command; exits with 2 for a mistake of the user's, with 128 + the signal's number for a run stopped."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code."""
+    # Threads that wait in a loop take the core from whoever has work: measured here, training beside another busy
+    # process was 20 times slower so. Torch's OpenMP reads this when it is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    name, *rest = arguments
+    commands = {"pretrain": pretrain, "evaluate": evaluate, "demo": demo, "recipes": show_recipes}
+    try:
+        if name not in commands:
+            raise ValueError(_unknown_command(name, list(commands)))
+        return commands[name](rest)
+    except ValueError as error:
+        print(f"adco: {error}", file=sys.stderr)
+        return 2
+
+
+def pretrain(arguments: Sequence[str]) -> int:
+    """`adco pretrain`."""
+    from adco.configure import build, pretrain_parser, read_recipe
+
+    recipe = _value_of("--recipe", arguments)
+    values = read_recipe(recipe) if recipe else {}
+    parser = pretrain_parser(_value_of("--method", arguments) or values.get("method", "adco"))
+    parser.add_argument("--recipe", metavar="NAME|FILE", help="settings to start from; flags go over them")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run directory; takes no other flag")
+    parser.add_argument("--print_config", action="store_true", help="print every setting and stop")
+    flags = parser.read_flags(arguments)
+    if flags.resume:
+        if len(arguments) != (1 if arguments[0].startswith("--resume=") else 2):
+            raise ValueError("--resume takes its settings from the run directory: leave out the other flags")
+        return _train(resume=flags.resume)
+    given = {name for name in parser.settings.__dataclass_fields__ if _given(name, arguments)}
+    settings = build(parser, {**values, **{name: flags[name] for name in given}})
+    settings.check()
+    if flags.print_config:
+        import yaml
+
+        from adco.settings import to_dict
+
+        print(yaml.safe_dump(to_dict(settings), sort_keys=False, default_flow_style=None), end="")
+        return 0
+    return _train(**settings.__dict__)
+
+
+def _train(**settings: Any) -> int:
+    """Call `adco.pretrain`; say how to go on if it was stopped."""
+    from adco.api import pretrain as train
+    from adco.callbacks import Interrupted, NotFiniteError
+
+    _quieten()
+    try:
+        print(train(**settings))
+    except Interrupted as stop:
+        print(f"adco: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except NotFiniteError as error:
+        print(f"adco: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """`adco evaluate`."""
+    from adco.configure import Parser, build
+    from adco.settings import EvaluateSettings
+
+    parser = Parser(EvaluateSettings, "adco evaluate", "Classify labelled images with a frozen backbone.")
+    parser.add_argument("kind", choices=["knn", "linear"], help="weighted nearest neighbours, or a linear probe")
+    parser.add_argument("run", nargs="?", help="run directory, checkpoint or backbone.safetensors; none for the newest")
+    flags = parser.read_flags(arguments)
+    settings = build(parser, {name: flags[name] for name in EvaluateSettings.__dataclass_fields__})
+    settings.check()
+    from adco.evaluation.runs import evaluate_run
+
+    _quieten()
+    result = evaluate_run(flags.kind, Path(flags.run) if flags.run else None, settings)
+    _print_results({flags.kind: result})
+    return 0
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """`adco demo`."""
+    from adco.configure import Parser
+    from adco.settings import DemoSettings
+
+    flags = Parser(DemoSettings, "adco demo", demo.__doc__ or "").read_flags(arguments)
+    started = time.monotonic()
+    out = Path(flags.out)
+    finished = (out / "backbone.safetensors").is_file()
+    if not finished:
+        begun = (out / "config.yaml").is_file()
+        code = _train(resume=out) if begun else _train(recipe="cifar10_demo", out=str(out))
+        if code:
+            return code
+    from adco.evaluation.runs import evaluate_kinds
+    from adco.settings import EvaluateSettings
+
+    print(f"trained in {time.monotonic() - started:.0f} s; evaluating, floors included", file=sys.stderr)
+    _print_results(evaluate_kinds(["knn", "linear"], out, EvaluateSettings(floors=True)))
+    print(f"{time.monotonic() - started:.0f} s in all; pictures, numbers and the backbone are in {out}/")
+    return 0
+
+
+def show_recipes(arguments: Sequence[str]) -> int:
+    """`adco recipes`."""
+    from adco import recipes
+
+    if arguments and not arguments[0].startswith("-"):
+        print(recipes.find(arguments[0]).read_text(), end="")
+        return 0
+    for name in recipes.names():
+        print(f"{name:24}{recipes.summary(name)}")
+    return 0
+
+
+def _print_results(results: Any) -> None:
+    """A table of test accuracies: a row a backbone, a column a kind."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    first = next(iter(results.values()))
+    table = Table(box=box.SIMPLE, title=f"top-1 (%) on {first['data']}, {first['images']} test images")
+    table.add_column("features")
+    for kind in results:
+        table.add_column({"knn": "kNN", "linear": "linear"}[kind], justify="right")
+    for floor in reversed(first.get("floors", {})):
+        table.add_row(floor, *(f"{result['floors'][floor]['top1']:.1f}" for result in results.values()))
+    table.add_row("this backbone", *(f"{result['top1']:.1f}" for result in results.values()))
+    Console().print(table)
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """What a flag is given as, before the parser is built that depends on it."""
+    for place, argument in enumerate(arguments):
+        if argument == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "=")
+    return None
+
+
+def _given(name: str, arguments: Sequence[str]) -> bool:
+    return any(argument.split("=")[0] == f"--{name}" for argument in arguments)
+
+
+def _quieten() -> None:
+    """Silence what Lightning says of itself; the run has its own lines."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"adco: warning: {message}", file=sys.stderr)
+
+
+def _unknown_command(name: str, known: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"unknown command {name}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")

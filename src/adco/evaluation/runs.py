@@ -1,0 +1,152 @@
+"""Evaluating what a run left, or any timm network: which weights, which images, which floors; results beside the run."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from adco.data.sources import Source, open_splits
+from adco.encoder import BackboneInfo, build_backbone, load_backbone
+from adco.evaluation import (
+    Features,
+    Scores,
+    check_classes,
+    evaluate_features,
+    extract_features,
+    pixel_features,
+    save_confusion,
+)
+from adco.run_directory import RunDirectory, newest_run, write_json
+from adco.settings import EvaluateSettings
+
+Kind = Literal["knn", "linear"]
+TRAINED, RANDOM, PIXELS = "trained", "random weights", "raw pixels"
+
+
+def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
+    """Evaluate a backbone and, if asked, the floors.
+
+    Returns:
+        The backbone's scores as `Scores.to_json`, with those of the floors under "floors". Of a run directory they
+        are also written to its `results/KIND.json`, with the confusion as a picture.
+
+    Raises:
+        ValueError: if a setting is impossible, or images have no labels.
+    """
+    return evaluate_kinds([kind], run, settings)[kind]
+
+
+def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettings) -> dict[Kind, dict[str, Any]]:
+    """The same for several kinds, with the features taken once."""
+    settings.check()
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if settings.backbone:
+        directory, backbone, data = None, None, settings.data
+        if run:
+            raise ValueError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
+        if data is None:
+            raise ValueError("a backbone by name needs --data, the labelled images to evaluate it on")
+    else:
+        directory, backbone, info = _open_run(run)
+        data = settings.data or directory.read_config()["data"]
+    train, test = open_splits(data)
+    check_classes(train, test)
+    if settings.backbone:
+        backbone, info = _named_backbone(settings, train)
+    info = replace(info, image_size=settings.image_size or info.image_size)
+    results: dict[Kind, dict[str, Any]] = {}
+    assert backbone is not None
+    for name, features in _all_features(backbone, info, train, test, settings.floors, device):
+        for kind in kinds:
+            scores = evaluate_features(
+                *features, train.classes, kind=kind, k=settings.k, temperature=settings.temperature, device=device
+            )
+            if name == TRAINED:
+                results[kind] = {"data": str(data), **scores.to_json()}
+                if directory:
+                    _save(directory, kind, results[kind], scores, train.classes)
+            else:
+                results[kind].setdefault("floors", {})[name] = scores.to_json()
+                if directory:
+                    write_json(directory.results / f"{kind}.json", results[kind])
+    return results
+
+
+def _all_features(
+    backbone: nn.Module, info: BackboneInfo, train: Source, test: Source, floors: bool, device: str
+) -> Iterator[tuple[str, tuple[Features, Features]]]:
+    """Features of both sources by the trained backbone, then by the floors."""
+
+    def features(network: nn.Module) -> tuple[Features, Features]:
+        first, second = (
+            extract_features(
+                network, source, image_size=info.image_size, mean=info.mean, std=info.std, device=device
+            )
+            for source in (train, test)
+        )
+        return first, second
+
+    yield TRAINED, features(backbone)
+    if floors:
+        torch.manual_seed(0)
+        yield RANDOM, features(build_backbone(info))
+        yield PIXELS, (pixel_features(train, info.image_size), pixel_features(test, info.image_size))
+
+
+def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]:
+    """The run directory, the backbone and what is known of it, from the directory, or a file in it."""
+    if path is None:
+        run = newest_run()
+    elif path.suffix == ".safetensors":
+        run = RunDirectory.open(path.parent)
+    elif path.suffix == ".ckpt":
+        run = RunDirectory.open(path.parent.parent)
+    else:
+        run = RunDirectory.open(path)
+    if path is not None and path.suffix == ".ckpt" or not run.backbone.is_file():
+        return run, *_from_checkpoint(run, path if path is not None and path.suffix == ".ckpt" else run.checkpoint)
+    return run, *load_backbone(run.backbone)
+
+
+def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, BackboneInfo]:
+    if not checkpoint.is_file():
+        raise ValueError(f"{run.path} has neither a backbone.safetensors nor {checkpoint}: has it trained yet?")
+    config = run.read_config()
+    info = BackboneInfo(
+        config["backbone"], config["image_size"], tuple(config["mean"]), tuple(config["std"]), config["backbone_args"]
+    )
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "encoder.backbone."
+    backbone = build_backbone(info)
+    backbone.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
+    return backbone.eval(), info
+
+
+def _named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Module, BackboneInfo]:
+    """A timm network, random with a fixed seed or with given weights."""
+    assert settings.backbone is not None
+    torch.manual_seed(0)
+    image_size = settings.image_size or min(224, source.shorter_side)
+    info = BackboneInfo(settings.backbone, image_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    backbone = build_backbone(info)
+    if settings.weights:
+        path = Path(settings.weights)
+        if not path.is_file():
+            raise ValueError(f"weights {settings.weights!r} is no file")
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            backbone.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"weights {path} do not fit {settings.backbone}: {' '.join(str(error).split())}") from error
+    return backbone, info
+
+
+def _save(run: RunDirectory, kind: Kind, result: dict[str, Any], scores: Scores, classes: tuple[str, ...]) -> None:
+    run.results.mkdir(exist_ok=True)
+    write_json(run.results / f"{kind}.json", result)
+    save_confusion(run.results / f"{kind}_confusion.png", scores.confusion, classes)
