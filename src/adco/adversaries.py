@@ -71,7 +71,7 @@ def adversarial_info_nce(
         temperature: τ of the encoder's loss (paper: 0.12; 0.14 with K = 8 192 and a symmetric loss).
         adversary_temperature: τ_adv of the adversaries' (paper: 0.02; 0.03 with K = 8 192 and a symmetric loss).
         first_positive: the first query's positive: N times the global rank where keys come from all ranks.
-        in_batch_negatives: whether the other images' keys are negatives too (published code: yes; the paper's formula: no).
+        in_batch_negatives: whether other images' keys are negatives too (published code: yes; the paper's formula: no).
 
     Raises:
         ValueError: if the shapes do not fit or a temperature is not positive.
@@ -85,7 +85,7 @@ def adversarial_info_nce(
         raise ValueError(
             f"first_positive {first_positive} with {len(queries)} queries points past the {len(keys)} keys"
         )
-    if temperature <= 0 or adversary_temperature <= 0:
+    if not (temperature > 0 and adversary_temperature > 0):  # NaN too
         raise ValueError(f"temperatures must be positive, got {temperature} and {adversary_temperature}")
     negatives = F.normalize(adversaries)  # [K, D]
     return AdversarialLoss(

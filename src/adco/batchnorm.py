@@ -19,8 +19,11 @@ Forward = Callable[[Tensor], Tensor]  # images [n, ...] → embeddings [n, D]
 
 
 def forward_groups(forward: Forward, x: Tensor, groups: int) -> Tensor:
-    """Embed a batch group by group, each with batch statistics of its own: [n, ...] → [n, D]."""
-    return torch.cat([forward(part) for part in x.chunk(groups)])
+    """Embed a batch group by group, each with batch statistics of its own: [n, ...] → [n, D].
+
+    Sizes of groups differ by one at most: no image is left alone with its own statistics.
+    """
+    return torch.cat([forward(part) for part in x.tensor_split(min(groups, len(x)))])
 
 
 def forward_shuffled(forward: Forward, x: Tensor, groups: int, order: Tensor, across_ranks: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """What happens around a training step: records, the verdict, stopping with nothing lost."""
 
-import json
+import itertools
 import math
 import signal
 import sys
@@ -10,11 +10,14 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
+import numpy as np
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from torch import Tensor
 
-from adco.data.loader import Batch
+from adco.data.loader import Batch, Loader
+from adco.data.sources import Source
+from adco.encoder import BackboneInfo
+from adco.evaluation import evaluate_features, extract_features
+from adco.methods.adco import AdCo
 from adco.methods.method import Method
 from adco.monitor import Verdict, embedding_health, verdict
 from adco.run_directory import RunDirectory
@@ -26,7 +29,7 @@ class NotFiniteError(RuntimeError):
     """The loss is NaN or infinite."""
 
 
-class Interrupted(Exception):  # noqa: N818 (it is no error)
+class Interrupted(Exception):
     """The run was asked to stop, and its state is saved."""
 
     def __init__(self, signal_number: int, run: RunDirectory) -> None:
@@ -48,7 +51,6 @@ class Monitor(Callback):
         self.history: list[Record] = []
         self.latest: Record = {}
         self.images, self.since = 0, time.perf_counter()
-        self.waited = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.run:
@@ -63,7 +65,7 @@ class Monitor(Callback):
         step = trainer.global_step
         if step % self.log_every and not self._saves(trainer):
             return
-        losses = {name: float(loss) for name, loss in outputs["losses"].items()}
+        losses = {name: float(loss.detach()) for name, loss in outputs["losses"].items()}
         if not all(map(math.isfinite, losses.values())):
             self._write({"step": step, "epoch": trainer.current_epoch, **{k: str(v) for k, v in losses.items()}})
             raise NotFiniteError(
@@ -151,6 +153,46 @@ class StopOnSignal(Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+
+
+class WarmStart(Callback):
+    """Fills the adversaries with keys of training images before the first step of a fresh run."""
+
+    def __init__(self, make_loader: Callable[[], Loader]) -> None:
+        self.make_loader = make_loader
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step > 0:
+            return
+        assert isinstance(pl_module, AdCo)
+        loader = self.make_loader()
+        epochs = itertools.chain.from_iterable(itertools.repeat(loader))  # each epoch with fresh views
+        batches = (pl_module.transfer_batch_to_device(batch, pl_module.device, 0) for batch in epochs)
+        with trainer.precision_plugin.forward_context():
+            pl_module.warm_start(batches)
+
+
+class OnlineKNN:
+    """Top-1 of the backbone by its nearest neighbours, on training images alone: a fifth ask, the rest answer."""
+
+    def __init__(self, source: Source, info: BackboneInfo) -> None:
+        cut = max(1, len(source) // 5)
+        self.queries, self.bank = (source.subset(part) for part in np.split(np.arange(len(source)), [cut]))
+        self.info = info
+
+    def __call__(self, method: Method) -> float:
+        bank, queries = (
+            extract_features(
+                method.encoder.backbone,
+                part,
+                image_size=self.info.image_size,
+                mean=self.info.mean,
+                std=self.info.std,
+                progress=False,
+            )
+            for part in (self.bank, self.queries)
+        )
+        return evaluate_features(bank, queries, self.bank.classes, kind="knn").top1
 
 
 class Bar(TQDMProgressBar):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adco.configure import Parser
+    pass
 
 HELP = """\
 usage: adco COMMAND [--help] ...
@@ -70,7 +70,7 @@ def pretrain(arguments: Sequence[str]) -> int:
         if len(arguments) != (1 if arguments[0].startswith("--resume=") else 2):
             raise ValueError("--resume takes its settings from the run directory: leave out the other flags")
         return _train(resume=flags.resume)
-    given = {name for name in parser.settings.__dataclass_fields__ if _given(name, arguments)}
+    given = {name for name in parser.names if _given(name, arguments)}
     settings = build(parser, {**values, **{name: flags[name] for name in given}})
     settings.check()
     if flags.print_config:
@@ -109,7 +109,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("kind", choices=["knn", "linear"], help="weighted nearest neighbours, or a linear probe")
     parser.add_argument("run", nargs="?", help="run directory, checkpoint or backbone.safetensors; none for the newest")
     flags = parser.read_flags(arguments)
-    settings = build(parser, {name: flags[name] for name in EvaluateSettings.__dataclass_fields__})
+    settings = build(parser, {name: flags[name] for name in parser.names})
     settings.check()
     from adco.evaluation.runs import evaluate_run
 

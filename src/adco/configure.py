@@ -3,8 +3,9 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -12,15 +13,14 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from adco import recipes
 from adco.settings import METHODS, AdCoSettings
 
-S = TypeVar("S")
-
 
 class Parser(ArgumentParser):
     """A parser of one settings class: its fields are flags."""
 
-    def __init__(self, settings: type, prog: str, description: str) -> None:
+    def __init__(self, settings: type[Any], prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
         self.settings = settings
+        self.names = [field.name for field in fields(settings)]
         self.add_class_arguments(settings, as_group=False)
 
     def read_flags(self, flags: Sequence[str]) -> Namespace:
@@ -35,7 +35,7 @@ class Parser(ArgumentParser):
             if name.startswith("--") and name not in known:
                 raise ValueError(_unknown("flag", name, known))
         try:
-            return self.parse_args(list(flags))
+            return cast(Namespace, self.parse_args(list(flags)))
         except ArgumentError as error:
             raise ValueError(one_line(error)) from error
 
@@ -45,7 +45,7 @@ class Parser(ArgumentParser):
         Raises:
             ValueError: of one line, for an unknown name with the nearest right one.
         """
-        known = set(self.settings.__dataclass_fields__)
+        known = set(self.names)
         for name in values:
             if name not in known:
                 raise ValueError(_unknown("setting", name, known))
@@ -62,7 +62,8 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> AdCoSe
         ValueError: of one line, for an unknown recipe or key, or a wrong type.
     """
     merged = {**(read_recipe(recipe) if recipe else {}), **values}
-    return build(pretrain_parser(merged.get("method", "adco")), merged)
+    settings: AdCoSettings = build(pretrain_parser(merged.get("method", "adco")), merged)
+    return settings
 
 
 def pretrain_parser(method: str) -> Parser:
@@ -80,8 +81,7 @@ def pretrain_parser(method: str) -> Parser:
 def build(parser: Parser, values: Mapping[str, Any]) -> Any:
     """An instance of the parser's settings class."""
     namespace = parser.read_values(values)
-    fields = parser.settings.__dataclass_fields__
-    return parser.settings(**{name: namespace[name] for name in fields if name in namespace})
+    return parser.settings(**{name: namespace[name] for name in parser.names})
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:

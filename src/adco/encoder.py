@@ -41,7 +41,7 @@ def build_backbone(info: BackboneInfo) -> nn.Module:
         raise ValueError(f"backbone_args {info.arguments} do not fit timm's {info.name}: {error}") from error
     if info.image_size <= SMALL_IMAGE:
         use_cifar_stem(backbone)
-    return cast(nn.Module, backbone)
+    return backbone
 
 
 def use_cifar_stem(backbone: nn.Module) -> None:
@@ -81,7 +81,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         embeddings = self.projector(self.backbone(x))
-        return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))  # a norm in bf16 is off by 1 %
+        return F.normalize(
+            embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        )  # a norm in bf16 is off by 1 %
 
 
 def save_backbone(path: Path, backbone: nn.Module, info: BackboneInfo) -> None:

@@ -1,13 +1,13 @@
 """The run directory: the only interface between training and everything after it.
 
-    config.yaml            every setting resolved; runs again as it is
-    environment.json       versions, seed, machine
-    unreadable.json        files that were left out, and why
-    metrics.jsonl          one record a line: steps and epochs
-    checkpoints/last.ckpt  full state
-    backbone.safetensors   weights alone, with name, input size, mean and std as metadata
-    curves.png             the records, drawn
-    results/               what evaluations found
+config.yaml            every setting resolved; runs again as it is
+environment.json       versions, seed, machine
+unreadable.json        files that were left out, and why
+metrics.jsonl          one record a line: steps and epochs
+checkpoints/last.ckpt  full state
+backbone.safetensors   weights alone, with name, input size, mean and std as metadata
+curves.png             the records, drawn
+results/               what evaluations found
 """
 
 import json

@@ -32,6 +32,7 @@ class PretrainSettings:
         backbone: any CNN of timm by name (paper: resnet50; resnet18 trains on a laptop).
         backbone_args: further arguments of timm.create_model, such as {channels: [32, 64, 128, 256]}.
         image_size: pixels of a view; none for 224 (paper), or the images' own size where that is smaller.
+        test_size: pixels of an image at test time; none for image_size.
         crop_scale: a crop's share of the image's area (paper).
         brightness: jitter, each way, of 1 (MoCo v2, as are all colours below).
         contrast: jitter, each way, of 1.
@@ -70,6 +71,7 @@ class PretrainSettings:
     backbone: str = "resnet18"
     backbone_args: dict[str, Any] = field(default_factory=dict)
     image_size: int | None = None
+    test_size: int | None = None
     crop_scale: tuple[float, float] = (0.2, 1.0)
     brightness: float = 0.4
     contrast: float = 0.4
@@ -101,7 +103,7 @@ class PretrainSettings:
             require(self, name, at_least=1)
         for name in ("workers", "knn_images", "seed", "warmup_epochs", "weight_decay"):
             require(self, name, at_least=0)
-        for name in ("image_size", "checkpoint_every"):
+        for name in ("image_size", "test_size", "checkpoint_every"):
             require(self, name, at_least=1)
         for name in (*(f"{kind}_probability" for kind in ("jitter", "grayscale", "blur", "flip")), "max_unreadable"):
             require(self, name, at_least=0, at_most=1)

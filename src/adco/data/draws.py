@@ -11,7 +11,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the increment of
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function (Steele, Lea & Flood, OOPSLA 2014): a bijection of 64 bits without visible pattern."""
+    """SplitMix64's output function (Steele, Lea & Flood, OOPSLA 2014): a bijection that hides every pattern."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -33,7 +33,7 @@ def uniform(*key: ArrayLike, draws: int) -> NDArray[np.float64]:
             state = _mix((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
         steps = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(state[..., None] + steps)
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(*key: int, length: int) -> NDArray[np.int64]:

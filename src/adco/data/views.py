@@ -53,7 +53,9 @@ class Draws:
     sigma: NDArray[np.float64]  # [B] of the blur in pixels, 0 for none
 
 
-def draw(view: View, sizes: NDArray[np.int64], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64], number: int) -> Draws:
+def draw(
+    view: View, sizes: NDArray[np.int64], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64], number: int
+) -> Draws:
     """Draw the parameters of view `number` of each image.
 
     Args:
@@ -80,12 +82,12 @@ def draw(view: View, sizes: NDArray[np.int64], seed: int, epoch: NDArray[np.int6
 
 
 def _crop_boxes(sizes: NDArray[np.int64], scale: tuple[float, float], u: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Boxes of RandomResizedCrop (Szegedy et al. 2015, aspect 3/4 to 4/3): ten tries, then the largest allowed centre crop."""
+    """Boxes of RandomResizedCrop (Szegedy et al. 2015, aspect 3/4 to 4/3): ten tries, then the largest centre crop."""
     height, width = sizes[:, :1], sizes[:, 1:]
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, :10])
     aspect = np.exp(np.log(3 / 4) + np.log(16 / 9) * u[:, 10:20])
     w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))  # [B, 10]
-    fits = (0 < w) & (w <= width) & (0 < h) & (h <= height)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = fits.argmax(1)[:, None]
     ratio = width / height
     fallback_w = np.where(ratio > 4 / 3, np.rint(height * 4 / 3), width)
@@ -130,8 +132,8 @@ def crop_and_resize(images: Images, boxes: NDArray[np.int64], flip: NDArray[np.b
         rows = _resize_weights(boxes[:, 0], boxes[:, 2], images.shape[1], size)  # [B, S, H]
         columns = _resize_weights(boxes[:, 1], boxes[:, 3], images.shape[2], size)  # [B, S, W]
         columns = torch.where(torch.from_numpy(flip)[:, None, None], columns.flip(1), columns)
-        x = (x.flatten(1, 2) @ columns.mT).unflatten(1, (3, -1))  # [B, 3, H, S]
-        return rows[:, None] @ x  # [B, 3, S, S]
+        x = (x.flatten(1, 2) @ columns.mT).view(len(x), 3, -1, size)  # [B, 3, H, S]
+        return torch.matmul(rows[:, None], x)  # [B, 3, S, S]
     views = np.empty((len(images), size, size, 3), np.uint8)
     for out, image, (top, left, height, width), mirrored in zip(views, images, boxes, flip, strict=True):
         crop = image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
@@ -140,7 +142,7 @@ def crop_and_resize(images: Images, boxes: NDArray[np.int64], flip: NDArray[np.b
 
 
 def _resize_weights(start: NDArray[np.int64], length: NDArray[np.int64], pixels: int, size: int) -> Tensor:
-    """The matrices [B, S, pixels] that resample `length` pixels from `start` to S, by a triangle as wide as the step."""
+    """Matrices [B, S, pixels] that resample `length` pixels from `start` on to S, by a triangle as wide as the step."""
     first, last = torch.from_numpy(start)[:, None, None], torch.from_numpy(start + length)[:, None, None]
     step = (last - first) / size  # float32
     centre = first + (torch.arange(size)[:, None] + 0.5) * step  # [B, S, 1]
@@ -165,8 +167,8 @@ def _change_colours(x: Tensor, draws: Draws, part: slice) -> None:
 
 def _luma(x: Tensor) -> Tensor:
     """Grey by ITU-R 601, as in Pillow and torchvision: [B, 3, S, S] → [B, 1, S, S]."""
-    red, green, blue = x.split(1, dim=1)
-    return (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    grey = x[:, :1] * 0.299
+    return grey.add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
 
 
 def _brightness(x: Tensor, factor: Tensor) -> Tensor:
@@ -217,7 +219,8 @@ def _blur(x: Tensor, sigma: NDArray[np.float64]) -> None:
     source = np.abs(pixel[:, None] + offsets)  # [S, 2 reach + 1]
     source = np.where(source >= size, 2 * (size - 1) - source, source)
     matrix = np.zeros((len(chosen), size, size), np.float32)
-    np.add.at(matrix, (slice(None), np.arange(size)[:, None], source), kernel[:, None, :])
+    image, row = np.arange(len(chosen))[:, None, None], pixel[:, None]
+    np.add.at(matrix, (image, row, source), kernel[:, None, :])
     weights = torch.from_numpy(matrix)[:, None]  # [b, 1, S, S]
     index = torch.from_numpy(chosen)
     x[index] = weights @ x[index] @ weights.mT
@@ -252,7 +255,9 @@ def image_sizes(images: Images) -> NDArray[np.int64]:
     return np.array([(image.height, image.width) for image in images], np.int64)
 
 
-def views_of(images: Images, views: Sequence[View], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64]) -> list[Tensor]:
+def views_of(
+    images: Images, views: Sequence[View], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64]
+) -> list[Tensor]:
     """All views of a batch of images, each uint8 [B, 3, S, S]."""
     sizes = image_sizes(images)
     return [render(images, view, draw(view, sizes, seed, epoch, image, number)) for number, view in enumerate(views)]

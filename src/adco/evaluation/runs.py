@@ -83,9 +83,7 @@ def _all_features(
 
     def features(network: nn.Module) -> tuple[Features, Features]:
         first, second = (
-            extract_features(
-                network, source, image_size=info.image_size, mean=info.mean, std=info.std, device=device
-            )
+            extract_features(network, source, image_size=info.image_size, mean=info.mean, std=info.std, device=device)
             for source in (train, test)
         )
         return first, second
@@ -107,7 +105,7 @@ def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]
         run = RunDirectory.open(path.parent.parent)
     else:
         run = RunDirectory.open(path)
-    if path is not None and path.suffix == ".ckpt" or not run.backbone.is_file():
+    if (path is not None and path.suffix == ".ckpt") or not run.backbone.is_file():
         return run, *_from_checkpoint(run, path if path is not None and path.suffix == ".ckpt" else run.checkpoint)
     return run, *load_backbone(run.backbone)
 
@@ -142,7 +140,9 @@ def _named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modu
         try:
             backbone.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"weights {path} do not fit {settings.backbone}: {' '.join(str(error).split())}") from error
+            raise ValueError(
+                f"weights {path} do not fit {settings.backbone}: {' '.join(str(error).split())}"
+            ) from error
     return backbone, info
 
 

@@ -16,18 +16,18 @@ the warm start leaves the encoder untrained and fills every row, with fresh view
 Shapes: n images of a rank, N of all ranks, D width, K adversaries.
 """
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adco.adversaries import Adversaries, adversarial_info_nce
 from adco.batchnorm import forward_groups, forward_shuffled
 from adco.data.draws import permutation
 from adco.data.loader import Batch
 from adco.distributed import rank, world_size
+from adco.encoder import Encoder
 from adco.methods.method import Method, Player, Schedule, Step
 from adco.momentum import MomentumEncoder
 from adco.monitor import adversary_hardness
@@ -61,7 +61,7 @@ class AdCo(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         adversaries: Adversaries,
         *,
         views: int = 2,
@@ -161,8 +161,3 @@ class AdCo(Method):
             filled += len(keys)
             if filled >= len(self.adversaries.weight):
                 return
-        raise ValueError(f"{filled} keys do not fill {len(self.adversaries.weight)} adversaries")
-
-    def warm_start_batches(self, batch_size: int) -> int:
-        """How many batches (of all ranks) the warm start takes."""
-        return math.ceil(len(self.adversaries.weight) / batch_size)

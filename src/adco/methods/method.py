@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adco.data.loader import Batch
+from adco.encoder import Encoder
 
 
 class Step(NamedTuple):
@@ -58,10 +59,11 @@ class Method(L.LightningModule):
 
     mean: Tensor
     std: Tensor
+    encoder: Encoder
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         mean: tuple[float, ...] = (0.0, 0.0, 0.0),
         std: tuple[float, ...] = (1.0, 1.0, 1.0),

@@ -1,0 +1,115 @@
+"""From settings as given to settings as used: what is left open is chosen for the images and the device."""
+
+import os
+import warnings
+from dataclasses import replace
+
+import lightning as L
+import torch
+
+from adco.data.sources import ArraySource, Source
+from adco.settings import AdCoSettings, BatchNorm, Precision, PretrainSettings
+
+
+def resolve(settings: AdCoSettings, source: Source) -> AdCoSettings:
+    """Put a value in the place of every None and auto.
+
+    Raises:
+        ValueError: if the images are too few or too small for the settings, or the devices do not divide the batch.
+    """
+    most = 1 << (len(source).bit_length() - 1)  # the largest power of two that the images fill
+    if len(source) < settings.batch_size:
+        raise ValueError(
+            f"batch_size {settings.batch_size} is more than the {len(source)} images of {source.name}: "
+            f"try --batch_size {most}"
+        )
+    image_size = _image_size(settings, source)
+    processes = _processes(settings)
+    share, rest = divmod(settings.batch_size, processes * settings.accumulate)
+    if rest:
+        raise ValueError(
+            f"batch_size {settings.batch_size} must be a multiple of devices x nodes x accumulate, here "
+            f"{processes * settings.accumulate}"
+        )
+    batch_norm = _batch_norm(settings.batch_norm, processes)
+    final = settings.final_learning_rate
+    return replace(
+        settings,
+        image_size=image_size,
+        test_size=settings.test_size or image_size,
+        adversaries=settings.adversaries or min(8192, most),
+        final_learning_rate=settings.learning_rate / 50 if final is None else final,
+        # Views of images in memory take less time than handing them from process to process.
+        workers=settings.workers
+        if settings.workers is not None
+        else 0
+        if isinstance(source, ArraySource)
+        else _cores(),
+        precision=_precision(settings.accelerator) if settings.precision == "auto" else settings.precision,
+        channels_last=settings.channels_last is not False,
+        batch_norm=batch_norm,
+        # A group of one image has no variance.
+        split_groups=max(1, min(settings.split_groups, share // 2)) if batch_norm == "split" else 1,
+        checkpoint_every=settings.checkpoint_every or len(source) // settings.batch_size,
+    )
+
+
+def _image_size(settings: AdCoSettings, source: Source) -> int:
+    size = settings.image_size or min(224, source.shorter_side)
+    if size > source.shorter_side:
+        raise ValueError(
+            f"image_size {size} is larger than the images of {source.name}, whose shorter side is "
+            f"{source.shorter_side} px in the median: try --image_size {source.shorter_side}"
+        )
+    if source.smallest_side < size:
+        warnings.warn(
+            f"some images of {source.name} are smaller than image_size {size} and are enlarged; "
+            f"the smallest has a side of {source.smallest_side} px",
+            stacklevel=3,
+        )
+    for crop, *_ in settings.small_crops:
+        if crop > size:
+            raise ValueError(f"small_crops has a size of {crop}: it must be at most image_size {size}")
+    return size
+
+
+def _batch_norm(choice: BatchNorm, processes: int) -> BatchNorm:
+    if choice == "shuffle" and processes == 1:
+        raise ValueError("batch_norm shuffle needs more than one device: take split, or leave it auto")
+    if choice == "auto":
+        return "shuffle" if processes > 1 else "split"
+    return choice
+
+
+def _processes(settings: PretrainSettings) -> int:
+    """How many processes will train: torchrun says it, else Lightning counts the devices."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    try:
+        trainer = L.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
+    except Exception as error:  # Lightning has an exception for each kind of mismatch
+        chosen = f"accelerator {settings.accelerator} with devices {settings.devices}"
+        raise ValueError(f"{chosen} is not to be had here: {' '.join(str(error).split())}") from error
+    return int(trainer.world_size)
+
+
+def _cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+def _precision(accelerator: str) -> Precision:
+    """bf16 where the hardware multiplies it: a CPU without such instructions is half as fast in it."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if accelerator != "cpu" and torch.backends.mps.is_available():
+        return "32-true"
+    supported = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return "bf16-mixed" if any(ask() for ask in supported if ask) else "32-true"
