@@ -102,14 +102,14 @@ def _train(**settings: Any) -> int:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """`adco evaluate`."""
-    from adco.configure import Parser, build
+    from adco.configure import Parser
     from adco.settings import EvaluateSettings
 
     parser = Parser(EvaluateSettings, "adco evaluate", "Classify labelled images with a frozen backbone.")
     parser.add_argument("kind", choices=["knn", "linear"], help="weighted nearest neighbours, or a linear probe")
     parser.add_argument("run", nargs="?", help="run directory, checkpoint or backbone.safetensors; none for the newest")
     flags = parser.read_flags(arguments)
-    settings = build(parser, {name: flags[name] for name in parser.names})
+    settings = EvaluateSettings(**{name: flags[name] for name in parser.names})
     settings.check()
     from adco.evaluation.runs import evaluate_run
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -35,9 +35,18 @@ class Parser(ArgumentParser):
             if name.startswith("--") and name not in known:
                 raise ValueError(_unknown("flag", name, known))
         try:
-            return cast(Namespace, self.parse_args(list(flags)))
+            namespace: Namespace = self.parse_args(self._spell_out(flags))
         except ArgumentError as error:
             raise ValueError(one_line(error)) from error
+        return namespace
+
+    def _spell_out(self, flags: Sequence[str]) -> list[str]:
+        """A yes-or-no setting may be given by its flag alone: --symmetric for --symmetric true."""
+        switches = {f"--{field.name}" for field in fields(self.settings) if field.type is bool}
+        followed = zip(flags, [*flags[1:], ""], strict=True)
+        return [
+            f"{flag}=true" if flag in switches and after not in ("true", "false") else flag for flag, after in followed
+        ]
 
     def read_values(self, values: Mapping[str, Any]) -> Namespace:
         """Check a mapping of settings, and put the defaults in for the rest.
@@ -50,9 +59,10 @@ class Parser(ArgumentParser):
             if name not in known:
                 raise ValueError(_unknown("setting", name, known))
         try:
-            return self.parse_object({name: _plain(value) for name, value in values.items()})
+            namespace: Namespace = self.parse_object({name: _plain(value) for name, value in values.items()})
         except ArgumentError as error:
             raise ValueError(one_line(error)) from error
+        return namespace
 
 
 def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> AdCoSettings:

@@ -41,6 +41,11 @@ def build_backbone(info: BackboneInfo) -> nn.Module:
         raise ValueError(f"backbone_args {info.arguments} do not fit timm's {info.name}: {error}") from error
     if info.image_size <= SMALL_IMAGE:
         use_cifar_stem(backbone)
+    # timm starts each residual branch at zero, torchvision (and all published results of these methods) does not: a
+    # floor of random weights would be lower for it, and a short run slower.
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
     return backbone
 
 

@@ -1,4 +1,4 @@
-"""Evaluating what a run left, or any timm network: which weights, which images, which floors; results beside the run."""
+"""Evaluating what a run left, or any timm network: which weights, images and floors; results beside the run."""
 
 from collections.abc import Iterator
 from dataclasses import replace

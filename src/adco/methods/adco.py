@@ -34,7 +34,7 @@ from adco.monitor import adversary_hardness
 
 
 def view_pairs(views: int, symmetric: bool) -> list[tuple[int, int]]:
-    """(query view, key view) for views 0, 1, …: the first is a key, and so is the second where the loss is symmetric."""
+    """(query view, key view) of views 0, 1, …: the first is a key, and so is the second if the loss is symmetric."""
     return [(query, key) for key in range(1 + symmetric) for query in range(views) if query != key]
 
 
