@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adco.adversaries import Adversaries, AdversarialLoss, adversarial_info_nce
+import reference
+from adco.adversaries import AdversarialLoss, Adversaries, adversarial_info_nce
 
 SEEDS = st.integers(0, 2**32 - 1)
 COUNTS = st.integers(1, 8)

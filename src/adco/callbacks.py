@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from adco.data.loader import Batch, Loader
@@ -35,6 +36,27 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int, run: RunDirectory) -> None:
         super().__init__(f"stopped and saved; go on with: adco pretrain --resume {run.path}")
         self.exit_code = 128 + signal_number  # as a shell reports it
+
+
+def require_finite(step: int, losses: dict[str, float], module: L.LightningModule) -> None:
+    """Raise NotFiniteError unless the losses are finite, and the weights, which this step may have been the end of."""
+    weights_finite = torch.stack([weights.isfinite().all() for weights in module.parameters()]).all()
+    if all(map(math.isfinite, losses.values())) and weights_finite:
+        return
+    raise NotFiniteError(
+        f"the loss is {losses}, or a weight is not finite, at step {step}: try a lower learning_rate or precision "
+        "32-true; the last good checkpoint, if there was one, is kept"
+    )
+
+
+def losses_of(outputs: Any) -> dict[str, float]:
+    """A training step's losses as numbers."""
+    return {name: float(loss.detach()) for name, loss in outputs["losses"].items()}
+
+
+def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer has stepped with this batch, the last of those whose gradients are added up."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class Monitor(Callback):
@@ -63,20 +85,21 @@ class Monitor(Callback):
     ) -> None:
         self.images += len(batch.images) * trainer.world_size
         step = trainer.global_step
-        if step % self.log_every and not self._saves(trainer):
+        if not ends_step(trainer, batch_idx) or (step % self.log_every and not self._saves(trainer)):
             return
-        losses = {name: float(loss.detach()) for name, loss in outputs["losses"].items()}
-        if not all(map(math.isfinite, losses.values())):
-            self._write({"step": step, "epoch": trainer.current_epoch, **{k: str(v) for k, v in losses.items()}})
-            raise NotFiniteError(
-                f"the loss is {losses} at step {step}: try a lower learning_rate or precision 32-true; "
-                "the last good checkpoint is kept"
-            )
+        losses = losses_of(outputs)
+        try:
+            require_finite(step, losses, pl_module)
+        except NotFiniteError:
+            words = {name: str(loss) for name, loss in losses.items()}
+            self._write(trainer, {"step": step, "epoch": trainer.current_epoch, **words})
+            raise
         now = time.perf_counter()
         rate = self.images / (now - self.since)
         self.images, self.since = 0, now
         assert isinstance(pl_module, Method)
         self._write(
+            trainer,
             {
                 "step": step,
                 "epoch": trainer.current_epoch,
@@ -85,7 +108,7 @@ class Monitor(Callback):
                 "images_per_second": rate,
                 **embedding_health(outputs["queries"], outputs["keys"]),
                 **pl_module.health(outputs["queries"], outputs["keys"]),
-            }
+            },
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,7 +118,7 @@ class Monitor(Callback):
         record: Record = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         if self.knn:
             record["knn_top1"] = self.knn(pl_module)
-        self._write({**record, **self.verdict()._asdict()})
+        self._write(trainer, {**record, **self.verdict()._asdict()})
         self._say(trainer, record)
         self.images, self.since = 0, time.perf_counter()
 
@@ -106,14 +129,17 @@ class Monitor(Callback):
     def _saves(self, trainer: L.Trainer) -> bool:
         """Whether a checkpoint follows, which must not hold NaN."""
         every = getattr(trainer.checkpoint_callback, "_every_n_train_steps", 0)
-        return bool(every) and trainer.global_step % every == 0
+        return trainer.is_last_batch or (bool(every) and trainer.global_step % every == 0)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, trainer: L.Trainer, record: Record) -> None:
         if self.run is None:
             return
         self.history.append(record)
         self.latest |= record
         self.run.append(record)
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=record["step"])
 
     def _say(self, trainer: L.Trainer, record: Record) -> None:
         knn = f"  kNN {record['knn_top1']:.1f} %" if "knn_top1" in record else ""
@@ -143,10 +169,13 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        if not ends_step(trainer, batch_idx):  # gradients of half a step are in no checkpoint
+            return
         # Ranks hear of it at different steps and must stop at the same one.
         if trainer.world_size > 1 and trainer.global_step % self.agree_every:
             return
         if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
+            require_finite(trainer.global_step, losses_of(outputs), pl_module)
             trainer.save_checkpoint(self.run.checkpoint)
             raise Interrupted(self.received or signal.SIGTERM, self.run)
 
@@ -179,6 +208,11 @@ class OnlineKNN:
         cut = max(1, len(source) // 5)
         self.queries, self.bank = (source.subset(part) for part in np.split(np.arange(len(source)), [cut]))
         self.info = info
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether those who answer are of two classes at least: very few images may be of one."""
+        return self.bank.labels is not None and len(np.unique(self.bank.labels)) > 1
 
     def __call__(self, method: Method) -> float:
         bank, queries = (

@@ -124,21 +124,20 @@ def demo(arguments: Sequence[str]) -> int:
     from adco.configure import Parser
     from adco.settings import DemoSettings
 
-    flags = Parser(DemoSettings, "adco demo", demo.__doc__ or "").read_flags(arguments)
-    started = time.monotonic()
-    out = Path(flags.out)
-    finished = (out / "backbone.safetensors").is_file()
-    if not finished:
-        begun = (out / "config.yaml").is_file()
-        code = _train(resume=out) if begun else _train(recipe="cifar10_demo", out=str(out))
-        if code:
-            return code
-    from adco.evaluation.runs import evaluate_kinds
-    from adco.settings import EvaluateSettings
+    parser = Parser(DemoSettings, "adco demo", "Pretrain on CIFAR-10 without labels, and show what was learned.")
+    flags = parser.read_flags(arguments)
+    from adco.callbacks import Interrupted
+    from adco.demo import run_demo
 
-    print(f"trained in {time.monotonic() - started:.0f} s; evaluating, floors included", file=sys.stderr)
-    _print_results(evaluate_kinds(["knn", "linear"], out, EvaluateSettings(floors=True)))
-    print(f"{time.monotonic() - started:.0f} s in all; pictures, numbers and the backbone are in {out}/")
+    _quieten()
+    started = time.monotonic()
+    try:
+        results = run_demo(Path(flags.out), flags.minutes)
+    except Interrupted:
+        print("adco: stopped and saved; adco demo goes on from there", file=sys.stderr)
+        return 130
+    _print_results(results)
+    print(f"{time.monotonic() - started:.0f} s in all; numbers, pictures and the backbone are in {flags.out}/")
     return 0
 
 

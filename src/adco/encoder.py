@@ -8,7 +8,7 @@ from typing import Any, cast
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -99,17 +99,20 @@ def save_backbone(path: Path, backbone: nn.Module, info: BackboneInfo) -> None:
     partial.replace(path)
 
 
-def load_backbone(path: Path) -> tuple[nn.Module, BackboneInfo]:
+def load_backbone(path: str | Path) -> tuple[nn.Module, BackboneInfo]:
     """Read a backbone in eval mode and what is known of it.
 
     Raises:
         ValueError: if the file is missing, or was not written by `save_backbone`.
     """
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ValueError(f"no backbone at {path}")
-    with safe_open(path, "pt") as file:
-        metadata = (file.metadata() or {}).get("adco")
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = (file.metadata() or {}).get("adco")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
     if metadata is None:
         raise ValueError(f"{path} has no adco metadata: it names no network, so give --backbone NAME --weights {path}")
     info = BackboneInfo(**json.loads(metadata))

@@ -39,6 +39,7 @@ def pretrain_run(settings: AdCoSettings) -> RunDirectory:
     source = open_source(settings.data, "train", settings.max_unreadable)
     settings = resolve(settings, source)
     name = settings.data if not Path(settings.data).exists() else Path(settings.data).resolve().name
+    build_backbone(backbone_info(settings))  # raises for a wrong name or argument before anything is written
     path = Path(settings.out or RUNS / f"{settings.method}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     run = RunDirectory(path)
     if is_first_rank():
@@ -151,6 +152,7 @@ class PretrainData(L.LightningDataModule):
         order = Order(
             len(self.source),
             batch_size=self.settings.batch_size // self.settings.accumulate,
+            accumulate=self.settings.accumulate,
             seed=self.settings.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
@@ -172,7 +174,8 @@ def _train(settings: AdCoSettings, source: Source, run: RunDirectory) -> RunDire
     knn = None
     if source.labels is not None and settings.knn_images:
         some = permutation(settings.seed, WARM_START, length=len(source))[: settings.knn_images]
-        knn = OnlineKNN(source.subset(some), backbone_info(settings))
+        online = OnlineKNN(source.subset(some), backbone_info(settings))
+        knn = online if online.has_classes else None
     monitor = Monitor(run if is_first_rank() else None, log_every=settings.log_every, knn=knn)
     data = PretrainData(settings, source)
     checkpoints = ModelCheckpoint(

@@ -3,6 +3,7 @@
 import os
 import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 
 import lightning as L
 import torch
@@ -23,6 +24,8 @@ def resolve(settings: AdCoSettings, source: Source) -> AdCoSettings:
             f"batch_size {settings.batch_size} is more than the {len(source)} images of {source.name}: "
             f"try --batch_size {most}"
         )
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError("tensorboard true needs a package that is not here: pip install tensorboard")
     image_size = _image_size(settings, source)
     processes = _processes(settings)
     share, rest = divmod(settings.batch_size, processes * settings.accumulate)
@@ -30,6 +33,11 @@ def resolve(settings: AdCoSettings, source: Source) -> AdCoSettings:
         raise ValueError(
             f"batch_size {settings.batch_size} must be a multiple of devices x nodes x accumulate, here "
             f"{processes * settings.accumulate}"
+        )
+    if share < 2:
+        raise ValueError(
+            f"batch_size {settings.batch_size} leaves {share} image to each device and accumulated batch: "
+            f"it must be at least {2 * processes * settings.accumulate}, as contrast needs two"
         )
     batch_norm = _batch_norm(settings.batch_norm, processes)
     final = settings.final_learning_rate

@@ -113,8 +113,10 @@ class PretrainSettings:
         require(self, "learning_rate", above=0)
         require(self, "final_learning_rate", at_least=0)
         check_scale("crop_scale", self.crop_scale)
-        if min(self.std) <= 0:
-            raise ValueError(f"std {self.std} must be above 0 for each channel")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise ValueError(f"mean {list(self.mean)} must be finite for each channel")
+        if not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"std {list(self.std)} must be above 0 and finite for each channel")
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} must be at most epochs {self.epochs}")
         if self.batch_size % self.accumulate:
@@ -198,8 +200,9 @@ def require(
         and (at_most is None or value <= at_most)
     )
     if not fits:
-        allowed = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-        raise ValueError(f"{name} {value} must be {allowed}")
+        allowed = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
+        words = allowed if math.isfinite(value) else ["finite", *allowed]
+        raise ValueError(f"{name} {value} must be {' and '.join(words)}")
 
 
 def check_scale(name: str, scale: tuple[float, float]) -> None:
@@ -258,6 +261,8 @@ class DemoSettings:
 
     Args:
         out: the run directory; a demo that was stopped goes on from there.
+        minutes: how long to train; the epochs are chosen to fit, by a measurement on this machine.
     """
 
     out: str = "runs/demo"
+    minutes: float = 8.0

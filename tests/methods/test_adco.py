@@ -9,11 +9,11 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
-import reference
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import reference
 from adco.adversaries import Adversaries
 from adco.data.loader import Batch
 from adco.encoder import Encoder
@@ -22,7 +22,10 @@ from adco.methods.method import Schedule
 
 IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 6, 3, 5, 7, 3
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [
+    pytest.mark.usefixtures("float64"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),  # Lightning's, of torch's
+]
 
 
 @pytest.fixture
@@ -100,7 +103,7 @@ class Losses(L.Callback):
         self.values: list[list[float]] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.values.append([float(outputs["losses"][name]) for name in ("loss", "loss_adversary")])
+        self.values.append([outputs["losses"][name].item() for name in ("loss", "loss_adversary")])
 
 
 def train(method: AdCo, batches: list[Batch], **trainer_arguments: Any) -> list[list[float]]:

@@ -41,21 +41,30 @@ class Order(Sampler[list[Place]]):
 
     Args:
         length: images in the source.
-        batch_size: images in a batch of all ranks; the last images of an epoch that do not fill one are left out.
+        batch_size: images in a batch of all ranks.
+        accumulate: batches to a step; the last images of an epoch that do not fill a step are left out.
         seed: the run's.
         rank, world_size: which share of each batch is this process's.
         position: where to start.
     """
 
     def __init__(
-        self, length: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, position: int = 0
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        accumulate: int = 1,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        position: int = 0,
     ) -> None:
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.length, self.batch_size, self.accumulate, self.seed = length, batch_size, accumulate, seed
         self.rank, self.world_size = rank, world_size
         self.position = position
 
     def __len__(self) -> int:
-        return self.length // self.batch_size
+        return self.length // (self.batch_size * self.accumulate) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Place]]:
         """The batches from the position to the end of its epoch."""

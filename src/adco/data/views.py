@@ -114,7 +114,7 @@ def render(images: Images, view: View, draws: Draws) -> Tensor:
             part = slice(start, start + chunk)
             x = crop_and_resize(images[part], draws.boxes[part], draws.flip[part], view.size)
             _change_colours(x, draws, part)
-            _blur(x, draws.sigma[part])
+            _blur(x, draws.sigma[part], view.blur_sigma[1])
             views[part] = x.mul_(255).round_().to(torch.uint8)
         return views
     finally:
@@ -144,10 +144,10 @@ def crop_and_resize(images: Images, boxes: NDArray[np.int64], flip: NDArray[np.b
 def _resize_weights(start: NDArray[np.int64], length: NDArray[np.int64], pixels: int, size: int) -> Tensor:
     """Matrices [B, S, pixels] that resample `length` pixels from `start` on to S, by a triangle as wide as the step."""
     first, last = torch.from_numpy(start)[:, None, None], torch.from_numpy(start + length)[:, None, None]
-    step = (last - first) / size  # float32
-    centre = first + (torch.arange(size)[:, None] + 0.5) * step  # [B, S, 1]
+    step = (last - first).float() / size
+    centre = first + (torch.arange(size).float()[:, None] + 0.5) * step  # [B, S, 1]
     pixel = torch.arange(pixels)  # [pixels]
-    weights = (1 - (pixel + 0.5 - centre).abs_().div_(step.clamp(min=1))).clamp_(min=0)
+    weights = (1 - (pixel.float() + 0.5 - centre).abs_().div_(step.clamp(min=1))).clamp_(min=0)
     weights *= (first <= pixel) & (pixel < last)
     return weights / weights.sum(2, keepdim=True)
 
@@ -181,7 +181,8 @@ def _contrast(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _saturation(x: Tensor, factor: Tensor) -> Tensor:
-    return x.mul_(factor).add_(_luma(x).div_(factor) * (1 - factor)).clamp_(0, 1)
+    grey = _luma(x)
+    return x.mul_(factor).add_(grey * (1 - factor)).clamp_(0, 1)
 
 
 def _hue(x: Tensor, shift: Tensor) -> Tensor:
@@ -205,14 +206,18 @@ def _hue(x: Tensor, shift: Tensor) -> Tensor:
 _JITTER = (_brightness, _contrast, _saturation, _hue)
 
 
-def _blur(x: Tensor, sigma: NDArray[np.float64]) -> None:
-    """Gaussian blur with mirrored borders, in place on x [B, 3, S, S]; sigma 0 leaves an image as it is."""
+def _blur(x: Tensor, sigma: NDArray[np.float64], largest: float) -> None:
+    """Gaussian blur with mirrored borders, in place on x [B, 3, S, S]; sigma 0 leaves an image as it is.
+
+    The kernel reaches three times the largest sigma there can be, not that there is: what else is in the batch must
+    not matter.
+    """
     chosen = np.flatnonzero(sigma)
     if len(chosen) == 0:
         return
     size = x.shape[2]
     pixel = np.arange(size)
-    reach = min(int(np.ceil(3 * sigma.max())), size - 1)
+    reach = min(int(np.ceil(3 * largest)), size - 1)
     offsets = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (offsets / sigma[chosen, None]) ** 2)  # [b, 2 reach + 1]
     kernel /= kernel.sum(1, keepdims=True)

@@ -78,13 +78,14 @@ def extract_features(
     labels = _labels(source)
     if device is not None:
         backbone.to(device)
-    device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    first = next(backbone.parameters(), torch.empty(0))
+    device, dtype = first.device, first.dtype
     # (uint8 / 255 − mean) / std
-    offset, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (mean, std))
+    offset, scale = (torch.tensor(values, dtype=dtype, device=device).view(1, 3, 1, 1) * 255 for values in (mean, std))
     outputs = []
     with _frozen(backbone):
         for views in _test_views(source, image_size, batch_size, progress):  # [B, 3, S, S]
-            images = views.to(device, torch.float32, memory_format=torch.channels_last)  # convolves faster on CPUs too
+            images = views.to(device, dtype, memory_format=torch.channels_last)  # convolves faster on CPUs too
             with torch.inference_mode():
                 output = backbone((images - offset) / scale)
             if output.ndim != 2:

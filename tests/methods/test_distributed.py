@@ -1,0 +1,181 @@
+"""Two processes with half of each batch do what one does with the whole: same losses, same adversaries, same encoder.
+
+Run as a script, this file is the processes: it imports once, then forks a process for each rank of each layout.
+"""
+
+import math
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from collections import UserList
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adco.adversaries import Adversaries
+from adco.data.loader import Batch
+from adco.encoder import Encoder
+from adco.methods.adco import AdCo
+from adco.methods.method import Schedule
+
+IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 8, 4, 6, 20, 3
+# Where LOCAL_RANK of the second process is 0, a positive looked up by it is another image's.
+LAYOUTS = {
+    "one node": ({"devices": 2, "num_nodes": 1}, [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}]),
+    "two nodes": ({"devices": 1, "num_nodes": 2}, [{"NODE_RANK": "0"}, {"NODE_RANK": "1"}]),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning's, of torch's
+
+
+class Pixels(nn.Flatten):
+    """A backbone with nothing to learn and no BatchNorm."""
+
+    num_features = 3 * SIDE * SIDE
+
+
+def make_batches(rank: int = 0, world_size: int = 1) -> list[Batch]:
+    """A rank's share of batches that are the same for all."""
+    generator = torch.Generator().manual_seed(1)
+    share = slice(rank * IMAGES // world_size, (rank + 1) * IMAGES // world_size)
+    whole = torch.randint(256, (STEPS, 3, IMAGES, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    return [
+        Batch([view[share] for view in views], torch.arange(IMAGES)[share], position)
+        for position, views in enumerate(whole)
+    ]
+
+
+def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:
+    torch.manual_seed(0)
+    encoder = Encoder(Pixels(), hidden=12, dim=DIM).double()
+    torch.manual_seed(adversary_seed)
+    return AdCo(
+        encoder,
+        Adversaries(ADVERSARIES, DIM).double(),
+        views=3,
+        symmetric=True,
+        momentum=0.9,
+        groups=2,
+        shuffle=shuffle,
+        schedule=Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS),
+    ).double()
+
+
+class Losses(L.Callback):
+    """Both losses of each batch."""
+
+    def __init__(self) -> None:
+        self.values: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.values.append([outputs["losses"][name].item() for name in ("loss", "loss_adversary")])
+
+
+def train(method: AdCo, batches: list[Batch], **trainer_arguments: Any) -> dict[str, Tensor]:
+    """Losses [steps, 2], and all weights after the last step."""
+    losses = Losses()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision="64-true",
+        max_epochs=1,
+        callbacks=[losses],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **trainer_arguments,
+    )
+    trainer.fit(method, UserList(batches))
+    return {"losses": torch.tensor(losses.values, dtype=torch.float64), **method.state_dict()}
+
+
+def warm_start(method: AdCo, rank: int, world_size: int) -> dict[str, Tensor]:
+    """The adversaries before and after. Three batches of eight images hold fresh views of the same images."""
+    before = method.adversaries.weight.detach().clone()
+    method.warm_start(make_batches(rank, world_size))
+    return {"before": before, "after": method.adversaries.weight.detach().clone()}
+
+
+def be_rank(folder: Path, layout: str, rank: int, port: int) -> None:
+    """What one of two processes does."""
+    devices, environment = LAYOUTS[layout]
+    ours = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    os.environ.update({**ours, **environment[rank]})
+    torch.set_num_threads(1)
+    found = {
+        f"train, shuffle {shuffle}": train(make_adco(shuffle), make_batches(rank, 2), strategy="ddp", **devices)
+        for shuffle in (True, False)
+    }
+    for shuffle in (True, False):  # the process group is still up
+        found[f"warm start, shuffle {shuffle}"] = warm_start(make_adco(shuffle, adversary_seed=rank), rank, 2)
+    torch.save(found, folder / f"{layout}, rank {rank}.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(folder: Path) -> int:
+    """Both ranks of both layouts; returns how many of them failed."""
+    context = multiprocessing.get_context("fork")
+    processes = []
+    for layout in LAYOUTS:
+        port = free_port()
+        processes += [context.Process(target=be_rank, args=(folder, layout, rank, port)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return sum(process.exitcode != 0 for process in processes)
+
+
+Found = dict[str, list[dict[str, dict[str, Tensor]]]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What each rank of each layout found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return {layout: [torch.load(folder / f"{layout}, rank {rank}.pt") for rank in range(2)] for layout in LAYOUTS}
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_processes_train_like_one(found: Found, layout: str, shuffle: bool) -> None:
+    one = train(make_adco(shuffle=False), make_batches())
+    ranks = [rank[f"train, shuffle {shuffle}"] for rank in found[layout]]
+    losses = torch.stack([rank["losses"] for rank in ranks])
+    torch.testing.assert_close(losses.mean(0), one["losses"], rtol=0, atol=1e-6)
+    assert not torch.allclose(losses[0], losses[1])  # each had images of its own
+    for name in set(one) - {"losses"}:
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        torch.testing.assert_close(ranks[0][name], one[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_warm_start_leaves_all_ranks_alike_and_no_row_random(found: Found, layout: str, shuffle: bool) -> None:
+    one = warm_start(make_adco(shuffle=False), 0, 1)
+    ranks = [rank[f"warm start, shuffle {shuffle}"] for rank in found[layout]]
+    assert not torch.equal(ranks[0]["before"], ranks[1]["before"])
+    assert torch.equal(ranks[0]["after"], ranks[1]["after"])
+    torch.testing.assert_close(ranks[0]["after"].norm(dim=1), torch.ones(ADVERSARIES, dtype=torch.float64))
+    for rank in ranks:
+        assert not (rank["after"] == rank["before"]).all(1).any()
+    # Each batch's keys stand in rank order, as they do in one process.
+    assert math.ceil(ADVERSARIES / IMAGES) == STEPS
+    torch.testing.assert_close(ranks[0]["after"], one["after"])
+
+
+if __name__ == "__main__":
+    sys.exit(launch(Path(sys.argv[1])))

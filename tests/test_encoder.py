@@ -1,0 +1,147 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import adco
+from adco.encoder import BackboneInfo, Encoder, build_backbone, load_backbone, save_backbone
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+TINY = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+
+
+def info(image_size: int = 32, name: str = "resnet18", arguments: dict[str, object] | None = None) -> BackboneInfo:
+    return BackboneInfo(name, image_size, MEAN, STD, arguments or {})
+
+
+def trained(backbone: nn.Module, image_size: int) -> nn.Module:
+    """With statistics that are not those of a new network."""
+    torch.manual_seed(1)
+    backbone.train()(torch.randn(8, 3, image_size, image_size))
+    return backbone.eval()
+
+
+def timms() -> nn.Module:
+    network: nn.Module = timm.create_model("resnet18", num_classes=0)
+    return network
+
+
+def torchvisions() -> nn.Module:
+    network: nn.Module = torchvision.models.resnet18()
+    network.fc = nn.Identity()
+    return network
+
+
+@pytest.mark.parametrize("image_size", [32, 96])
+def test_plain_timm_and_torchvision_load_what_is_saved(tmp_path: Path, image_size: int) -> None:
+    torch.manual_seed(0)
+    backbone = trained(build_backbone(info(image_size)), image_size)
+    save_backbone(tmp_path / "backbone.safetensors", backbone, info(image_size))
+    images = torch.randn(4, 3, image_size, image_size)
+    with torch.no_grad():
+        expected: Tensor = backbone(images)
+    assert expected.shape == (4, 512)
+    makers: list[Callable[[], nn.Module]] = [timms, torchvisions]
+    for make in makers:
+        network = make()
+        if image_size <= 64:
+            network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            network.maxpool = nn.Identity()
+        network.load_state_dict(load_file(tmp_path / "backbone.safetensors"))
+        with torch.no_grad():
+            torch.testing.assert_close(network.eval()(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("image_size", [32, 65])
+def test_what_is_saved_is_read_back(tmp_path: Path, image_size: int) -> None:
+    path = tmp_path / "backbone.safetensors"
+    backbone = trained(build_backbone(info(image_size, arguments=dict(TINY))), image_size)
+    save_backbone(path, backbone.to(memory_format=torch.channels_last), info(image_size, arguments=dict(TINY)))
+    for given in (path, str(path)):
+        found, known = load_backbone(given)
+        assert known.name == "resnet18"
+        assert (known.image_size, tuple(known.mean), tuple(known.std)) == (image_size, MEAN, STD)
+        assert known.arguments == TINY
+        assert not any(module.training for module in found.modules())
+        expected = backbone.state_dict()
+        assert found.state_dict().keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+    assert sorted(tmp_path.iterdir()) == [path]  # nothing is left beside it
+    with safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["adco"])["image_size"] == image_size
+
+
+def test_small_images_keep_their_size_through_the_stem() -> None:
+    for image_size, side in [(64, 8), (65, 3)]:  # a 32nd of 65 px is 3 after rounding up; without the stem's quarter, 8
+        backbone = build_backbone(info(image_size, arguments=dict(TINY)))
+        features = backbone.forward_features(torch.zeros(1, 3, image_size, image_size))  # type: ignore[operator]
+        assert features.shape == (1, 16, side, side)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet19", "resnet18"), ("resnet500", "resnet50"), ("ResNet18", "resnet18"), ("x", "resnet50")]
+)
+def test_an_unknown_network_names_near_ones(name: str, near: str) -> None:
+    with pytest.raises(ValueError, match=rf"backbone '{name}' is not a timm model: try .*{near}"):
+        build_backbone(info(name=name))
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "efficientnet_b0"])
+def test_small_images_need_a_stem_to_replace(name: str) -> None:
+    with pytest.raises(ValueError, match=r"no plain conv1 and maxpool .* at most 64 px: take a ResNet"):
+        build_backbone(info(32, name))
+
+
+@pytest.mark.parametrize("arguments", [{"colour": "red"}, {"channels": [8, 8]}, {"layers": 3}])
+def test_arguments_that_do_not_fit_are_named(arguments: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"backbone_args .* do not fit timm's resnet18"):
+        build_backbone(info(arguments=arguments))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no backbone at .*nowhere"):
+        load_backbone(tmp_path / "nowhere.safetensors")
+
+
+def test_a_file_of_another_maker_is_told_from_ours(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, tmp_path / "plain.safetensors")
+    with pytest.raises(ValueError, match="has no adco metadata: it names no network"):
+        load_backbone(tmp_path / "plain.safetensors")
+    (tmp_path / "text.safetensors").write_text("not weights")
+    with pytest.raises(ValueError, match=r"text\.safetensors is no safetensors file"):
+        load_backbone(tmp_path / "text.safetensors")
+
+
+def test_the_public_name_is_the_same_function() -> None:
+    assert adco.load_backbone is load_backbone
+
+
+def test_embeddings_have_unit_norm_in_every_precision() -> None:
+    encoder = Encoder(build_backbone(info(arguments=dict(TINY))), hidden=32, dim=16)
+    images = torch.randn(6, 3, 32, 32)
+    embeddings = encoder(images)
+    assert embeddings.shape == (6, 16)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = encoder(images)
+    assert halved.dtype == torch.float32
+    torch.testing.assert_close(halved.norm(dim=1), torch.ones(6))
+    assert encoder.double()(images.double()).dtype == torch.float64
+
+
+def test_the_projector_is_the_papers() -> None:
+    encoder = Encoder(build_backbone(info(arguments=dict(TINY))), hidden=2048, dim=128)
+    assert [type(layer) for layer in encoder.projector] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert [tuple(weights.shape) for weights in encoder.projector.parameters()] == [
+        (2048, 16),
+        (2048,),
+        (128, 2048),
+        (128,),
+    ]
