@@ -22,7 +22,7 @@ WIDTHS = st.integers(2, 6)
 def drawn(n: int, k: int, d: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Unit queries and keys, adversaries of any length."""
     rows = torch.randn(2 * n + k, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    queries, keys, adversaries = rows.split([n, n, k])
+    queries, keys, adversaries = torch.split(rows, [n, n, k])
     return F.normalize(queries), F.normalize(keys), adversaries.clone()
 
 
@@ -37,9 +37,10 @@ def losses(queries: Tensor, keys: Tensor, adversaries: Tensor, **changed: Any) -
 def test_both_losses_equal_loops(n: int, k: int, d: int, in_batch: bool, seed: int) -> None:
     rows = drawn(n, k, d, seed)
     found = losses(*rows, in_batch_negatives=in_batch)
-    arrays = [row.numpy() for row in rows]
-    assert float(found.encoder) == pytest.approx(reference.loss(*arrays, 0.12, in_batch), rel=1e-12, abs=1e-13)
-    assert float(found.adversary) == pytest.approx(reference.loss(*arrays, 0.05, in_batch), rel=1e-12, abs=1e-13)
+    queries, keys, adversaries = (row.numpy() for row in rows)
+    for loss, temperature in ((found.encoder, 0.12), (found.adversary, 0.05)):
+        expected = reference.loss(queries, keys, adversaries, temperature, in_batch)
+        assert float(loss) == pytest.approx(expected, rel=1e-12, abs=1e-13)
 
 
 @settings(max_examples=30, deadline=None)
@@ -75,7 +76,7 @@ def test_gradient_is_the_closed_form_and_orthogonal(n: int, k: int, d: int, in_b
     adversaries.requires_grad_()
     losses(queries, keys, adversaries, in_batch_negatives=in_batch).adversary.backward()  # type: ignore[no-untyped-call]
     assert adversaries.grad is not None
-    arrays = [row.detach().numpy() for row in (queries, keys, adversaries)]
+    arrays = queries.numpy(), keys.numpy(), adversaries.detach().numpy()
     expected = reference.adversary_gradient(*arrays, 0.05, in_batch)
     np.testing.assert_allclose(adversaries.grad.numpy(), expected, rtol=1e-9, atol=1e-12)
     lengths = adversaries.grad.norm(dim=1) * adversaries.detach().norm(dim=1)

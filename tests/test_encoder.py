@@ -86,7 +86,7 @@ def test_small_images_keep_their_size_through_the_stem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("resnet19", "resnet18"), ("resnet500", "resnet50"), ("ResNet18", "resnet18"), ("x", "resnet50")]
+    ("name", "near"), [("resnet19", "resnet18"), ("resnet500", "resnet50"), ("ResNet18", "resnet18"), ("efficientnet_b99", "efficientnet_b8"), ("!", "resnet18, resnet50")]
 )
 def test_an_unknown_network_names_near_ones(name: str, near: str) -> None:
     with pytest.raises(ValueError, match=rf"backbone '{name}' is not a timm model: try .*{near}"):
@@ -99,7 +99,7 @@ def test_small_images_need_a_stem_to_replace(name: str) -> None:
         build_backbone(info(32, name))
 
 
-@pytest.mark.parametrize("arguments", [{"colour": "red"}, {"channels": [8, 8]}, {"layers": 3}])
+@pytest.mark.parametrize("arguments", [{"colour": "red"}, {"layers": 3}])
 def test_arguments_that_do_not_fit_are_named(arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"backbone_args .* do not fit timm's resnet18"):
         build_backbone(info(arguments=arguments))

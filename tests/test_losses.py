@@ -28,7 +28,7 @@ def test_equals_loops(n: int, more: int, k: int, d: int, tau: float, in_batch: b
     """Keys are more than queries: those of other ranks stand before and after."""
     first = seed % (more + 1)
     rows = unit(n + (n + more) + k, d, seed=seed)
-    queries, keys, negatives = rows.split([n, n + more, k])
+    queries, keys, negatives = torch.split(rows, [n, n + more, k])
     total = 0.0
     for i, query in enumerate(queries.numpy()):
         positive = query @ keys[first + i].numpy()
@@ -52,7 +52,7 @@ def test_collapsed_embeddings_only_count(n: int, k: int, d: int, tau: float, see
 @settings(max_examples=40, deadline=None)
 @given(n=COUNTS, k=COUNTS, d=WIDTHS, in_batch=st.booleans(), seed=SEEDS)
 def test_order_of_negatives_and_rotation_change_nothing(n: int, k: int, d: int, in_batch: bool, seed: int) -> None:
-    queries, keys, negatives = unit(2 * n + k, d, seed=seed).split([n, n, k])
+    queries, keys, negatives = torch.split(unit(2 * n + k, d, seed=seed), [n, n, k])
     loss = info_nce(queries, keys, negatives, temperature=0.1, in_batch_negatives=in_batch)
     order = torch.randperm(k, generator=torch.Generator().manual_seed(seed))
     permuted = info_nce(queries, keys, negatives[order], temperature=0.1, in_batch_negatives=in_batch)
@@ -67,7 +67,7 @@ def test_order_of_negatives_and_rotation_change_nothing(n: int, k: int, d: int, 
 @settings(max_examples=40, deadline=None)
 @given(k=COUNTS, d=WIDTHS, tau=st.floats(0.1, 2), nearer=st.floats(0.05, 0.9), seed=SEEDS)
 def test_a_more_similar_negative_raises_the_loss(k: int, d: int, tau: float, nearer: float, seed: int) -> None:
-    query, key, negatives = unit(2 + k, d, seed=seed).split([1, 1, k])
+    query, key, negatives = torch.split(unit(2 + k, d, seed=seed), [1, 1, k])
     harder = negatives.clone()
     harder[0] = F.normalize(negatives[0] + nearer * (query[0] - negatives[0]), dim=0)
     assume(float(query @ (harder - negatives)[0]) > 1e-3)  # it was neither the query nor its opposite
@@ -78,7 +78,7 @@ def test_a_more_similar_negative_raises_the_loss(k: int, d: int, tau: float, nea
 @pytest.mark.parametrize("in_batch", [True, False])
 @pytest.mark.parametrize("first", range(5))
 def test_first_positive_picks_the_rows_of_this_rank(first: int, in_batch: bool) -> None:
-    queries, keys, negatives = unit(3 + 7 + 2, 4, seed=first).split([3, 7, 2])
+    queries, keys, negatives = torch.split(unit(3 + 7 + 2, 4, seed=first), [3, 7, 2])
     mine = torch.gather(keys, 0, torch.tensor([[first + i] * 4 for i in range(3)]))
     denominator = [keys] if in_batch else [mine]
     logits = queries @ torch.cat([*denominator, negatives]).T / 0.1
@@ -91,7 +91,7 @@ def test_first_positive_picks_the_rows_of_this_rank(first: int, in_batch: bool) 
 
 @pytest.mark.parametrize("in_batch", [True, False])
 def test_gradients_of_all_three_roles(in_batch: bool) -> None:
-    rows = [rows.clone().requires_grad_() for rows in unit(3 + 5 + 4, 3, seed=0).split([3, 5, 4])]
+    rows = [rows.clone().requires_grad_() for rows in torch.split(unit(3 + 5 + 4, 3, seed=0), [3, 5, 4])]
 
     def loss(*rows: Tensor) -> Tensor:
         return info_nce(*rows, temperature=0.3, first_positive=1, in_batch_negatives=in_batch)

@@ -67,7 +67,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     parser.add_argument("--print_config", action="store_true", help="print every setting and stop")
     flags = parser.read_flags(arguments)
     if flags.resume:
-        if len(arguments) != (1 if arguments[0].startswith("--resume=") else 2):
+        if len(arguments) != (1 if any(argument.startswith("--resume=") for argument in arguments) else 2):
             raise ValueError("--resume takes its settings from the run directory: leave out the other flags")
         return _train(resume=flags.resume)
     given = {name for name in parser.names if _given(name, arguments)}

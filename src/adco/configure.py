@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -55,9 +55,12 @@ class Parser(ArgumentParser):
             ValueError: of one line, for an unknown name with the nearest right one.
         """
         known = set(self.names)
-        for name in values:
+        optional = {field.name for field in fields(self.settings) if type(None) in get_args(field.type)}
+        for name, value in values.items():
             if name not in known:
                 raise ValueError(_unknown("setting", name, known))
+            if value is None and name not in optional:  # jsonargparse would let it pass
+                raise ValueError(f"{name} has no value: give one, or leave it out")
         try:
             namespace: Namespace = self.parse_object({name: _plain(value) for name, value in values.items()})
         except ArgumentError as error:

@@ -1,5 +1,6 @@
 """Backbone (timm), projector, and their union, the encoder; how a backbone is written and read."""
 
+import difflib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ def build_backbone(info: BackboneInfo) -> nn.Module:
         ValueError: if timm does not know the name, or images are small and the network has no plain stem to replace.
     """
     if not timm.is_model(info.name):
-        near = timm.list_models(f"*{info.name}*")[:3] or ["resnet18", "resnet50"]
+        near = difflib.get_close_matches(info.name.lower(), timm.list_models(), n=3) or ["resnet18", "resnet50"]
         raise ValueError(f"backbone {info.name!r} is not a timm model: try {', '.join(near)}")
     try:
         backbone = timm.create_model(info.name, pretrained=False, num_classes=0, **info.arguments)

@@ -181,7 +181,8 @@ def test_resumes_bit_by_bit(name: str) -> None:
 def test_evaluation_changes_nothing(name: str) -> None:
     """Neither weights nor buffers nor the mode: in the middle of training, the next steps are as if it had not been."""
     run, untouched = Run(made(name)), Run(made(name))
-    source = ArraySource("digits", digits()[:20].permute(0, 2, 3, 1).contiguous().numpy(), np.arange(20) % 2)
+    images = digits()[:20].permute(0, 2, 3, 1).contiguous().numpy()
+    source = ArraySource("digits", images, np.arange(20) % 2, ("even", "odd"))
     for batch in make_batches(3):
         before = copy.deepcopy(run.method.state_dict())
         extract_features(run.method.encoder.backbone, source, image_size=SIDE, mean=MEAN, std=STD, progress=False)
@@ -213,10 +214,12 @@ def golden_curve(name: str) -> dict[str, list[float]]:
     torch.set_default_dtype(torch.float64)
     try:
         method = made(name)
-        for number, parameter in enumerate(method.parameters()):
+        for weight, parameter in method.named_parameters():  # the same in an encoder and its momentum copy
             if parameter.ndim > 1:
-                waves = torch.arange(parameter.numel()).view_as(parameter)
-                parameter.data = (1.7 * waves + number).sin() / parameter[0].numel() ** 0.5
+                draws = torch.from_numpy(uniform(*parameter.shape, draws=parameter.numel())).view_as(parameter)
+                parameter.data = (draws - 0.5) * (12 / parameter[0].numel()) ** 0.5
+            elif weight.endswith("bias"):
+                parameter.data.zero_()
         run = Run(method)
         steps = [run.step(batch)["losses"] for batch in make_batches(GOLDEN_STEPS)]
     finally:

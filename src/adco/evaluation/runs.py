@@ -1,7 +1,6 @@
 """Evaluating what a run left, or any timm network: which weights, images and floors; results beside the run."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,10 +56,10 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     check_classes(train, test)
     if settings.backbone:
         backbone, info = _named_backbone(settings, train)
-    info = replace(info, image_size=settings.image_size or info.image_size)
+    size = settings.image_size or info.image_size
     results: dict[Kind, dict[str, Any]] = {}
     assert backbone is not None
-    for name, features in _all_features(backbone, info, train, test, settings.floors, device):
+    for name, features in _all_features(backbone, info, size, (train, test), settings.floors, device):
         for kind in kinds:
             scores = evaluate_features(
                 *features, train.classes, kind=kind, k=settings.k, temperature=settings.temperature, device=device
@@ -77,14 +76,14 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
 
 
 def _all_features(
-    backbone: nn.Module, info: BackboneInfo, train: Source, test: Source, floors: bool, device: str
+    backbone: nn.Module, info: BackboneInfo, size: int, sources: tuple[Source, Source], floors: bool, device: str
 ) -> Iterator[tuple[str, tuple[Features, Features]]]:
     """Features of both sources by the trained backbone, then by the floors."""
 
     def features(network: nn.Module) -> tuple[Features, Features]:
         first, second = (
-            extract_features(network, source, image_size=info.image_size, mean=info.mean, std=info.std, device=device)
-            for source in (train, test)
+            extract_features(network, source, image_size=size, mean=info.mean, std=info.std, device=device)
+            for source in sources
         )
         return first, second
 
@@ -92,7 +91,8 @@ def _all_features(
     if floors:
         torch.manual_seed(0)
         yield RANDOM, features(build_backbone(info))
-        yield PIXELS, (pixel_features(train, info.image_size), pixel_features(test, info.image_size))
+        first, second = (pixel_features(source, size) for source in sources)
+        yield PIXELS, (first, second)
 
 
 def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]:

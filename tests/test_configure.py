@@ -1,0 +1,170 @@
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adco import recipes
+from adco.configure import Parser, build, pretrain_parser, pretrain_settings, read_recipe
+from adco.run_directory import RunDirectory
+from adco.settings import AdCoSettings, EvaluateSettings, to_dict
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert pretrain_settings() == AdCoSettings()
+    assert build(Parser(EvaluateSettings, "adco evaluate", ""), {}) == EvaluateSettings()
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_of_the_package_holds(name: str) -> None:
+    settings = pretrain_settings(name)
+    settings.check()
+    for key, value in read_recipe(name).items():
+        assert to_dict(settings)[key] == value
+    assert recipes.find(name).read_text().startswith("# ")
+    assert recipes.summary(name)
+
+
+def test_values_go_over_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("# Mine\nepochs: 7\ntemperature: 0.3\nsmall_crops: [[96, 0.1, 0.2]]\ncrop_scale: [0.1, 0.9]\n")
+    expected = AdCoSettings(epochs=7, temperature=0.5, small_crops=[(96, 0.1, 0.2)], crop_scale=(0.1, 0.9))
+    for given in (recipe, str(recipe)):
+        assert pretrain_settings(given, temperature=0.5) == expected
+    assert recipes.summary(str(recipe)) == "Mine"
+
+
+def test_python_types_are_as_good_as_text() -> None:
+    settings = pretrain_settings(
+        data=Path("photos"), crop_scale=(0.3, 1), backbone_args={"layers": [1, 1, 1, 1]}, small_crops=[[96, 0.1, 0.2]]
+    )
+    assert (settings.data, settings.crop_scale) == ("photos", (0.3, 1.0))
+    assert settings.backbone_args == {"layers": [1, 1, 1, 1]}
+    assert settings.small_crops == [(96, 0.1, 0.2)]
+
+
+def test_a_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
+    settings = AdCoSettings(
+        data="photos",
+        backbone_args={"channels": [16, 64], "act_layer": "gelu"},
+        small_crops=[(96, 0.086, 0.429)],
+        final_learning_rate=6e-4,
+        learning_rate=1e-7,
+        devices=2,
+        workers=None,
+        channels_last=False,
+        precision="bf16-mixed",
+    )
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_config(to_dict(settings))
+    assert pretrain_settings(**run.read_config()) == settings
+    assert pretrain_settings(run.config) == settings
+    assert pretrain_settings(run.config, out="other") == replace(settings, out="other")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "unknown setting epoch: did you mean epochs?"),
+        ({"temprature": 3}, "unknown setting temprature: did you mean temperature?"),
+        ({"zzzz": 3}, "unknown setting zzzz; see --help"),
+        ({"method": "mocov9"}, "method 'mocov9' must be one of adco"),
+    ],
+)
+def test_an_unknown_word_names_the_nearest(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="unknown|must be") as raised:
+        pretrain_settings(**values)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "many"),
+        ("epochs", 1.5),
+        ("epochs", None),
+        ("learning_rate", "fast"),
+        ("precision", "8-bit"),
+        ("batch_norm", "none"),
+        ("symmetric", 3),
+        ("crop_scale", [0.5]),
+        ("crop_scale", [0.1, 0.2, 0.3]),
+        ("mean", 0.5),
+        ("small_crops", [[96, 0.1]]),
+        ("small_crops", 96),
+        ("backbone_args", [1]),
+        ("data", 3.5),
+    ],
+)
+def test_a_wrong_type_is_named_in_one_line(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name) as raised:
+        pretrain_settings(**{name: value})
+    assert "\n" not in str(raised.value)
+    assert "<class" not in str(raised.value)
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="recipe 'cifar10_dmo' is neither a file nor a recipe .*: did you mean cifar10_demo"):
+        pretrain_settings("cifar10_dmo")
+    with pytest.raises(ValueError, match=r"recipe '\?' is neither a file nor a recipe .*: there are .*cifar10_demo"):
+        pretrain_settings("?")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "is no YAML"),
+        ("- epochs\n- 3", "must hold settings, a line each"),
+        ("epochs 3", "must hold settings, a line each"),
+        ("", "must hold settings, a line each"),
+        ("epohcs: 3", "unknown setting epohcs: did you mean epochs"),
+        ("!!python/object/apply:os.system ['true']", "is no YAML"),
+    ],
+)
+def test_a_broken_recipe_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        pretrain_settings(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_bytes_that_are_no_text_are_no_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ValueError, match="is no YAML"):
+        pretrain_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
+        (["--epoch=3"], "unknown flag --epoch: did you mean --epochs?"),
+        (["--qqqqqqqq"], "unknown flag --qqqqqqqq; see --help"),
+        (["--epochs"], "expected one argument"),
+        (["--epochs", "x"], "epochs"),
+        (["photos"], "photos"),
+    ],
+)
+def test_a_wrong_flag_is_named_in_one_line(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        pretrain_parser("adco").read_flags(flags)
+    assert "\n" not in str(raised.value)
+
+
+def test_every_setting_is_a_flag() -> None:
+    parser = pretrain_parser("adco")
+    assert parser.names == [field.name for field in fields(AdCoSettings)]
+    flags = parser.read_flags(["--epochs", "3", "--crop_scale", "[0.1, 0.5]", "--symmetric", "--warm_start", "false"])
+    assert (flags.epochs, flags.crop_scale, flags.symmetric, flags.warm_start) == (3, (0.1, 0.5), True, False)
+    assert parser.read_flags(["--workers", "null"]).workers is None
+    assert parser.read_flags(["--learning_rate", "1e-3"]).learning_rate == 0.001
+
+
+def test_a_recipe_of_the_package_goes_before_a_file_and_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").write_text(yaml.safe_dump({"epochs": 3}))
+    assert pretrain_settings("mine").epochs == 3

@@ -1,0 +1,293 @@
+"""Runs of seconds, from images to the run directory."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]
+
+import adco
+from adco.callbacks import NotFiniteError
+from adco.configure import pretrain_settings
+from adco.data import sources
+from adco.encoder import load_backbone
+from adco.run_directory import RunDirectory
+
+TINY: dict[str, Any] = {
+    "backbone_args": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]},
+    "hidden": 64,
+    "adversaries": 256,
+    "epochs": 2,
+    "log_every": 1,
+    "accelerator": "cpu",
+}
+DIGITS = {**TINY, "data": "digits", "batch_size": 256, "knn_images": 300}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return RunDirectory(adco.pretrain(**DIGITS, out=str(tmp_path_factory.mktemp("runs") / "digits")))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A hundred digits as a set of their own, for runs of a second."""
+
+    def load(split: sources.Split) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+        images, labels, classes = sources._digits(split)
+        return images[:100], labels[:100], classes
+
+    monkeypatch.setattr(sources, "_NAMED", {**sources._NAMED, "few": load})
+    return "few"
+
+
+def pieces(folder: Path, number: int = 64, side: int = 40) -> Path:
+    """PNGs cut from a photograph."""
+    folder.mkdir(parents=True)
+    photo = load_sample_images().images[0]
+    for i in range(number):
+        top, left = divmod(i * 37, 500)
+        top = top * 40 % (427 - side)
+        Image.fromarray(photo[top : top + side, left : left + side]).save(folder / f"{i:03}.png")
+    return folder
+
+
+def state(run: RunDirectory) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = torch.load(run.checkpoint, weights_only=True)["state_dict"]
+    return weights
+
+
+def test_a_run_leaves_everything(digits: RunDirectory) -> None:
+    assert sorted(path.name for path in digits.path.iterdir()) == [
+        "backbone.safetensors",
+        "checkpoints",
+        "config.yaml",
+        "curves.png",
+        "environment.json",
+        "metrics.jsonl",
+        "unreadable.json",
+    ]
+    assert [path.name for path in digits.checkpoint.parent.iterdir()] == ["last.ckpt"]
+    config = digits.read_config()
+    assert (config["image_size"], config["workers"], config["split_groups"]) == (8, 0, 8)
+    environment = json.loads((digits.path / "environment.json").read_text())
+    assert (environment["seed"], environment["images"]) == (0, 1442)
+    assert json.loads((digits.path / "unreadable.json").read_text()) == []
+    assert matplotlib.image.imread(digits.curves).ndim == 3
+    backbone, info = load_backbone(digits.backbone)
+    assert (info.name, info.image_size, info.arguments) == ("resnet18", 8, DIGITS["backbone_args"])
+    assert backbone(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
+
+
+def test_what_is_exported_is_what_was_trained(digits: RunDirectory) -> None:
+    exported, trained = load_file(digits.backbone), state(digits)
+    for name, tensor in exported.items():
+        assert torch.equal(tensor, trained[f"encoder.backbone.{name}"])
+
+
+def test_every_step_has_a_record_and_every_epoch_a_verdict(digits: RunDirectory) -> None:
+    records = digits.records()
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, 11))
+    epochs = [record for record in records if "word" in record]
+    assert [(record["step"], record["epoch"]) for record in epochs] == [(5, 0), (10, 1)]
+    for record in epochs:
+        assert record["reason"]
+        assert 0 <= float(record["knn_top1"]) <= 100
+    for record in records:
+        numbers = [value for value in record.values() if not isinstance(value, str)]
+        assert all(math.isfinite(value) for value in numbers)
+
+
+def test_both_players_and_the_momentum_encoder_have_moved(digits: RunDirectory) -> None:
+    weights = state(digits)
+    norms = weights["adversaries.weight"].norm(dim=1)
+    assert norms.max() > 1.001  # they start as keys, of norm 1; a step turns and lengthens them
+    query, key = weights["encoder.projector.0.weight"], weights["momentum_encoder.encoder.projector.0.weight"]
+    assert 0 < (query - key).abs().max() < 0.1
+
+
+def test_a_run_can_be_done_again_from_its_configuration(digits: RunDirectory, tmp_path: Path) -> None:
+    again = RunDirectory(adco.pretrain(digits.config, out=str(tmp_path / "again")))
+    assert again.read_config() == digits.read_config()
+    expected, found = load_file(digits.backbone), load_file(again.backbone)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    weights, others = state(digits), state(again)
+    assert all(torch.equal(others[name], weights[name]) for name in weights)
+
+
+def test_another_seed_is_another_run(few: str, tmp_path: Path) -> None:
+    runs = [
+        RunDirectory(adco.pretrain(**{**TINY, "data": few, "batch_size": 50, "seed": seed}, out=str(tmp_path / str(seed))))
+        for seed in (0, 1)
+    ]
+    first, second = map(state, runs)
+    assert (first["encoder.projector.0.weight"] != second["encoder.projector.0.weight"]).any()
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"symmetric": True},
+        {"small_crops": [[6, 0.1, 0.4], [5, 0.05, 0.2]]},
+        {"symmetric": True, "small_crops": [[6, 0.1, 0.4]], "batch_norm": "split", "split_groups": 5},
+        {"accumulate": 2},
+        {"in_batch_negatives": False, "warm_start": False, "knn_images": 0},
+        {"precision": "64-true"},
+        {"precision": "bf16-mixed", "channels_last": False},
+        {"adversaries": 333, "dim": 16, "warmup_epochs": 1.0},
+        {"test_size": 12},
+        {"knn_images": 1},
+        {"batch_size": 33},
+    ],
+    ids=lambda variant: ",".join(variant),
+)
+def test_variants_run(few: str, tmp_path: Path, variant: dict[str, Any]) -> None:
+    run = RunDirectory(adco.pretrain(**{**TINY, "data": few, "batch_size": 50, **variant}, out=str(tmp_path / "run")))
+    steps = [record["step"] for record in run.records() if "loss" in record]
+    assert steps == list(range(1, len(steps) + 1))
+    assert all(tensor.isfinite().all() for tensor in state(run).values())
+    assert load_backbone(run.backbone)[1].image_size == variant.get("test_size", 8)
+
+
+def test_accumulated_epochs_are_whole_steps(few: str, tmp_path: Path) -> None:
+    """A hundred images are three batches of 30, so six of 15, though seven of 15 would fit."""
+    settings = {**TINY, "data": few, "batch_size": 30, "accumulate": 2, "knn_images": 0}
+    run = RunDirectory(adco.pretrain(**settings, out=str(tmp_path / "run")))
+    steps = [(record["step"], record["epoch"]) for record in run.records() if "loss" in record]
+    assert steps == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]
+    rates = [float(record["lr"]) for record in run.records() if "loss" in record]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_flat_folder_without_labels_is_enough(tmp_path: Path) -> None:
+    data = pieces(tmp_path / "photos")
+    run = RunDirectory(adco.pretrain(**{**TINY, "epochs": 1}, data=data, batch_size=32, workers=0, out=str(tmp_path / "run")))
+    assert run.read_config()["image_size"] == 40
+    assert not [record for record in run.records() if "knn_top1" in record]
+    assert [record["word"] for record in run.records() if "word" in record] == ["too early to say"]
+    with pytest.raises(ValueError, match=r"photos has no labels: give a labelled --data"):
+        adco.evaluate("knn", run.path)
+    for name in ("cat", "dog"):
+        pieces(tmp_path / "labelled" / name, 10)
+    result = adco.evaluate("knn", run.path, data=str(tmp_path / "labelled"))
+    assert 0 <= result["top1"] <= 100
+    assert json.loads((run.results / "knn.json").read_text()) == result
+
+
+def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
+    data = tmp_path / "photos"
+    photo = Image.fromarray(load_sample_images().images[0][:48, :48])
+    data.mkdir()
+    for i, suffix in enumerate(["jpg", "png", "webp", "bmp", "tif", "gif", "JPEG"] * 4):
+        photo.rotate(10 * i).save(data / f"{i:02}.{suffix}")
+    photo.convert("L").save(data / "grey.png")
+    photo.convert("RGBA").save(data / "transparent.png")
+    (data / "empty.jpg").touch()
+    (data / "text.png").write_text("no image")
+    (data / "cut.jpg").write_bytes((data / "00.jpg").read_bytes()[:400])
+    (data / "folder.jpg").mkdir()
+    (data / "notes.txt").write_text("not looked at")
+    settings = {**TINY, "data": str(data), "epochs": 1, "batch_size": 16, "adversaries": 16, "workers": 0}
+    with pytest.raises(ValueError, match=r"3 of 33 files .* a share above max_unreadable 0.01"):
+        adco.pretrain(**settings, out=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    with pytest.warns(UserWarning, match="3 of 33 files .* cannot be read and are left out"):
+        run = RunDirectory(adco.pretrain(**settings, max_unreadable=0.1, out=str(tmp_path / "run")))
+    unreadable = json.loads((run.path / "unreadable.json").read_text())
+    assert [Path(entry["file"]).name for entry in unreadable] == ["cut.jpg", "empty.jpg", "text.png"]
+    assert all(entry["reason"] for entry in unreadable)
+    assert json.loads((run.path / "environment.json").read_text())["images"] == 30
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": "nowhere"}, "data 'nowhere' is neither a folder nor one of"),
+        ({"image_size": 9}, "image_size 9 is larger than the images of digits, .* 8 px .*: try --image_size 8"),
+        ({"batch_size": 5000}, "batch_size 5000 is more than the 1442 images of digits: try --batch_size 1024"),
+        ({"batch_size": 1}, "batch_size 1 leaves 1 image .*: it must be at least 2"),
+        ({"batch_size": 4, "accumulate": 4}, "batch_size 4 leaves 1 image .*: it must be at least 8"),
+        ({"small_crops": [[9, 0.1, 0.2]]}, "small_crops has a size of 9: it must be at most image_size 8"),
+        ({"batch_norm": "shuffle"}, "batch_norm shuffle needs more than one device"),
+        ({"backbone": "resnet19"}, "backbone 'resnet19' is not a timm model: try .*resnet18"),
+        ({"backbone": "convnext_atto", "backbone_args": {}}, "has no plain conv1 and maxpool"),
+        ({"backbone_args": {"colour": "red"}}, "backbone_args .* do not fit timm's resnet18"),
+        ({"accelerator": "gpu"}, "accelerator gpu with devices auto is not to be had here"),
+        ({"accelerator": "abacus"}, "accelerator abacus with devices auto is not to be had here"),
+        ({"devices": 0}, "accelerator cpu with devices 0 is not to be had here"),
+        ({"temperature": -1.0}, "temperature -1.0 must be above 0"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_written(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    if torch.cuda.is_available() and values.get("accelerator") == "gpu":
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match=f"^.*{message}") as raised:
+        adco.pretrain(**{**DIGITS, **values}, out=str(tmp_path / "run"))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_in_use_is_not_touched(digits: RunDirectory) -> None:
+    before = {path: path.stat().st_mtime_ns for path in digits.path.rglob("*")}
+    with pytest.raises(ValueError, match=r"out '.*' is not empty: go on with --resume .*, or choose another --out"):
+        adco.pretrain(**DIGITS, out=str(digits.path))
+    assert {path: path.stat().st_mtime_ns for path in digits.path.rglob("*")} == before
+
+
+def test_a_run_is_named_after_its_method_data_and_time(
+    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = adco.pretrain(**{**TINY, "data": few, "epochs": 1, "batch_size": 50})
+    assert path.parent == Path("runs")
+    assert path.name.startswith("adco-few-20")
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
+    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learning rate explodes at the sixth step of eight."""
+    from adco.methods.method import Schedule
+
+    monkeypatch.setattr(Schedule, "__call__", lambda self, step: 1e30 if step >= 5 else 0.03)
+    settings = {**TINY, "data": few, "batch_size": 25, "checkpoint_every": 2, "knn_images": 0}
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(NotFiniteError, match="try a lower learning_rate"):
+        adco.pretrain(**settings, out=str(run.path))
+    checkpoint = torch.load(run.checkpoint, weights_only=True)
+    assert checkpoint["global_step"] in (4, 6)
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+    lines = run.metrics.read_text().splitlines()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert (records[-1]["step"], records[-1]["loss"]) == (7, "nan")
+    assert not run.backbone.exists()
+
+
+def test_a_run_that_explodes_at_once_says_so(few: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(NotFiniteError, match="at step 2: try a lower learning_rate"):
+        adco.pretrain(**{**TINY, "data": few, "batch_size": 25, "learning_rate": 1e30}, out=str(run.path))
+    assert run.records()[-1]["loss"] == "nan"
+
+
+def test_config_is_yaml_that_the_parser_takes(digits: RunDirectory) -> None:
+    values = yaml.safe_load(digits.config.read_text())
+    settings = pretrain_settings(**values)
+    settings.check()
+    assert settings.out is None

@@ -1,0 +1,113 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from adco import run_directory
+from adco.run_directory import RunDirectory, newest_run, write_whole
+
+
+def step(number: int) -> dict[str, float]:
+    return {"step": number, "loss": 1 / number}
+
+
+def test_a_new_directory_is_made_with_its_parents(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "a" / "b")
+    assert run.checkpoint == tmp_path / "a" / "b" / "checkpoints" / "last.ckpt"
+    assert run.checkpoint.parent.is_dir()
+    (tmp_path / "empty").mkdir()
+    RunDirectory.create(tmp_path / "empty")
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"out '.*' is not empty: go on with --resume .*, or choose another --out"):
+        RunDirectory.create(tmp_path)
+    with pytest.raises(ValueError, match=r"out '.*note\.txt' is not empty"):
+        RunDirectory.create(tmp_path / "note.txt")
+    with pytest.raises(ValueError, match=r"out '.*below' cannot be made: Not a directory"):
+        RunDirectory.create(tmp_path / "note.txt" / "below")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_only_a_run_directory_is_opened(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=f"'{path}' is no run directory: it has no config.yaml"):
+            RunDirectory.open(path)
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_config({"epochs": 3})
+    assert RunDirectory.open(str(run.path)) == run
+
+
+def test_files_are_read_back(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    values = {"data": "photos", "crop_scale": [0.2, 1.0], "workers": None, "backbone_args": {"layers": [1, 2]}}
+    run.write_config(values)
+    assert run.read_config() == values
+    run.write_environment(seed=3, images=7)
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert (environment["seed"], environment["images"]) == (3, 7)
+    assert {"adco", "torch", "timm", "lightning"} <= set(environment["packages"])
+    run.write_unreadable([("a.jpg", "empty file")])
+    assert json.loads((run.path / "unreadable.json").read_text()) == [{"file": "a.jpg", "reason": "empty file"}]
+
+
+def test_records_are_appended_and_cut(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    assert run.records() == []
+    for number in range(1, 8):
+        run.append(step(number))
+    run.append({"step": 7, "word": "learning"})
+    assert len(run.metrics.read_text().splitlines()) == 8
+    run.forget_after(7)
+    assert run.records() == [*map(step, range(1, 8)), {"step": 7, "word": "learning"}]
+    run.forget_after(4)
+    assert run.records() == [*map(step, range(1, 5))]
+    run.append(step(5))
+    assert run.records() == [*map(step, range(1, 6))]
+    run.forget_after(0)
+    assert run.records() == []
+
+
+def test_a_record_that_a_crash_cut_is_dropped_before_others_follow(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.append(step(1))
+    with run.metrics.open("a") as file:
+        file.write('{"step": 2, "lo')
+    run.forget_after(5)
+    run.append(step(2))
+    assert run.records() == [step(1), step(2)]
+
+
+def test_nothing_to_forget_is_no_error(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.forget_after(3)
+    assert run.records() == []
+
+
+def test_the_newest_run_is_the_one_started_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no run directory under runs/: name one, or pretrain first"):
+        newest_run()
+    for number, name in enumerate(["b", "c", "a"]):
+        run = RunDirectory.create(run_directory.RUNS / name)
+        run.write_config({})
+        os.utime(run.config, (number, number))
+    (run_directory.RUNS / "z").mkdir()  # no run
+    assert newest_run().path == run_directory.RUNS / "a"
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    write_whole(path, "old")
+
+    def full(self: Path, text: str) -> int:
+        with self.open("w") as file:
+            file.write(text[:2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, "new text")
+    assert path.read_text() == "old"
