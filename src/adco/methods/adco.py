@@ -153,7 +153,11 @@ class AdCo(Method):
         )
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
-        """Fill the adversaries with keys of these batches, on every rank the same; stops when no row is left."""
+        """Fill the adversaries with keys of these batches, on every rank the same; stops when no row is left.
+
+        Raises:
+            ValueError: if the batches end before: a row left random would learn about 128 times slower (its norm is 11).
+        """
         filled = 0
         for batch in batches:
             keys = self.embed_keys(batch, 0)
@@ -161,3 +165,4 @@ class AdCo(Method):
             filled += len(keys)
             if filled >= len(self.adversaries.weight):
                 return
+        raise ValueError(f"{filled} keys do not fill {len(self.adversaries.weight)} adversaries: give more batches")

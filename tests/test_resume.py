@@ -1,0 +1,344 @@
+"""A run that was stopped, however and wherever, ends with the same bits as one that was not."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import adco
+from adco import cli, pretraining
+from adco.callbacks import Interrupted, StopOnSignal
+from adco.configure import pretrain_settings
+from adco.data import sources
+from adco.run_directory import RunDirectory
+from adco.settings import to_dict
+
+STEPS, EPOCHS = 4, 3  # steps an epoch
+LAST = STEPS * EPOCHS
+TINY: dict[str, Any] = {
+    "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+    "hidden": 32,
+    "adversaries": 100,
+    "epochs": EPOCHS,
+    "batch_size": 16,
+    "log_every": 1,
+    "knn_images": 0,
+    "seed": 3,
+    "accelerator": "cpu",
+}
+
+# What a process of its own does first: digits are few, curves are not drawn, and no thread takes the other's core.
+FEW = """
+import os, sys, signal
+sys.stdout = open(os.devnull, "w"); sys.stderr = open({errors!r}, "w", buffering=1)
+import torch; torch.set_num_threads(1)
+from adco import cli, callbacks, pretraining
+from adco.data import sources
+few = [part[:70] for part in sources._digits("train")[:2]]
+sources._NAMED = {{"few": lambda split: (*few, tuple("0123456789"))}}
+pretraining.plot_curves = lambda records, path: None
+{hook}
+sys.exit(cli.run({arguments!r}))
+"""
+
+KILL = """
+def kill(self, trainer, module, outputs, batch, index):
+    if trainer.global_step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+callbacks.{callback}.on_train_batch_end = kill
+"""
+
+
+SIGNAL_AT = """
+receive = callbacks.StopOnSignal.on_train_batch_end
+def hook(self, trainer, module, outputs, batch, index):
+    if trainer.global_step == {step}:
+        os.kill(os.getpid(), signal.SIGTERM)
+    receive(self, trainer, module, outputs, batch, index)
+callbacks.StopOnSignal.on_train_batch_end = hook
+"""
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_NAMED", {"few": lambda split: FIRST})
+    monkeypatch.setattr(pretraining, "plot_curves", lambda records, path: None)
+
+
+def _first_digits() -> sources.Loaded:
+    images, labels, classes = sources._digits("train")
+    return images[:70], labels[:70], classes
+
+
+FIRST = _first_digits()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDirectory]:
+    """Uninterrupted runs, one for each kind of settings."""
+    known: dict[str, RunDirectory] = {}
+
+    def train(**settings: Any) -> RunDirectory:
+        key = json.dumps(settings, sort_keys=True)
+        if key not in known:
+            out = tmp_path_factory.mktemp("whole") / "run"
+            known[key] = RunDirectory(adco.pretrain(**{**TINY, **settings}, data="few", out=str(out)))
+        return known[key]
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Processes that have everything imported when they start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["adco.pretraining", "adco.cli", "sklearn.datasets"])
+    return context
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Send this process a signal while it is at a step."""
+    receive = StopOnSignal.on_train_batch_end
+
+    def hook(self: StopOnSignal, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if trainer.global_step == step:
+            signal.raise_signal(number)
+        receive(self, trainer, module, outputs, batch, index)
+
+    monkeypatch.setattr(StopOnSignal, "on_train_batch_end", hook)
+
+
+def assert_same_run(found: RunDirectory, expected: RunDirectory) -> None:
+    weights, others = load_file(found.backbone), load_file(expected.backbone)
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    mine, theirs = (torch.load(run.checkpoint, weights_only=True) for run in (found, expected))
+    assert any(name.startswith("adversaries") for name in mine["state_dict"])
+    assert any(name.startswith("momentum_encoder") for name in mine["state_dict"])
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert_equal(mine[key], theirs[key], key)
+    assert losses(found) == losses(expected)
+
+
+def assert_equal(found: Any, expected: Any, where: str) -> None:
+    """Bit for bit, down to the last tensor."""
+    assert type(found) is type(expected), where
+    if isinstance(found, torch.Tensor):
+        assert torch.equal(found, expected), where
+    elif isinstance(found, dict):
+        assert found.keys() == expected.keys(), where
+        for key in found:
+            assert_equal(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(found, list):
+        assert len(found) == len(expected), where
+        for i, (x, y) in enumerate(zip(found, expected, strict=True)):
+            assert_equal(x, y, f"{where}.{i}")
+    else:
+        assert found == expected, where
+
+
+def losses(run: RunDirectory) -> list[dict[str, Any]]:
+    """The records of steps as they stand in the file, without what a clock says."""
+    records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records if "loss" in record]
+
+
+def start(
+    context: ForkServerContext, out: Path, arguments: list[str], hook: str = "", errors: str = os.devnull
+) -> BaseProcess:
+    code = FEW.format(arguments=arguments, hook=hook, errors=errors)
+    process = context.Process(target=exec, args=(code, {}))
+    process.start()
+    return process
+
+
+def flags(out: Path, **settings: Any) -> list[str]:
+    values = {**TINY, **settings, "data": "few", "out": str(out)}
+    return ["pretrain", *(f"--{name}={json.dumps(v) if isinstance(v, dict) else v}" for name, v in values.items())]
+
+
+# In this process, at every kind of step
+
+
+@pytest.mark.parametrize("step", [1, STEPS - 1, STEPS, STEPS + 1, STEPS + 2, 2 * STEPS, LAST - 1, LAST])
+def test_a_run_stopped_at_any_step_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[..., RunDirectory], step: int
+) -> None:
+    expected, run = whole(), RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Interrupted):
+            adco.pretrain(**TINY, data="few", out=str(run.path))
+    assert torch.load(run.checkpoint, weights_only=True)["global_step"] == step
+    assert not run.backbone.exists()
+    adco.pretrain(resume=run.path)
+    assert_same_run(run, expected)
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"accumulate": 2},
+    {"symmetric": True, "small_crops": [[6, 0.1, 0.4]], "warmup_epochs": 1.5, "split_groups": 3},
+    {"workers": 2},
+    {"warm_start": False, "in_batch_negatives": False, "channels_last": False},
+    {"knn_images": 60, "log_every": 3, "checkpoint_every": 3},
+    {"precision": "64-true"},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: ",".join(variant))
+def test_a_run_stopped_twice_goes_on_with_any_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[..., RunDirectory], variant: dict[str, Any]
+) -> None:
+    expected, run = whole(**variant), RunDirectory(tmp_path / "run")
+    for step, settings in [(STEPS + 1, {**TINY, **variant, "data": "few", "out": str(run.path)}), (2 * STEPS, None)]:
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, signal.SIGINT)
+            with pytest.raises(Interrupted):
+                adco.pretrain(**(settings or {"resume": run.path}))
+    adco.pretrain(resume=str(run.path))
+    assert_same_run(run, expected)
+
+
+def test_workers_change_nothing(whole: Callable[..., RunDirectory]) -> None:
+    assert_same_run(whole(workers=2), whole())
+
+
+def test_a_finished_run_resumed_stays_what_it_is(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
+    run = RunDirectory(adco.pretrain(**TINY, data="few", out=str(tmp_path / "run")))
+    run.backbone.unlink()
+    before = run.metrics.read_text()
+    assert adco.pretrain(resume=run.path) == run.path
+    assert run.metrics.read_text() == before
+    assert_same_run(run, whole())
+
+
+def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
+    """As one that was killed in its first steps."""
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_config(whole().read_config())
+    run.append({"step": 1, "loss": 7.0})
+    adco.pretrain(resume=run.path)
+    assert_same_run(run, whole())
+
+
+def test_every_epoch_has_one_verdict_though_the_run_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, STEPS + 2)
+        with pytest.raises(Interrupted):
+            adco.pretrain(**TINY, data="few", out=str(run.path))
+    adco.pretrain(resume=run.path)
+    assert [record["epoch"] for record in run.records() if "word" in record] == list(range(EPOCHS))
+
+
+def test_nothing_else_may_be_given_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"'{tmp_path}' is no run directory: it has no config.yaml"):
+        adco.pretrain(resume=tmp_path)
+    with pytest.raises(ValueError, match="leave out recipe, epochs$"):
+        adco.pretrain("cifar10_demo", resume=tmp_path, epochs=3)
+
+
+# In processes that are really stopped
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_command_stopped_by_a_signal_says_how_to_go_on(
+    tmp_path: Path, processes: ForkServerContext, whole: Callable[..., RunDirectory], workers: int
+) -> None:
+    run, said = RunDirectory(tmp_path / "run"), tmp_path / "stderr"
+    epochs = 200  # it will not finish first
+    process = start(processes, run.path, flags(run.path, workers=workers, epochs=epochs), errors=str(said))
+    while process.is_alive() and len(run.metrics.read_bytes().splitlines() if run.metrics.exists() else []) < STEPS + 2:
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 143, said.read_text()
+    assert said.read_text().splitlines()[-1] == (
+        f"adco: stopped and saved; go on with: adco pretrain --resume {run.path}"
+    )
+    stopped = torch.load(run.checkpoint, weights_only=True)
+    assert STEPS < stopped["global_step"] < epochs * STEPS
+    twin = RunDirectory(tmp_path / "twin")  # the same, stopped at the same step in another process
+    assert stopped["global_step"] == len(losses(run))
+    hook = SIGNAL_AT.format(step=stopped["global_step"])
+    other = start(processes, twin.path, flags(twin.path, workers=2 - workers, epochs=epochs), hook)
+    other.join()
+    assert other.exitcode == 143
+    again = torch.load(twin.checkpoint, weights_only=True)
+    assert_equal(again["state_dict"], stopped["state_dict"], "state_dict")
+    assert_equal(again["optimizer_states"], stopped["optimizer_states"], "optimizer_states")
+    assert losses(twin) == losses(run)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("killed", "saved", "callback"),
+    [(2 * STEPS - 1, 2 * STEPS - 2, "StopOnSignal"), (STEPS + 1, STEPS, "Monitor"), (1, 0, "Monitor")],
+)
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    tmp_path: Path,
+    processes: ForkServerContext,
+    whole: Callable[..., RunDirectory],
+    killed: int,
+    saved: int,
+    callback: str,
+    workers: int,
+) -> None:
+    settings = {"checkpoint_every": 2, "workers": workers}
+    expected, run = whole(**settings), RunDirectory(tmp_path / "run")
+    process = start(processes, run.path, flags(run.path, **settings), KILL.format(step=killed, callback=callback))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    if saved:
+        assert torch.load(run.checkpoint, weights_only=True)["global_step"] == saved
+    else:
+        assert not run.checkpoint.exists()
+    assert cli.run(["pretrain", "--resume", str(run.path)]) == 0
+    assert_same_run(run, expected)
+
+
+def test_the_installed_command_is_stopped_and_resumed(tmp_path: Path) -> None:
+    """All of it once as a user has it: the command, digits, SIGTERM in the second epoch, --resume, a comparison."""
+    stopped, expected = RunDirectory(tmp_path / "stopped"), RunDirectory(tmp_path / "expected")
+    settings = {**TINY, "data": "digits", "batch_size": 128}
+    command = [sys.executable, "-c", "from adco.cli import main; main()"]
+    given = [f"--{name}={json.dumps(v) if isinstance(v, dict) else v}" for name, v in settings.items()]
+    with subprocess.Popen(
+        [*command, "pretrain", *given, f"--out={stopped.path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while process.poll() is None and not any(record["step"] == 13 for record in stopped.records()):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate()
+    assert process.returncode == 143, said
+    assert said.splitlines()[-1].endswith(f"go on with: adco pretrain --resume {stopped.path}")
+    assert not stopped.backbone.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_NAMED", {"digits": sources._digits})
+        assert cli.run(["pretrain", "--resume", str(stopped.path)]) == 0
+        adco.pretrain(**settings, out=str(expected.path))
+    assert_same_run(stopped, expected)
+
+
+def test_the_configuration_holds_what_resuming_needs(whole: Callable[..., RunDirectory]) -> None:
+    values = whole().read_config()
+    assert to_dict(pretrain_settings(**values)) == values
