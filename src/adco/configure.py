@@ -43,7 +43,7 @@ class Parser(ArgumentParser):
     def _spell_out(self, flags: Sequence[str]) -> list[str]:
         """A yes-or-no setting may be given by its flag alone: --symmetric for --symmetric true."""
         switches = {f"--{field.name}" for field in fields(self.settings) if field.type is bool}
-        followed = zip(flags, [*flags[1:], ""], strict=True)
+        followed = zip(flags, [*flags[1:], ""], strict=False)  # of no flags, none
         return [
             f"{flag}=true" if flag in switches and after not in ("true", "false") else flag for flag, after in followed
         ]

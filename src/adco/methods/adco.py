@@ -156,7 +156,7 @@ class AdCo(Method):
         """Fill the adversaries with keys of these batches, on every rank the same; stops when no row is left.
 
         Raises:
-            ValueError: if the batches end before: a row left random would learn about 128 times slower (its norm is 11).
+            ValueError: if the batches end before: a row left random learns nothing of the images.
         """
         filled = 0
         for batch in batches:
