@@ -32,7 +32,7 @@ class Still(Method):
         return {"of_its_own": 7.0}
 
 
-class FakeTrainer(SimpleNamespace):
+class _Trainer(SimpleNamespace):
     """A run of two epochs of ten steps, on one device."""
 
     def __init__(self, accumulate: int = 1, checkpoint_every: int = 0) -> None:
@@ -57,6 +57,9 @@ class FakeTrainer(SimpleNamespace):
         print(*words, **options)
 
 
+FakeTrainer: Any = _Trainer
+
+
 def outputs(loss: float = 5.0) -> dict[str, Any]:
     embeddings = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     losses = {"loss": torch.tensor(loss, requires_grad=True), "loss_adversary": torch.tensor(6.0)}
@@ -73,7 +76,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Any, FakeTrainer], None]]:
+def start() -> Iterator[Callable[[Any, Any], None]]:
     """Starts a callback that takes signals, and gives the signals back at the end."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield lambda callback, trainer: callback.on_train_start(trainer, Still())
@@ -130,9 +133,9 @@ def test_an_epoch_ends_with_a_verdict_in_a_line(run: RunDirectory, capsys: pytes
 
 def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monitor, trainer = Monitor(None, log_every=1, knn=lambda method: 1 / 0), FakeTrainer()
-    monitor.on_train_start(trainer, Still())  # type: ignore[arg-type]
+    monitor.on_train_start(trainer, Still())
     steps(monitor, trainer, 3)
-    monitor.on_train_epoch_end(trainer, Still())  # type: ignore[arg-type]
+    monitor.on_train_epoch_end(trainer, Still())
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -142,7 +145,7 @@ def test_records_past_the_checkpoint_are_cut_at_resume(run: RunDirectory) -> Non
         run.append({"step": step, "loss": float(step)})
     monitor, trainer = Monitor(run, log_every=1, knn=None), FakeTrainer()
     trainer.global_step = 5
-    monitor.on_train_start(trainer, Still())  # type: ignore[arg-type]
+    monitor.on_train_start(trainer, Still())
     steps(monitor, trainer, 2)
     assert [record["step"] for record in run.records()] == [1, 2, 3, 4, 5, 6, 7]
     assert [record["loss"] for record in monitor.history] == [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0]
@@ -175,7 +178,7 @@ def test_weights_that_are_no_numbers_are_not_saved(run: RunDirectory) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_stops_after_the_step(
-    run: RunDirectory, start: Callable[[Any, FakeTrainer], None], number: signal.Signals, code: int
+    run: RunDirectory, start: Callable[[Any, Any], None], number: signal.Signals, code: int
 ) -> None:
     stop, trainer = StopOnSignal(run, agree_every=20), FakeTrainer()
     start(stop, trainer)
@@ -190,22 +193,20 @@ def test_a_signal_saves_and_stops_after_the_step(
 
 
 def test_a_signal_within_a_step_of_several_batches_waits_for_its_end(
-    run: RunDirectory, start: Callable[[Any, FakeTrainer], None]
+    run: RunDirectory, start: Callable[[Any, Any], None]
 ) -> None:
     stop, trainer = StopOnSignal(run, agree_every=20), FakeTrainer(accumulate=2)
     start(stop, trainer)
     signal.raise_signal(signal.SIGTERM)
-    stop.on_train_batch_end(trainer, Still(), outputs(), batch(), 0)  # type: ignore[arg-type]
+    stop.on_train_batch_end(trainer, Still(), outputs(), batch(), 0)
     assert trainer.saved == []
     trainer.global_step = 1
     with pytest.raises(Interrupted):
-        stop.on_train_batch_end(trainer, Still(), outputs(), batch(), 1)  # type: ignore[arg-type]
+        stop.on_train_batch_end(trainer, Still(), outputs(), batch(), 1)
     assert trainer.saved == [(1, run.checkpoint)]
 
 
-def test_a_signal_does_not_save_what_is_no_number(
-    run: RunDirectory, start: Callable[[Any, FakeTrainer], None]
-) -> None:
+def test_a_signal_does_not_save_what_is_no_number(run: RunDirectory, start: Callable[[Any, Any], None]) -> None:
     stop, trainer = StopOnSignal(run, agree_every=20), FakeTrainer()
     start(stop, trainer)
     signal.raise_signal(signal.SIGTERM)
@@ -217,9 +218,9 @@ def test_a_signal_does_not_save_what_is_no_number(
 def test_handlers_are_given_back(run: RunDirectory) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     stop = StopOnSignal(run, agree_every=20)
-    stop.on_train_start(FakeTrainer(), Still())  # type: ignore[arg-type]
+    stop.on_train_start(FakeTrainer(), Still())
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
-    stop.teardown(FakeTrainer(), Still(), "fit")  # type: ignore[arg-type]
+    stop.teardown(FakeTrainer(), Still(), "fit")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

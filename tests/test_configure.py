@@ -74,9 +74,8 @@ def test_a_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_word_names_the_nearest(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="unknown|must be") as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         pretrain_settings(**values)
-    assert str(raised.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_a_wrong_type_is_named_in_one_line(name: str, value: Any) -> None:
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="recipe 'cifar10_dmo' is neither a file nor a recipe .*: did you mean cifar10_demo"):
+    with pytest.raises(ValueError, match=r"'cifar10_dmo' is neither a file nor a recipe .*: did you mean cifar10_demo"):
         pretrain_settings("cifar10_dmo")
     with pytest.raises(ValueError, match=r"recipe '\?' is neither a file nor a recipe .*: there are .*cifar10_demo"):
         pretrain_settings("?")
@@ -164,7 +163,7 @@ def test_every_setting_is_a_flag() -> None:
     assert parser.read_flags(["--learning_rate", "1e-3"]).learning_rate == 0.001
 
 
-def test_a_recipe_of_the_package_goes_before_a_file_and_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_a_recipe_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine").write_text(yaml.safe_dump({"epochs": 3}))
     assert pretrain_settings("mine").epochs == 3

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import torchvision
+import torchvision  # type: ignore[import-untyped]
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -86,7 +86,14 @@ def test_small_images_keep_their_size_through_the_stem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("resnet19", "resnet18"), ("resnet500", "resnet50"), ("ResNet18", "resnet18"), ("efficientnet_b99", "efficientnet_b8"), ("!", "resnet18, resnet50")]
+    ("name", "near"),
+    [
+        ("resnet19", "resnet18"),
+        ("resnet500", "resnet50"),
+        ("ResNet18", "resnet18"),
+        ("efficientnet_b99", "efficientnet_b8"),
+        ("!", "resnet18, resnet50"),
+    ],
 )
 def test_an_unknown_network_names_near_ones(name: str, near: str) -> None:
     with pytest.raises(ValueError, match=rf"backbone '{name}' is not a timm model: try .*{near}"):

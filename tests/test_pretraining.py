@@ -19,6 +19,7 @@ from adco import pretraining
 from adco.callbacks import NotFiniteError
 from adco.configure import pretrain_settings
 from adco.data import sources
+from adco.data.archives import Loaded
 from adco.encoder import load_backbone
 from adco.run_directory import RunDirectory
 
@@ -46,7 +47,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch, hundred: sources.Loaded) -> str:
+def few(monkeypatch: pytest.MonkeyPatch, hundred: Loaded) -> str:
     """A hundred digits as a set of their own, for runs of a second; curves, which take as long, are left out."""
     monkeypatch.setattr(sources, "_NAMED", {**sources._NAMED, "few": lambda split: hundred})
     monkeypatch.setattr(pretraining, "plot_curves", lambda records, path: None)
@@ -54,7 +55,7 @@ def few(monkeypatch: pytest.MonkeyPatch, hundred: sources.Loaded) -> str:
 
 
 @pytest.fixture(scope="module")
-def hundred() -> sources.Loaded:
+def hundred() -> Loaded:
     images, labels, classes = sources._digits("train")
     return images[:100], labels[:100], classes
 
@@ -135,7 +136,11 @@ def test_a_run_can_be_done_again_from_its_configuration(digits: RunDirectory, tm
 
 def test_another_seed_is_another_run(few: str, tmp_path: Path) -> None:
     runs = [
-        RunDirectory(adco.pretrain(**{**TINY, "data": few, "batch_size": 50, "epochs": 1, "seed": seed}, out=str(tmp_path / str(seed))))
+        RunDirectory(
+            adco.pretrain(
+                **{**TINY, "data": few, "batch_size": 50, "epochs": 1, "seed": seed}, out=str(tmp_path / str(seed))
+            )
+        )
         for seed in (0, 1)
     ]
     first, second = map(state, runs)
@@ -160,7 +165,9 @@ def test_another_seed_is_another_run(few: str, tmp_path: Path) -> None:
     ids=lambda variant: ",".join(variant),
 )
 def test_variants_run(few: str, tmp_path: Path, variant: dict[str, Any]) -> None:
-    run = RunDirectory(adco.pretrain(**{**TINY, "data": few, "batch_size": 50, "epochs": 1, **variant}, out=str(tmp_path / "run")))
+    run = RunDirectory(
+        adco.pretrain(**{**TINY, "data": few, "batch_size": 50, "epochs": 1, **variant}, out=str(tmp_path / "run"))
+    )
     steps = [record["step"] for record in run.records() if "loss" in record]
     assert steps == list(range(1, len(steps) + 1))
     assert all(tensor.isfinite().all() for tensor in state(run).values())
@@ -179,7 +186,9 @@ def test_accumulated_epochs_are_whole_steps(few: str, tmp_path: Path) -> None:
 
 def test_a_flat_folder_without_labels_is_enough(tmp_path: Path) -> None:
     data = pieces(tmp_path / "photos")
-    run = RunDirectory(adco.pretrain(**{**TINY, "epochs": 1}, data=data, batch_size=32, workers=0, out=str(tmp_path / "run")))
+    run = RunDirectory(
+        adco.pretrain(**{**TINY, "epochs": 1}, data=data, batch_size=32, workers=0, out=str(tmp_path / "run"))
+    )
     assert run.read_config()["image_size"] == 40
     assert not [record for record in run.records() if "knn_top1" in record]
     assert [record["word"] for record in run.records() if "word" in record] == ["too early to say"]
@@ -240,7 +249,7 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         ({"temperature": -1.0}, "temperature -1.0 must be above 0"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_written(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_told_before_writing(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     if torch.cuda.is_available() and values.get("accelerator") == "gpu":
         pytest.skip("there is one")
     with pytest.raises(ValueError, match=f"^.*{message}") as raised:

@@ -52,7 +52,7 @@ def test_a_training_loop_of_ones_own() -> None:
         )
         for player in (optimizer, ascent):
             player.zero_grad()
-        (loss.encoder + loss.adversary).backward()
+        torch.autograd.backward(loss.encoder + loss.adversary)
         for player in (optimizer, ascent):
             player.step()
         history.append(float(loss.encoder.detach()))
@@ -81,7 +81,8 @@ def test_the_readmes_training_step_trains_both_players() -> None:
     exec(snippet, names)
     adversaries = names["adversaries"].weight
     assert (encoder.weight != before).all()
-    temperatures = {"temperature": 0.12, "adversary_temperature": 0.02}
     with torch.no_grad():
-        harder = adco.adversarial_info_nce(names["queries"], names["keys"], adversaries, **temperatures).adversary
-    assert harder > names["loss"].adversary  # they ascend
+        harder = adco.adversarial_info_nce(
+            names["queries"], names["keys"], adversaries, temperature=0.12, adversary_temperature=0.02
+        )
+    assert harder.adversary > names["loss"].adversary  # they ascend

@@ -23,6 +23,7 @@ from adco import cli, pretraining
 from adco.callbacks import Interrupted, StopOnSignal
 from adco.configure import pretrain_settings
 from adco.data import sources
+from adco.data.archives import Loaded
 from adco.run_directory import RunDirectory
 from adco.settings import to_dict
 
@@ -70,7 +71,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "plot_curves", lambda records, path: None)
 
 
-def _first_digits() -> sources.Loaded:
+def _first_digits() -> Loaded:
     images, labels, classes = sources._digits("train")
     return images[:70], labels[:70], classes
 

@@ -65,7 +65,8 @@ def pretrain(arguments: Sequence[str]) -> int:
     parser.add_argument("--recipe", metavar="NAME|FILE", help="settings to start from; flags go over them")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run directory; takes no other flag")
     parser.add_argument("--print_config", action="store_true", help="print every setting and stop")
-    flags = parser.read_flags(arguments)
+    shown = "--print_config"  # jsonargparse has a flag of this name that it gives an empty value before parsing
+    flags = parser.read_flags([argument for argument in arguments if argument != shown])
     if flags.resume:
         if len(arguments) != (1 if any(argument.startswith("--resume=") for argument in arguments) else 2):
             raise ValueError("--resume takes its settings from the run directory: leave out the other flags")
@@ -73,7 +74,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     given = {name for name in parser.names if _given(name, arguments)}
     settings = build(parser, {**values, **{name: flags[name] for name in given}})
     settings.check()
-    if flags.print_config:
+    if shown in arguments:
         import yaml
 
         from adco.settings import to_dict

@@ -171,6 +171,8 @@ def _train(settings: AdCoSettings, source: Source, run: RunDirectory) -> RunDire
     torch.manual_seed(settings.seed)  # initial weights; all else is drawn by key
     steps_per_epoch = len(source) // settings.batch_size
     method = make_method(settings, steps_per_epoch)
+    if settings.precision == "64-true":
+        method.double()  # Lightning would do it only after reading a checkpoint, whose weights would be rounded
     knn = None
     if source.labels is not None and settings.knn_images:
         some = permutation(settings.seed, WARM_START, length=len(source))[: settings.knn_images]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.functional as TF
+import torchvision.transforms.functional as TF  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats  # type: ignore[import-untyped]
@@ -197,9 +197,7 @@ def test_grey_is_torchvisions(images: Array) -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
-def test_colours_change_in_the_order_drawn_and_grey_comes_last(
-    images: Array, order: tuple[int, int, int, int]
-) -> None:
+def test_colours_change_in_the_order_drawn_and_grey_comes_last(images: Array, order: tuple[int, int, int, int]) -> None:
     factors = (1.4, 0.6, 1.4, 0.1)
     functions = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue]
     x = as_tensor(images).float() / 255

@@ -1,0 +1,155 @@
+"""The command, in this process; `test_resume.py` has it in processes of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import adco
+from adco import api, cli, recipes
+from adco.callbacks import Interrupted, NotFiniteError
+from adco.configure import pretrain_settings
+from adco.run_directory import RunDirectory
+from adco.settings import AdCoSettings, to_dict
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_quieten", lambda: None)  # it would silence warnings for the tests that follow
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_shows_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {command} " in out for command in ("demo", "pretrain", "evaluate", "recipes"))
+
+
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "demo"])
+def test_a_commands_help_shows_its_settings(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.run([command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert {"pretrain": "--temperature", "evaluate": "--floors", "demo": "--out"}[command] in out
+
+
+WRONG = [
+    (["pretrain", "--data", "digits", "--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
+    (["pretrain", "--data", "digits", "--temperature", "-1"], "temperature -1.0 must be above 0"),
+    (["pretrain", "--data", "digits", "--adversaries", "0"], "adversaries 0 must be at least 1"),
+    (["pretrain", "--data", "nowhere"], "data 'nowhere' is neither a folder nor one of cifar10, fashion-mnist, digits"),
+    (["pretrain", "--data", "digits", "--backbone", "resnet19"], "backbone 'resnet19' is not a timm model: try"),
+    (
+        ["pretrain", "--data", "digits", "--batch_size", "9999"],
+        "batch_size 9999 is more than the 1442 images",
+    ),
+    (["pretrain", "--precision", "8"], "precision"),
+    (["pretrain", "--method", "mocov9"], "method 'mocov9' must be one of adco"),
+    (["pretrain", "--recipe", "cifar10_dmo"], "recipe 'cifar10_dmo' is neither a file nor a recipe"),
+    (["pretrain", "--resume", "nowhere"], "'nowhere' is no run directory: it has no config.yaml"),
+    (["pretrain", "--resume", "nowhere", "--epochs", "3"], "--resume takes its settings from the run directory"),
+    (["pretrain", "--epochs", "3", "--resume=nowhere"], "--resume takes its settings from the run directory"),
+    (["pretrain", "--print_config", "--resume=nowhere"], "--resume takes its settings from the run directory"),
+    (["pretrain", "photos"], "photos"),
+    (["pretrian"], "unknown command pretrian: did you mean pretrain?"),
+    (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, demo, recipes"),
+    (["evaluate"], "kind"),
+    (["evaluate", "svm"], "svm"),
+    (["evaluate", "knn"], "no run directory under runs/: name one, or pretrain first"),
+    (["evaluate", "knn", "nowhere"], "'nowhere' is no run directory"),
+    (["evaluate", "knn", "--k", "0"], "k 0 must be at least 1"),
+    (["evaluate", "knn", "--bakcbone", "resnet18"], "unknown flag --bakcbone: did you mean --backbone?"),
+    (["recipes", "cifar10_dmo"], "recipe 'cifar10_dmo' is neither a file nor a recipe"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert cli.run(arguments) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("adco: ")
+    assert message in line
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipes.names()
+    assert all(len(line.split()) > 3 for line in lines)
+    assert cli.run(["recipes", "cifar10_demo"]) == 0
+    assert capsys.readouterr().out == recipes.find("cifar10_demo").read_text()
+
+
+def test_print_config_is_the_configuration_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--recipe", "cifar10_demo", "--epochs=7", "--temperature", "0.3", "--symmetric", "--print_config"]
+    assert cli.run(["pretrain", *arguments]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    expected = pretrain_settings("cifar10_demo", epochs=7, temperature=0.3, symmetric=True)
+    assert values == to_dict(expected)
+    assert pretrain_settings(**values) == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flag_goes_over_the_recipe_even_with_the_defaults_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("epochs: 3\nseed: 5\n")
+    epochs = AdCoSettings().epochs
+    assert cli.run(["pretrain", "--recipe=mine.yaml", f"--epochs={epochs}", "--print_config"]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert (values["epochs"], values["seed"]) == (epochs, 5)
+
+
+def test_the_commands_do_what_python_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data", "digits", "--epochs", "1", "--hidden", "16", "--adversaries", "64", "--knn_images", "0"]
+    small = ["--backbone_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}", "--batch_size", "360"]
+    assert cli.run(["pretrain", *flags, *small, "--accelerator", "cpu"]) == 0
+    captured = capsys.readouterr()
+    path = Path(captured.out.strip())
+    assert path.parent == Path("runs")
+    assert RunDirectory.open(path).backbone.is_file()
+    assert any(line.startswith("epoch 1/1  loss ") for line in captured.err.splitlines())
+    assert cli.run(["evaluate", "knn", "--floors"]) == 0  # of the newest run
+    out = capsys.readouterr().out
+    result = json.loads((path / "results" / "knn.json").read_text())
+    assert all(f"{scores['top1']:.1f}" in out for scores in (result, *result["floors"].values()))
+    assert result == adco.evaluate("knn", path, floors=True)
+
+
+def test_a_stop_and_a_loss_that_is_no_number_have_exit_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, code, words in [
+        (Interrupted(15, RunDirectory(Path("runs/a"))), 143, "go on with: adco pretrain --resume runs/a"),
+        (Interrupted(2, RunDirectory(Path("runs/a"))), 130, "go on with: adco pretrain --resume runs/a"),
+        (NotFiniteError("the loss is nan"), 1, "the loss is nan"),
+    ]:
+
+        def stopped(error: Exception = error, **settings: object) -> None:
+            raise error
+
+        monkeypatch.setattr(api, "pretrain", stopped)
+        assert cli.run(["pretrain", "--data", "digits"]) == code
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("adco: ")
+        assert line.endswith(words)
+
+
+def test_the_installed_command_exits_with_the_code(tmp_path: Path) -> None:
+    code = "from adco.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "pretrain", "--epoch", "3"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "adco: unknown flag --epoch: did you mean --epochs?\n"
+    assert list(tmp_path.iterdir()) == []
