@@ -4,6 +4,8 @@
 #
 # Each is sufficient on a fresh machine with Python >= 3.11: it makes .venv and installs the package there.
 
+export PYTHONDONTWRITEBYTECODE := # compiled modules are kept: importing torch anew takes three times as long
+
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed

@@ -12,7 +12,7 @@ LAYERS = [  # from the top; a package stands for all that is in it
     ["cli"],
     ["api", "configure", "demo"],
     ["pretraining", "resolve", "callbacks", "evaluation"],
-    ["methods", "data", "monitor", "curves", "run_directory"],
+    ["methods", "data", "monitor", "curves", "run_directory", "checkpoints"],
     ["adversaries", "momentum", "encoder", "batchnorm", "distributed"],
     ["losses"],
     ["settings", "recipes"],

@@ -219,6 +219,7 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         adco.pretrain(**settings, out=str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         run = RunDirectory(adco.pretrain(**settings, max_unreadable=0.1, out=str(tmp_path / "run")))
     said = [str(warning.message) for warning in caught if warning.category is UserWarning]
     assert len(said) == 1

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from adco.adversaries import Adversaries
 from adco.callbacks import Bar, Monitor, OnlineKNN, StopOnSignal, WarmStart
+from adco.checkpoints import WholeCheckpointIO
 from adco.curves import plot_curves
 from adco.data.draws import permutation
 from adco.data.loader import Loader, Order
@@ -54,10 +55,13 @@ def resume_run(run: RunDirectory, settings: AdCoSettings) -> RunDirectory:
     """Go on with a run from its last checkpoint, or from its start where it was stopped before the first.
 
     Raises:
-        ValueError: if the images cannot be read.
+        ValueError: if the images cannot be read, or are not as many as they were.
         Interrupted, NotFiniteError: as `pretrain_run`.
     """
     source = open_source(settings.data, "train", settings.max_unreadable)
+    before = run.read_environment()["images"]
+    if len(source) != before:
+        raise ValueError(f"{source.name} has {len(source)} images, the run had {before}: start a new one")
     return _train(settings, source, run)
 
 
@@ -207,6 +211,7 @@ def _train(settings: AdCoSettings, source: Source, run: RunDirectory) -> RunDire
         callbacks=callbacks,
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
+        plugins=[WholeCheckpointIO()],
         default_root_dir=run.path,
     )
     resume = run.checkpoint if run.checkpoint.is_file() else None

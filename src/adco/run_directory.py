@@ -93,6 +93,10 @@ class RunDirectory:
     def write_config(self, values: Mapping[str, Any]) -> None:
         write_whole(self.config, yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None))
 
+    def read_environment(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
+        return values
+
     def write_environment(self, **facts: Any) -> None:
         packages = {name: version(name) for name in _PACKAGES}
         machine = {"platform": platform.platform(), "processor": platform.processor(), "cores": os.cpu_count()}

@@ -265,4 +265,4 @@ class DemoSettings:
     """
 
     out: str = "runs/demo"
-    minutes: float = 8.0
+    minutes: float = 7.5

@@ -70,7 +70,7 @@ def fit_linear_probe(
     if len(held_out):
         part, part_labels = inputs[training], labels[training]
         for l2 in candidates:
-            path[l2] = weight, bias = fit_logistic(part, part_labels, weight, bias, l2)
+            path[l2] = weight, bias = fit_logistic(part, part_labels, weight, bias, l2, tolerance=1e-4)
             hits = F.linear(inputs[held_out], weight, bias).argmax(dim=1) == labels[held_out]
             validation[l2] = 100 * hits.double().mean().item()
         chosen = max(validation, key=validation.__getitem__)  # the first of equals, so the strongest

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from adco.checkpoints import WholeCheckpointIO
+
+
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
+    WholeCheckpointIO().save_checkpoint({"weight": torch.arange(3)}, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["weight"].tolist() == [0, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_write_that_fails_halfway_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def fail(self: TorchCheckpointIO, checkpoint: dict[str, int], path: Path, storage_options: None = None) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", fail)
+    with pytest.raises(OSError, match="no space left"):
+        WholeCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
