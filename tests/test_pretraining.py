@@ -22,6 +22,7 @@ from adco.data import sources
 from adco.data.archives import Loaded
 from adco.encoder import load_backbone
 from adco.run_directory import RunDirectory
+from adco.settings import to_dict
 
 TINY: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]},
@@ -307,3 +308,11 @@ def test_config_is_yaml_that_the_parser_takes(digits: RunDirectory) -> None:
     settings = pretrain_settings(**values)
     settings.check()
     assert settings.out is None
+
+
+def test_a_run_is_not_resumed_on_other_images(few: str, tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_config(to_dict(pretrain_settings(data=few)))
+    run.write_environment(images=3)
+    with pytest.raises(ValueError, match="the run had 3: start a new one"):
+        adco.pretrain(resume=run.path)

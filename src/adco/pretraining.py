@@ -59,7 +59,7 @@ def resume_run(run: RunDirectory, settings: AdCoSettings) -> RunDirectory:
         Interrupted, NotFiniteError: as `pretrain_run`.
     """
     source = open_source(settings.data, "train", settings.max_unreadable)
-    before = run.read_environment()["images"]
+    before = run.read_environment().get("images", len(source))
     if len(source) != before:
         raise ValueError(f"{source.name} has {len(source)} images, the run had {before}: start a new one")
     return _train(settings, source, run)

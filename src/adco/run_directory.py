@@ -94,7 +94,9 @@ class RunDirectory:
         write_whole(self.config, yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None))
 
     def read_environment(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
+        """What is known of where the run began; nothing where it was killed before that was written."""
+        path = self.path / "environment.json"
+        values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         return values
 
     def write_environment(self, **facts: Any) -> None:
