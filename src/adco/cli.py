@@ -156,19 +156,19 @@ def show_recipes(arguments: Sequence[str]) -> int:
 
 def _print_results(results: Any) -> None:
     """A table of test accuracies: a row a backbone, a column a kind."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
+
+    from adco.evaluation import results_table
 
     first = next(iter(results.values()))
-    table = Table(box=box.SIMPLE, title=f"top-1 (%) on {first['data']}, {first['images']} test images")
-    table.add_column("features")
-    for kind in results:
-        table.add_column({"knn": "kNN", "linear": "linear"}[kind], justify="right")
-    for floor in reversed(first.get("floors", {})):
-        table.add_row(floor, *(f"{result['floors'][floor]['top1']:.1f}" for result in results.values()))
-    table.add_row("this backbone", *(f"{result['top1']:.1f}" for result in results.values()))
-    Console().print(table)
+    rows = [
+        (floor, *(result["floors"][floor]["top1"] for result in results.values()))
+        for floor in reversed(first.get("floors", {}))
+    ]
+    rows.append(("this backbone", *(result["top1"] for result in results.values())))
+    columns = [{"knn": "kNN", "linear": "linear"}[kind] for kind in results]
+    title = f"top-1 (%) on {first['data']}, {first['images']} test images"
+    Console().print(results_table(rows, columns, title))
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

@@ -233,7 +233,7 @@ class EvaluateSettings:
         image_size: pixels; none for the run's, or as in pretraining.
         floors: also evaluate raw pixels and the same network with random weights.
         k: neighbours that vote (Wu et al. 2018: 200).
-        temperature: of the votes' weights (Wu et al. 2018 use 0.07; 0.1 since DINO's and solo-learn's protocols).
+        temperature: of the votes' weights (Wu et al. 2018 use 0.07; 0.1 is that of MoCo's CIFAR-10 notebook).
         device: cpu, cuda, …; none for a GPU where there is one.
     """
 

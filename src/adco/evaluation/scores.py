@@ -12,6 +12,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 NUMBERED_CLASSES = 20  # up to here each cell shows its number
@@ -108,11 +109,13 @@ def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) 
     figure.savefig(path, format="png")
 
 
-def results_table(rows: Iterable[tuple[str, float, float]]) -> Table:
-    """Return a table for the terminal with a row for each (name, kNN top-1 in %, linear top-1 in %)."""
-    table = Table("features", title="top-1 (%)")
-    table.add_column("kNN", justify="right")
-    table.add_column("linear", justify="right")
-    for name, knn, linear in rows:
-        table.add_row(name, f"{knn:.1f}", f"{linear:.1f}")
+def results_table(
+    rows: Iterable[tuple[Any, ...]], columns: Sequence[str] = ("kNN", "linear"), title: str = "top-1 (%)"
+) -> Table:
+    """Return a table for the terminal with a row for each (name, top-1 in % for each column)."""
+    table = Table("features", title=title, box=box.SIMPLE)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, *scores in rows:
+        table.add_row(name, *(f"{score:.1f}" for score in scores))
     return table
