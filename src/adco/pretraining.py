@@ -124,6 +124,7 @@ def make_method(settings: AdCoSettings, steps_per_epoch: int) -> AdCo:
             steps=settings.epochs * steps_per_epoch,
         ),
         weight_decay=settings.weight_decay,
+        orthogonal=settings.optimizer == "muon",
         adversary_learning_rate=settings.adversary_learning_rate,
         adversary_weight_decay=settings.adversary_weight_decay,
         accumulate=settings.accumulate,

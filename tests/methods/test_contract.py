@@ -66,6 +66,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "adco": make_adco,
     "adco-symmetric": lambda: make_adco(symmetric=True),
     "adco-multicrop": lambda: make_adco(views=VIEWS),
+    "adco-muon": lambda: make_adco(orthogonal=True),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -63,9 +63,11 @@ def fit_linear_probe(
     labels = labels.to(features.device)
     mean, std = _mean_and_std(features)
     inputs = (features - mean) / std
+    axes = principal_axes(inputs)  # the penalty does not mind a rotation, and the fits are much faster along these
+    inputs = inputs @ axes
     training, held_out = (indices.to(features.device) for indices in stratified_split(labels.cpu(), seed=0))
 
-    weight, bias = features.new_zeros(num_classes, features.shape[1]), features.new_zeros(num_classes)
+    weight, bias = features.new_zeros(num_classes, axes.shape[1]), features.new_zeros(num_classes)
     path, validation = {}, {}
     if len(held_out):
         part, part_labels = inputs[training], labels[training]
@@ -78,7 +80,15 @@ def fit_linear_probe(
     else:
         chosen = L2_WITHOUT_VALIDATION
     weight, bias = fit_logistic(inputs, labels, weight, bias, chosen)
-    return LinearProbe(weight, bias, mean, std, chosen, validation)
+    return LinearProbe(weight @ axes.T, bias, mean, std, chosen, validation)
+
+
+def principal_axes(inputs: torch.Tensor) -> torch.Tensor:
+    """Orthonormal columns [F, min(n, F)] along which inputs [n, F] of mean zero are uncorrelated."""
+    if len(inputs) < inputs.shape[1]:
+        return torch.linalg.svd(inputs, full_matrices=False).Vh.T
+    axes: torch.Tensor = torch.linalg.eigh(inputs.T @ inputs).eigenvectors
+    return axes
 
 
 def fit_logistic(
@@ -93,13 +103,18 @@ def fit_logistic(
     """Return the weight [C, F] and bias [C] that minimise  mean cross-entropy + l2/2 · ‖weight‖².
 
     Full-batch L-BFGS from the given weight and bias, until no component of the gradient exceeds `tolerance` or a step
-    changes the loss by no more than rounding.
+    changes the loss by no more than rounding. It works on weight / scale, with a scale for each feature that makes the
+    curvature about one, where features are uncorrelated.
     scikit-learn's LogisticRegression has the same optimum at C = 1 / (n · l2).
     """
-    weight, bias = (start.clone().requires_grad_() for start in (weight, bias))
+    classes = len(weight)
+    curvature = (classes - 1) / classes**2 * inputs.square().mean(dim=0) + l2  # of a probe that knows nothing yet
+    scale = curvature.rsqrt()
+    scaled = (weight / scale).requires_grad_()
+    bias = bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=200,  # a fit of 50 000 images took 10 to 80 evaluations from its stronger neighbour
+        [scaled, bias],
+        max_iter=200,
         tolerance_grad=tolerance,
         tolerance_change=torch.finfo(inputs.dtype).eps,
         line_search_fn="strong_wolfe",
@@ -107,13 +122,14 @@ def fit_logistic(
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
+        weight = scaled * scale
         loss = F.cross_entropy(F.linear(inputs, weight, bias), labels) + l2 / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
+    return (scaled * scale).detach(), bias.detach()
 
 
 def stratified_split(labels: torch.Tensor, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,6 +53,7 @@ class AdCo(Method):
         shuffle: whether keys change ranks for BatchNorm.
         schedule: the encoder's learning rate.
         weight_decay: the encoder's.
+        orthogonal: whether the encoder's matrices take the steps of `Muon`.
         adversary_learning_rate, adversary_weight_decay: the adversaries', constant.
         accumulate: batches to a step.
         seed: of the shuffled order of keys.
@@ -74,6 +75,7 @@ class AdCo(Method):
         shuffle: bool = False,
         schedule: Schedule,
         weight_decay: float = 1e-4,
+        orthogonal: bool = False,
         adversary_learning_rate: float = 3.0,
         adversary_weight_decay: float = 1e-4,
         accumulate: int = 1,
@@ -88,13 +90,18 @@ class AdCo(Method):
         self.temperature, self.adversary_temperature = temperature, adversary_temperature
         self.in_batch_negatives = in_batch_negatives
         self.groups, self.shuffle, self.seed = groups, shuffle, seed
-        self.schedule, self.weight_decay = schedule, weight_decay
+        self.schedule, self.weight_decay, self.orthogonal = schedule, weight_decay, orthogonal
         self.adversary_learning_rate, self.adversary_weight_decay = adversary_learning_rate, adversary_weight_decay
         self.accumulate = accumulate
 
     def players(self) -> list[Player]:
         return [
-            Player(parameters=self.encoder.parameters(), learning_rate=self.schedule, weight_decay=self.weight_decay),
+            Player(
+                parameters=self.encoder.parameters(),
+                learning_rate=self.schedule,
+                weight_decay=self.weight_decay,
+                orthogonal=self.orthogonal,
+            ),
             Player(
                 parameters=self.adversaries.parameters(),
                 learning_rate=lambda step: self.adversary_learning_rate,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adco.data.loader import Batch
 from adco.encoder import Encoder
+from adco.optimizers import Muon
 
 
 class Step(NamedTuple):
@@ -46,6 +47,7 @@ class Player:
     learning_rate: Callable[[int], float]
     weight_decay: float
     maximize: bool = False
+    orthogonal: bool = False  # whether weights of two or more dimensions take the steps of `Muon`
 
 
 class Method(L.LightningModule):
@@ -98,11 +100,16 @@ class Method(L.LightningModule):
         return {"loss": loss, **step._asdict()}
 
     def configure_optimizers(self) -> Any:
-        players = self.players()
-        groups = [
-            {"params": list(player.parameters), "weight_decay": player.weight_decay, "maximize": player.maximize}
-            for player in players
-        ]
-        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)  # the schedule's factor is the rate itself
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [player.learning_rate for player in players])
+        groups, rates = [], []
+        for player in self.players():
+            parameters = list(player.parameters)
+            matrices = [weight for weight in parameters if player.orthogonal and weight.ndim > 1]
+            others = [weight for weight in parameters if not (player.orthogonal and weight.ndim > 1)]
+            for weights, orthogonal in ((matrices, True), (others, False)):
+                if weights:
+                    group = {"params": weights, "weight_decay": player.weight_decay, "maximize": player.maximize}
+                    groups.append(group | {"orthogonal": orthogonal})
+                    rates.append(player.learning_rate)
+        optimizer = Muon(groups, lr=1.0, momentum=0.9)  # the schedule's factor is the rate itself
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,98 @@
+"""Muon against NumPy and against its idea: U Vᵀ of the momentum."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from adco.optimizers import Muon
+
+
+def numpy_muon(weight: np.ndarray, gradients: list[np.ndarray], lr: float, decay: float, momentum: float) -> np.ndarray:
+    """Jordan et al. 2024 with the step size of Liu et al. 2025, one matrix [out, in], in float64."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    average = np.zeros_like(weight)
+    for gradient in gradients:
+        average = momentum * average + gradient
+        x = gradient + momentum * average
+        x = x / np.linalg.norm(x)
+        for _ in range(5):
+            square = x @ x.T
+            x = a * x + (b * square + c * square @ square) @ x
+        weight = weight - lr * (0.2 * np.sqrt(max(x.shape)) * x + decay * weight)
+    return weight
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (8, 3, 3, 3)])
+def test_three_steps_equal_numpys(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
+    start = weight.detach().clone()
+    gradients = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    optimizer = Muon([{"params": [weight], "orthogonal": True, "weight_decay": 0.1}], lr=0.05, momentum=0.8)
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        optimizer.step()
+    expected = numpy_muon(start.flatten(1).numpy(), [g.flatten(1).numpy() for g in gradients], 0.05, 0.1, 0.8)
+    np.testing.assert_allclose(weight.detach().flatten(1).numpy(), expected, atol=1e-12)
+
+
+def test_all_directions_move_about_equally_far() -> None:
+    """However unequal the gradient's are: singular values of the step are within 0.7 to 1.2 of its scale."""
+    generator = torch.Generator().manual_seed(0)
+    left, _ = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64))
+    right, _ = torch.linalg.qr(torch.randn(40, 16, generator=generator, dtype=torch.float64))
+    weight = nn.Parameter(torch.zeros(16, 40, dtype=torch.float64))
+    weight.grad = left @ torch.logspace(0, -1.5, 16, dtype=torch.float64).diag() @ right.T
+    Muon([{"params": [weight], "orthogonal": True}], lr=1.0).step()
+    step = -(left.T @ weight.detach() @ right) / (0.2 * 40**0.5)
+    assert torch.allclose(step, step.diag().diag(), atol=1e-9)  # the gradient's own directions
+    assert step.diag().min() > 0.65
+    assert step.diag().max() < 1.25
+
+
+def test_other_groups_are_sgds() -> None:
+    """Also one that ascends beside an orthogonal group."""
+    parameters = [nn.Parameter(torch.randn(5, 3)) for _ in range(2)]
+    twins = copy.deepcopy(parameters)
+    matrix = nn.Parameter(torch.randn(4, 4))
+
+    def groups(parameters: list[nn.Parameter]) -> list[dict[str, object]]:
+        return [
+            {"params": parameters[:1], "lr": 0.1, "weight_decay": 0.01},
+            {"params": parameters[1:], "lr": 3.0, "maximize": True},
+        ]
+
+    muon = Muon([*groups(parameters), {"params": [matrix], "orthogonal": True}], lr=1.0, momentum=0.9)
+    sgd = torch.optim.SGD(groups(twins), lr=1.0, momentum=0.9)
+    for _ in range(4):
+        for mine, its in zip(parameters, twins, strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        matrix.grad = torch.randn_like(matrix)
+        muon.step()
+        sgd.step()
+    for mine, its in zip(parameters, twins, strict=True):
+        assert torch.equal(mine, its)
+
+
+def test_a_closure_gives_the_gradients() -> None:
+    weight = nn.Parameter(torch.eye(4))
+    optimizer = Muon([{"params": [weight], "orthogonal": True}], lr=0.1)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    assert optimizer.step(closure) == 4.0
+    assert weight.diag().lt(1).all()
+
+
+@pytest.mark.parametrize("group", [{"params": [nn.Parameter(torch.ones(3))]}, {"params": [], "maximize": True}])
+def test_what_cannot_be_orthogonal_is_refused(group: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="two or more dimensions"):
+        Muon([{**group, "orthogonal": True}], lr=0.1)
