@@ -118,7 +118,7 @@ class Monitor(Callback):
         record: Record = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         if self.knn:
             record["knn_top1"] = self.knn(pl_module)
-        self._write(trainer, {**record, **self.verdict()._asdict()})
+        self._write(trainer, {**record, **verdict([*self.history, record])._asdict()})
         self._say(trainer, record)
         self.images, self.since = 0, time.perf_counter()
 

@@ -16,7 +16,7 @@ usage: adco COMMAND [--help] ...
 Image representations without labels, by adversarial contrast (AdCo, CVPR 2021).
 
 commands:
-  demo       pretrain on CIFAR-10 for some minutes, and show what was learned
+  demo       pretrain on CIFAR-10 for three epochs, and show what was learned
   pretrain   pretrain a backbone on your images, into a run directory
   evaluate   classify labelled images with a frozen backbone: knn or linear
   recipes    list the recipes, or show one
@@ -133,7 +133,7 @@ def demo(arguments: Sequence[str]) -> int:
     _quieten()
     started = time.monotonic()
     try:
-        results = run_demo(Path(flags.out), flags.minutes)
+        results = run_demo(Path(flags.out), flags.seed)
     except Interrupted:
         print("adco: stopped and saved; adco demo goes on from there", file=sys.stderr)
         return 130
@@ -167,8 +167,8 @@ def _print_results(results: Any) -> None:
     ]
     rows.append(("this backbone", *(result["top1"] for result in results.values())))
     columns = [{"knn": "kNN", "linear": "linear"}[kind] for kind in results]
-    title = f"top-1 (%) on {first['data']}, {first['images']} test images"
-    Console().print(results_table(rows, columns, title))
+    print(f"top-1 (%) on {first['data']}, {first['images']} test images")
+    Console().print(results_table(rows, columns))
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

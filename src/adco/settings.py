@@ -265,8 +265,8 @@ class DemoSettings:
 
     Args:
         out: the run directory; a demo that was stopped goes on from there.
-        minutes: how long to train; the epochs are chosen to fit, by a measurement on this machine.
+        seed: of every random number of the pretraining.
     """
 
     out: str = "runs/demo"
-    minutes: float = 7.5
+    seed: int = 0

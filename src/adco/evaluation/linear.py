@@ -85,9 +85,11 @@ def fit_linear_probe(
 
 def principal_axes(inputs: torch.Tensor) -> torch.Tensor:
     """Orthonormal columns [F, min(n, F)] along which inputs [n, F] of mean zero are uncorrelated."""
+    axes: torch.Tensor
     if len(inputs) < inputs.shape[1]:
-        return torch.linalg.svd(inputs, full_matrices=False).Vh.T
-    axes: torch.Tensor = torch.linalg.eigh(inputs.T @ inputs).eigenvectors
+        axes = torch.linalg.svd(inputs, full_matrices=False).Vh.T
+    else:
+        axes = torch.linalg.eigh(inputs.T @ inputs).eigenvectors
     return axes
 
 

@@ -109,11 +109,9 @@ def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) 
     figure.savefig(path, format="png")
 
 
-def results_table(
-    rows: Iterable[tuple[Any, ...]], columns: Sequence[str] = ("kNN", "linear"), title: str = "top-1 (%)"
-) -> Table:
+def results_table(rows: Iterable[tuple[Any, ...]], columns: Sequence[str] = ("kNN", "linear")) -> Table:
     """Return a table for the terminal with a row for each (name, top-1 in % for each column)."""
-    table = Table("features", title=title, box=box.SIMPLE)
+    table = Table("features", box=box.SIMPLE)
     for column in columns:
         table.add_column(column, justify="right")
     for name, *scores in rows:
