@@ -14,7 +14,7 @@ LAYERS = [  # from the top; a package stands for all that is in it
     ["pretraining", "resolve", "callbacks", "evaluation"],
     ["methods", "data", "monitor", "curves", "run_directory", "checkpoints"],
     ["adversaries", "momentum", "encoder", "batchnorm", "distributed"],
-    ["losses", "optimizers"],
+    ["losses", "blockwise", "optimizers"],
     ["settings", "recipes"],
 ]
 HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "matplotlib", "sklearn", "PIL", "rich"}

@@ -1,0 +1,128 @@
+"""The two-player loss and both players' gradients: one pass in blocks against the published formulation.
+
+    python benchmarks/loss.py
+
+Compared are, for N = 256 queries of width D = 128, float32:
+
+- published: the formulation of the authors' release: the logits of keys and adversaries in one [N, N + K] matrix, a
+  softmax of it at each temperature, three products, and the adversaries' update by hand;
+- autograd: the same formula, both gradients by autograd;
+- ours: `adversarial_info_nce` and one backward;
+- products: its three matrix products alone, without any softmax.
+
+Times are medians of calls in turns; memory is what the process's resident set grows by at its highest, in a process for
+each, beyond the inputs and their two gradients (Linux only).
+"""
+
+import multiprocessing
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adco.adversaries import adversarial_info_nce
+from adco.losses import info_nce
+from measure import in_turns, median_ratio, save, show
+
+N, D, TAU, TAU_ADV = 256, 128, 0.12, 0.02
+ROUNDS = 9
+
+
+def inputs(k: int) -> list[Tensor]:
+    """Queries, keys and adversaries."""
+    torch.manual_seed(0)
+    queries, keys, adversaries = (F.normalize(torch.randn(number, D)) for number in (N, N, k))
+    return [queries.requires_grad_(), keys, adversaries.requires_grad_()]
+
+
+def published(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
+    """Encoder by autograd; adversaries' gradient Σ p (q − (q·â) â) / (N τ_adv ‖A‖) by hand."""
+    with torch.no_grad():
+        norms = adversaries.norm(dim=1, keepdim=True)
+        unit = adversaries / norms
+    logits = torch.cat([queries @ keys.T, queries @ unit.T], dim=1)  # [N, N + K]
+    encoder = F.cross_entropy(logits / TAU, torch.arange(N))
+    queries.grad = torch.autograd.grad(encoder, queries, retain_graph=True)[0]
+    with torch.no_grad():
+        p = (logits / TAU_ADV).softmax(dim=1)[:, N:]  # [N, K]
+        cosines = logits[:, N:]
+        gradient = p.T @ queries - (p * cosines).sum(0)[:, None] * unit
+        adversaries.grad = gradient / norms / (N * TAU_ADV)
+
+
+def autograd(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
+    """The plain formula."""
+    unit = F.normalize(adversaries)
+    encoder = info_nce(queries, keys, unit.detach(), temperature=TAU)
+    adversary = info_nce(queries.detach(), keys, unit, temperature=TAU_ADV)
+    queries.grad, adversaries.grad = torch.autograd.grad(encoder + adversary, (queries, adversaries))
+
+
+def ours(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
+    """One pass."""
+    loss = adversarial_info_nce(queries, keys, adversaries, temperature=TAU, adversary_temperature=TAU_ADV)
+    queries.grad, adversaries.grad = torch.autograd.grad(loss.encoder + loss.adversary, (queries, adversaries))
+
+
+@torch.no_grad()
+def products(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
+    """Cosines, what pulls the queries, what pulls the adversaries."""
+    cosines = queries @ adversaries.T
+    queries.grad, adversaries.grad = cosines @ adversaries, cosines.T @ queries
+
+
+CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
+    "published": published,
+    "autograd": autograd,
+    "ours": ours,
+    "products": products,
+}
+
+
+def extra_memory(name: str, k: int) -> float:
+    """MB beyond inputs and gradients, in a process of its own."""
+    gradients = 4 * D * (N + k) / 2**20
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_grown, (name, k)) - gradients
+
+
+def _grown(name: str, k: int) -> float:
+    CALLS[name](*inputs(64))  # what torch allocates for itself
+    rows = inputs(k)
+    Path("/proc/self/clear_refs").write_text("5")  # from here on the high-water mark counts anew
+    before = _highest_resident_kilobytes()
+    CALLS[name](*rows)
+    return (_highest_resident_kilobytes() - before) / 1024
+
+
+def _highest_resident_kilobytes() -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
+
+
+def main() -> None:
+    figures = {}
+    for k in (8192, 65536):
+        rows = inputs(k)
+        seconds = in_turns({name: partial(call, *rows) for name, call in CALLS.items()}, ROUNDS)
+        memory = {name: extra_memory(name, k) for name in CALLS}
+        table = []
+        for name, times in seconds.items():
+            figure = {
+                "milliseconds": 1e3 * sorted(times)[len(times) // 2],
+                "published_over_this": median_ratio(seconds["published"], times),
+                "this_over_products": median_ratio(times, seconds["products"]),
+                "extra_megabytes": memory[name],
+            }
+            figures[f"{name}, K {k}"] = figure
+            table.append([name, *(f"{value:.2f}" if value < 10 else f"{value:.0f}" for value in figure.values())])
+        show(f"K = {k}", ["", "ms", "published / this", "this / products", "extra MB"], table)
+    save("loss", {"N": N, "D": D, "figures": figures})
+
+
+if __name__ == "__main__":
+    main()

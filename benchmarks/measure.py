@@ -1,0 +1,62 @@
+"""What the benchmarks share: timing in turns, a table of medians and ratios, and a file of results."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in each round: A B C A B C …, after one call of each to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(of: list[float], to: list[float]) -> float:
+    """The median over rounds of the ratio within a round, which what slows a whole round leaves alone."""
+    return statistics.median(a / b for a, b in zip(of, to, strict=True))
+
+
+def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    table = Table(*columns, box=SIMPLE)
+    for row in rows:
+        table.add_row(*row)
+    print(title)
+    Console().print(table)
+
+
+def save(name: str, figures: dict[str, Any]) -> None:
+    """Write figures, versions and the machine into results/NAME.json."""
+    where = {
+        "processor": _processor(),
+        "cores": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "timm", "lightning", "numpy", "Pillow")},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(figures | where, indent=1) + "\n")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
