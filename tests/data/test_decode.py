@@ -18,9 +18,9 @@ COLOURS = RNG.integers(0, 256, (6, 4, 3), dtype=np.uint8)  # [H, W, 3]
 
 def pixels(path: Path) -> np.ndarray:
     image = read_rgb(path)
-    assert image.mode == "RGB"
-    assert read_size(path) == (image.height, image.width)
-    return np.asarray(image)
+    assert image.dtype == np.uint8
+    assert (*read_size(path), 3) == image.shape
+    return image
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "webp"])
@@ -125,6 +125,16 @@ def test_every_cut_of_a_file_is_noticed(tmp_path: Path) -> None:
                 read_size(path)
             assert "\n" not in reason(caught.value)
             assert reason(caught.value)
+            with pytest.raises(Exception):  # noqa: B017, PT011
+                read_rgb(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
+def test_jpegs_have_pillows_pixels(tmp_path: Path, options: dict[str, int]) -> None:
+    noise = Image.fromarray(RNG.integers(0, 256, (37, 50, 3), dtype=np.uint8)).resize((150, 111))
+    noise.save(tmp_path / "a.jpg", **options)  # type: ignore[arg-type]
+    with Image.open(tmp_path / "a.jpg") as image:
+        np.testing.assert_array_equal(pixels(tmp_path / "a.jpg"), np.asarray(image))
 
 
 def test_reasons(tmp_path: Path) -> None:
@@ -146,7 +156,7 @@ import sys
 from pathlib import Path
 from adco.data.decode import read_rgb, read_size
 for path in map(Path, sys.argv[1:]):
-    assert read_rgb(path).size == read_size(path) == (32, 32)
+    assert read_rgb(path).shape[:2] == read_size(path) == (32, 32)
 """
     arguments = [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
     done = subprocess.run([sys.executable, "-W", "error", "-c", program, *arguments], capture_output=True, text=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from adco.data import decode
 from adco.data.listing import class_names, list_images
@@ -57,8 +56,8 @@ class FolderSource:
         """The shortest side of all, in pixels."""
         return int(self.sizes.min())
 
-    def load(self, indices: Indices) -> list[Image.Image]:
-        """B images, upright and in mode RGB (see `decode.read_rgb`).
+    def load(self, indices: Indices) -> list[NDArray[np.uint8]]:
+        """B images [H, W, 3], upright and in RGB (see `decode.read_rgb`).
 
         Raises:
             ValueError: a file has become unreadable since it was checked.
@@ -117,7 +116,7 @@ def _names(root: Path, bad: Sequence[Unreadable], most: int) -> str:
     return ", ".join(named) + (f", … and {len(bad) - most} more" if len(bad) > most else "")
 
 
-def _read(path: Path) -> Image.Image:
+def _read(path: Path) -> NDArray[np.uint8]:
     try:
         return decode.read_rgb(path)
     except Exception as error:  # Pillow raises errors of a dozen types on damaged files

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from adco.data import archives
 from adco.data.archives import Loaded, Split
 from adco.data.folder import FolderSource, Indices, Unreadable, open_folder
 from adco.data.listing import class_names, list_images, split_folders
 
-__all__ = ["ArraySource", "FolderSource", "Images", "Source", "Unreadable", "open_source", "open_splits"]
+__all__ = ["ArraySource", "FolderSource", "Images", "Pixels", "Source", "Unreadable", "open_source", "open_splits"]
 
-Images = NDArray[np.uint8] | list[Image.Image]  # [B, H, W, 3], or RGB photographs of any size
+Pixels = NDArray[np.uint8]  # [..., H, W, 3] RGB
+Images = Pixels | list[Pixels]  # [B, H, W, 3], or B photographs [H, W, 3] of any size
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,7 +92,8 @@ class Method(L.LightningModule):
 
     def prepare(self, views: Tensor) -> Tensor:
         """uint8 [n, 3, S, S] → normalised floats in the memory format."""
-        return ((views.to(self.mean.dtype) / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+        x = views.to(self.mean.dtype, memory_format=self.memory_format)
+        return x.sub_(255 * self.mean).div_(255 * self.std)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         step = self.step(batch)

@@ -1,0 +1,112 @@
+"""Two views of an image, on one core, against the published pipeline of Pillow and torchvision.
+
+    python benchmarks/views.py
+
+Photographs are scikit-learn's two sample images as JPEGs of 500 × 375 pixels, for views of 224 px, decoding included;
+small images are CIFAR-10's, of 32 px for views of 32. Both pipelines draw from one distribution, MoCo v2's, and end in
+normalised floats.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]
+from torch import Tensor
+from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+from adco.data.decode import read_rgb
+from adco.data.sources import Images, open_source
+from adco.data.views import View, views_of
+from measure import in_turns, median_ratio, save, show
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ROUNDS = 7
+
+
+def published(size: int) -> Callable[[Image.Image], Tensor]:
+    """The augmentation of the authors' release (MoCo v2's)."""
+    transform: Callable[[Image.Image], Tensor] = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.2, 1.0)),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([PillowBlur()], p=0.5),
+            v2.RandomHorizontalFlip(),
+            v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    return transform
+
+
+class PillowBlur(torch.nn.Module):
+    """Gaussian blur by Pillow, sigma 0.1 to 2, as in the release."""
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        from PIL import ImageFilter
+
+        return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(0.1, 2.0))))
+
+
+def ours(images: Images, size: int, epoch: int) -> list[Tensor]:
+    """The package's views, normalised as a method does."""
+    numbers = np.arange(len(images))
+    views = views_of(images, [View(size=size)] * 2, 0, np.full(len(images), epoch), numbers)
+    mean, std = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return [view.float().sub_(mean).div_(std) for view in views]
+
+
+def write_photographs(folder: Path, number: int) -> list[Path]:
+    """JPEGs of 500 × 375."""
+    for index in range(number):
+        image = Image.fromarray(load_sample_images().images[index % 2]).resize((500, 375), Image.Resampling.LANCZOS)
+        image.save(folder / f"{index}.jpg", quality=90)
+    return list(folder.iterdir())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = TemporaryDirectory()
+    files = write_photographs(Path(folder.name), 64)
+    small = open_source("cifar10").load(np.arange(1024))
+    assert isinstance(small, np.ndarray)
+    large_transform, small_transform = published(224), published(32)
+
+    def published_large() -> None:
+        for file in files:
+            image = Image.open(file).convert("RGB")
+            _ = [large_transform(image) for _ in range(2)]
+
+    def published_small() -> None:
+        for array in small[:128]:
+            image = Image.fromarray(array)
+            _ = [small_transform(image) for _ in range(2)]
+
+    def ours_large() -> None:
+        for start in range(0, len(files), 16):
+            ours([read_rgb(file) for file in files[start : start + 16]], 224, 0)
+
+    figures, rows = {}, []
+    for name, images, reference, this in (
+        ("500 × 375 → 224 px", (len(files), len(files)), published_large, ours_large),
+        ("32 → 32 px", (128, 1024), published_small, lambda: ours(small, 32, 0)),
+    ):
+        seconds = in_turns({"published": reference, "ours": this}, ROUNDS)
+        per_image = {
+            pipeline: [1e3 * second / number for second in seconds[pipeline]]
+            for pipeline, number in zip(seconds, images, strict=True)
+        }
+        ratio = median_ratio(per_image["published"], per_image["ours"])
+        medians = {pipeline: sorted(times)[len(times) // 2] for pipeline, times in per_image.items()}
+        figures[name] = {"milliseconds_per_image": medians, "published_over_ours": ratio}
+        rows.append([name, *(f"{value:.3f}" for value in medians.values()), f"{ratio:.2f}"])
+    show("two views of an image on one core, ms", ["", "published", "ours", "published / ours"], rows)
+    save("views", figures)
+
+
+if __name__ == "__main__":
+    main()

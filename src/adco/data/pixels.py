@@ -1,0 +1,227 @@
+"""The loops over pixels behind a view, compiled by Numba: crop and resize, colours, blur.
+
+One image at a time, so that all of it stays in a core's cache, on one thread, without fast-math: a view is the same
+bytes whatever else is in the batch and whichever process makes it. Numbers are 0 to 255 in float32 and rounded once, at
+the end.
+
+Shapes: B images, H and W their height and width, S the view's size in pixels.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from adco.data.sources import Pixels
+
+f32 = np.float32
+Planes = NDArray[np.float32]
+compiled = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@compiled
+def render_images(
+    images: Pixels,
+    boxes: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    order: NDArray[np.int64],
+    factors: NDArray[np.float64],
+    grayscale: NDArray[np.bool_],
+    sigma: NDArray[np.float64],
+    out: Pixels,
+) -> None:
+    """Write a view of each image into out [B, 3, S, S].
+
+    Args:
+        images: [B, H, W, 3].
+        boxes: [B, 4] top, left, height, width.
+        flip: [B].
+        order: [B, 4] numbers of the colour operations, first to last; −1 for none.
+        factors: [B, 4] of brightness, contrast, saturation, hue.
+        grayscale: [B].
+        sigma: [B] of the blur in pixels, 0 for none.
+    """
+    size = out.shape[2]
+    x = np.empty((3, size, size), np.float32)
+    scratch = np.empty((3, size, size), np.float32)
+    for i in range(len(images)):
+        crop_and_resize(images[i], boxes[i], flip[i], x)
+        planes = x.reshape(3, size * size)
+        for operation in order[i]:
+            if operation == 0:
+                brightness(planes, f32(factors[i, 0]))
+            elif operation == 1:
+                contrast(planes, f32(factors[i, 1]))
+            elif operation == 2:
+                saturation(planes, f32(factors[i, 2]))
+            elif operation == 3:
+                hue(planes, f32(factors[i, 3]))
+        if grayscale[i]:
+            saturation(planes, f32(0))
+        if sigma[i] > 0:
+            blur(x, sigma[i], scratch)
+        for channel in range(3):
+            for row in range(size):
+                for column in range(size):
+                    out[i, channel, row, column] = np.uint8(x[channel, row, column] + f32(0.5))
+
+
+@compiled
+def triangle(start: int, length: int, size: int) -> tuple[NDArray[np.int64], Planes]:
+    """How `length` pixels from `start` on are resampled to S: by a triangle as wide as the step, as Pillow does.
+
+    Returns:
+        [S, 2] the first and the number of the pixels behind each; [S, T] their weights.
+    """
+    step = length / size
+    reach = max(step, 1.0)
+    taps = np.empty((size, 2), np.int64)
+    weights = np.empty((size, math.ceil(2 * reach) + 1), np.float32)
+    for s in range(size):
+        centre = start + (s + 0.5) * step
+        low = max(start, math.floor(centre - reach + 0.5))
+        high = min(start + length, math.floor(centre + reach + 0.5))
+        total = 0.0
+        for t in range(high - low):
+            total += 1 - abs(low + t + 0.5 - centre) / reach
+        for t in range(high - low):
+            weights[s, t] = (1 - abs(low + t + 0.5 - centre) / reach) / total
+        taps[s] = low, high - low
+    return taps, weights
+
+
+@compiled
+def crop_and_resize(image: Pixels, box: NDArray[np.int64], flip: bool, out: Planes) -> None:
+    """Resize the box of image [H, W, 3] to out [3, S, S], mirrored if asked: first its rows, then their columns."""
+    size = out.shape[1]
+    top, left, height, width = box
+    row_taps, row_weights = triangle(top, height, size)
+    column_taps, column_weights = triangle(0, width, size)
+    line = np.empty(3 * width, np.float32)
+    for row in range(size):
+        line[:] = f32(0)
+        for t in range(row_taps[row, 1]):
+            weight = row_weights[row, t]
+            pixels = image[row_taps[row, 0] + t, left : left + width].reshape(3 * width)
+            for p in range(3 * width):
+                line[p] += weight * f32(pixels[p])
+        for s in range(size):
+            red = green = blue = f32(0)
+            p = 3 * column_taps[s, 0]
+            for t in range(column_taps[s, 1]):
+                weight = column_weights[s, t]
+                red += weight * line[p]
+                green += weight * line[p + 1]
+                blue += weight * line[p + 2]
+                p += 3
+            column = size - 1 - s if flip else s
+            out[0, row, column], out[1, row, column], out[2, row, column] = red, green, blue
+
+
+@compiled
+def luma(red: np.float32, green: np.float32, blue: np.float32) -> np.float32:
+    """Grey by ITU-R 601, as in Pillow and torchvision."""
+    return f32(0.299) * red + f32(0.587) * green + f32(0.114) * blue
+
+
+@compiled
+def clamp(x: np.float32) -> np.float32:
+    return min(max(x, f32(0)), f32(255))
+
+
+@compiled
+def brightness(x: Planes, factor: np.float32) -> None:
+    """Blend x [3, S²] with black."""
+    for channel in range(3):
+        plane = x[channel]
+        for p in range(len(plane)):
+            plane[p] = clamp(plane[p] * factor)
+
+
+@compiled
+def contrast(x: Planes, factor: np.float32) -> None:
+    """Blend with the mean grey."""
+    red, green, blue = x[0], x[1], x[2]
+    total = 0.0
+    for start in range(0, len(red), 256):  # short sums in float32, their sum in float64
+        part = f32(0)
+        for p in range(start, min(start + 256, len(red))):
+            part += luma(red[p], green[p], blue[p])
+        total += float(part)
+    rest = f32(total / len(red)) * (f32(1) - factor)
+    for channel in range(3):
+        plane = x[channel]
+        for p in range(len(plane)):
+            plane[p] = clamp(plane[p] * factor + rest)
+
+
+@compiled
+def saturation(x: Planes, factor: np.float32) -> None:
+    """Blend each pixel with its grey."""
+    red, green, blue = x[0], x[1], x[2]
+    for p in range(len(red)):
+        rest = luma(red[p], green[p], blue[p]) * (f32(1) - factor)
+        red[p] = clamp(red[p] * factor + rest)
+        green[p] = clamp(green[p] * factor + rest)
+        blue[p] = clamp(blue[p] * factor + rest)
+
+
+@compiled
+def hue(x: Planes, shift: np.float32) -> None:
+    """Turn the hue by `shift` of the circle, keeping HSV's value and saturation."""
+    turn = f32(6) * shift
+    red, green, blue = x[0], x[1], x[2]
+    for p in range(len(red)):
+        r, g, b = red[p], green[p], blue[p]
+        high = max(r, max(g, b))
+        chroma = high - min(r, min(g, b))
+        over = f32(1) / max(chroma, f32(1e-6))
+        at_red, at_green, at_blue = (g - b) * over, f32(2) + (b - r) * over, f32(4) + (r - g) * over
+        angle = turn + (at_red if high == r else (at_green if high == g else at_blue))  # sixths of the circle
+        red[p] = high - chroma * away(angle + f32(5))
+        green[p] = high - chroma * away(angle + f32(3))
+        blue[p] = high - chroma * away(angle + f32(1))
+
+
+@compiled
+def away(angle: np.float32) -> np.float32:
+    """clamp(min(k, 4 − k), 0, 1) with k the angle modulo 6: how far a channel is from the highest, of the chroma."""
+    k = angle - f32(6) * np.floor(angle * f32(1 / 6))
+    return min(max(min(k, f32(4) - k), f32(0)), f32(1))
+
+
+@compiled
+def blur(x: Planes, sigma: float, scratch: Planes) -> None:
+    """Gaussian blur of x [3, S, S] with mirrored borders, in place, by a kernel that reaches three sigma."""
+    size = x.shape[1]
+    reach = min(size - 1, math.ceil(3 * sigma))
+    kernel = np.empty(2 * reach + 1, np.float32)
+    for t in range(len(kernel)):
+        kernel[t] = math.exp(-0.5 * ((t - reach) / sigma) ** 2)
+    kernel /= kernel.sum()
+    padded = np.empty(size + 2 * reach, np.float32)
+    for channel in range(3):
+        for row in range(size):
+            target = scratch[channel, row]
+            target[:] = f32(0)
+            for t in range(len(kernel)):
+                weight, source = kernel[t], x[channel, mirrored(row + t - reach, size)]
+                for column in range(size):
+                    target[column] += weight * source[column]
+        for row in range(size):
+            target, source = x[channel, row], scratch[channel, row]
+            for p in range(len(padded)):
+                padded[p] = source[mirrored(p - reach, size)]
+            target[:] = f32(0)
+            for t in range(len(kernel)):
+                weight = kernel[t]
+                for column in range(size):
+                    target[column] += weight * padded[t + column]
+
+
+@compiled
+def mirrored(p: int, size: int) -> int:
+    """Where a place outside of 0 … size − 1 is looked up; the border itself is not repeated."""
+    p = abs(p)
+    return 2 * (size - 1) - p if p >= size else p
