@@ -47,6 +47,7 @@ class _Trainer(SimpleNamespace):
             checkpoint_callback=SimpleNamespace(_every_n_train_steps=checkpoint_every),
             strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision),
             loggers=[],
+            train_dataloader=SimpleNamespace(waited=0.0),
             saved=[],
         )
 
@@ -125,7 +126,7 @@ def test_an_epoch_ends_with_a_verdict_in_a_line(run: RunDirectory, capsys: pytes
     monitor.on_train_epoch_end(trainer, Still())
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("epoch 1/2  loss 5.000  kNN 61.2 %")
-    assert "images/s  too early to say: 10 values so far" in line
+    assert "images/s, 0% of the time waiting for views  too early to say: 10 values so far" in line
     record = run.records()[-1]
     assert (record["step"], record["epoch"], record["knn_top1"]) == (10, 0, 61.25)
     assert record["word"] == monitor.verdict().word == "too early to say"

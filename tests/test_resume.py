@@ -146,7 +146,8 @@ def assert_equal(found: Any, expected: Any, where: str) -> None:
 def losses(run: RunDirectory) -> list[dict[str, Any]]:
     """The records of steps as they stand in the file, without what a clock says."""
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records if "loss" in record]
+    clocks = {"images_per_second", "waiting_for_data"}
+    return [{k: v for k, v in record.items() if k not in clocks} for record in records if "loss" in record]
 
 
 def start(context: ForkServerContext, arguments: list[str], hook: str = "", errors: str = os.devnull) -> BaseProcess:

@@ -72,13 +72,13 @@ class Monitor(Callback):
         self.run, self.log_every, self.knn = run, log_every, knn
         self.history: list[Record] = []
         self.latest: Record = {}
-        self.images, self.since = 0, time.perf_counter()
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.run:
             self.run.forget_after(trainer.global_step)
             self.history = list(self.run.records())
-        self.since = time.perf_counter()
+        self._count_anew(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -94,9 +94,9 @@ class Monitor(Callback):
             words = {name: str(loss) for name, loss in losses.items()}
             self._write(trainer, {"step": step, "epoch": trainer.current_epoch, **words})
             raise
-        now = time.perf_counter()
-        rate = self.images / (now - self.since)
-        self.images, self.since = 0, now
+        seconds = time.perf_counter() - self.since
+        speed = {"images_per_second": self.images / seconds, "waiting_for_data": self._waited(trainer) / seconds}
+        self._count_anew(trainer)
         assert isinstance(pl_module, Method)
         self._write(
             trainer,
@@ -105,7 +105,7 @@ class Monitor(Callback):
                 "epoch": trainer.current_epoch,
                 **losses,
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
-                "images_per_second": rate,
+                **speed,
                 **embedding_health(outputs["queries"], outputs["keys"]),
                 **pl_module.health(outputs["queries"], outputs["keys"]),
             },
@@ -120,11 +120,18 @@ class Monitor(Callback):
             record["knn_top1"] = self.knn(pl_module)
         self._write(trainer, {**record, **verdict([*self.history, record])._asdict()})
         self._say(trainer, record)
-        self.images, self.since = 0, time.perf_counter()
+        self._count_anew(trainer)
 
     def verdict(self) -> Verdict:
         """What the records so far say."""
         return verdict(self.history)
+
+    def _waited(self, trainer: L.Trainer) -> float:
+        """Seconds since the last count that the step has waited for views."""
+        return getattr(trainer.train_dataloader, "waited", 0.0) - self.waited
+
+    def _count_anew(self, trainer: L.Trainer) -> None:
+        self.images, self.waited, self.since = 0, self.waited + self._waited(trainer), time.perf_counter()
 
     def _saves(self, trainer: L.Trainer) -> bool:
         """Whether a checkpoint follows, which must not hold NaN."""
@@ -144,9 +151,10 @@ class Monitor(Callback):
     def _say(self, trainer: L.Trainer, record: Record) -> None:
         knn = f"  kNN {record['knn_top1']:.1f} %" if "knn_top1" in record else ""
         word, reason = self.history[-1]["word"], self.history[-1]["reason"]
-        rate = self.latest.get("images_per_second", 0.0)
+        rate, waits = (self.latest.get(name, 0.0) for name in ("images_per_second", "waiting_for_data"))
         loss = self.latest.get("loss", math.nan)
-        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}{knn}  {rate:.0f} images/s"
+        speed = f"{rate:.0f} images/s, {waits:.0%} of the time waiting for views"
+        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}{knn}  {speed}"
         trainer.print(f"{line}  {word}: {reason}", file=sys.stderr)
 
 

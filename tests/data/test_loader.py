@@ -141,3 +141,20 @@ def test_the_state_is_the_position_alone(source: ArraySource) -> None:
     assert loader.state_dict() == {}
     loader.load_state_dict({})
     assert loader.order.position == 0
+
+
+def test_it_counts_how_long_it_is_waited_for(source: ArraySource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not how long the training takes between two batches."""
+    now = 0.0
+
+    class Slow(ArraySource):
+        def load(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+            nonlocal now
+            now += 2
+            return super().load(indices)
+
+    monkeypatch.setattr("adco.data.loader.time.perf_counter", lambda: now)
+    loader = Loader(Slow("slow", source.images, None, ()), VIEWS, Order(IMAGES, batch_size=10, seed=0))
+    for number, _ in enumerate(loader, start=1):
+        assert loader.waited == 2 * number
+        now += 5

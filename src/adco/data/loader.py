@@ -4,6 +4,7 @@ The position counts batches since the start of the run. Whatever the number of w
 the batch at a position is the same: resuming means starting to count there.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ def _only(batches: list[Batch]) -> Batch:
 
 
 class Loader(DataLoader[Batch]):
-    """A loader that goes on at any position.
+    """A loader that goes on at any position, and knows how long it was waited for: `waited`, in seconds.
 
     Args:
         source: where images come from.
@@ -118,6 +119,17 @@ class Loader(DataLoader[Batch]):
             persistent_workers=workers > 0,
         )
         self.order = order
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
     def start_at(self, position: int) -> None:
         """Hand out the batch at this position next."""
