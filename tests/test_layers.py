@@ -17,7 +17,19 @@ LAYERS = [  # from the top; a package stands for all that is in it
     ["losses", "blockwise", "optimizers"],
     ["settings", "recipes"],
 ]
-HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "matplotlib", "sklearn", "PIL", "rich"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "numpy",
+    "numba",
+    "matplotlib",
+    "sklearn",
+    "PIL",
+    "simplejpeg",
+    "rich",
+}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
