@@ -11,6 +11,7 @@ and the row's highest key is in the sum.
 Shapes: N queries, M keys, K adversaries, D width; n queries and c adversaries of a block.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def widened(dtype: torch.dtype, lowest: float) -> torch.dtype:
 
 def _reach(dtype: torch.dtype) -> float:
     """How far from 0 an exponent may be, with room for a sum: 80 in float32."""
-    return 0.9 * float(torch.log(torch.tensor(torch.finfo(dtype).max)))
+    return 0.9 * math.log(torch.finfo(dtype).max)
 
 
 class TwoPlayerLoss(torch.autograd.Function):

@@ -248,7 +248,8 @@ def _trend(name: str, curve: Curve) -> _Trend:
     # Noise is what a jump between the two medians, or a line through them, leaves: a change must not count as noise.
     jump = np.repeat([before, now], width)
     line = (before + now) / 2 + (now - before) / width * (np.arange(2 * width) - width + 0.5)
-    left = min(float(np.median(np.abs(recent - shape))) for shape in (jump, line))
+    steps = np.diff(recent) / math.sqrt(2)  # what changes steadily, straight or not, hardly shows from one to the next
+    left = min(float(np.median(np.abs(rest))) for rest in (recent - jump, recent - line, steps))
     least = LEAST_NOISE[name] * (abs(before) if name == "loss" else 1)
     noise = max(1.4826 * left, least)  # a normal distribution's standard deviation is 1.4826 median deviations
     # ... and the standard error of its median is 1.2533 σ/√n, of a difference of two √2 times that

@@ -1,0 +1,89 @@
+"""What AdCo's own work adds to the encoder's passes: ResNet-50, 224 px.
+
+    python benchmarks/step.py [BATCH]
+
+In turns, in one process: a training step with 65 536 and with 8 192 adversaries (views already made), and the bare
+passes: the query's forward and backward, the key's forward, the encoder's SGD and the momentum update, with no loss and
+no adversaries. Ratios are medians over rounds.
+"""
+
+import sys
+from functools import partial
+
+import numpy as np
+import torch
+
+from adco.data.loader import Batch
+from adco.methods.adco import AdCo
+from adco.pretraining import make_method
+from adco.settings import AdCoSettings
+from measure import in_turns, median_ratio, save, show
+
+ROUNDS = 5
+
+
+def method(adversaries: int) -> AdCo:
+    """The paper's network, on this machine's device."""
+    torch.manual_seed(0)
+    settings = AdCoSettings(
+        backbone="resnet50",
+        image_size=224,
+        test_size=224,
+        adversaries=adversaries,
+        final_learning_rate=6e-4,
+        split_groups=1,
+        channels_last=True,
+        batch_norm="split",
+    )
+    return make_method(settings, steps_per_epoch=1).train()
+
+
+class Step:
+    """A step of training by hand, as Lightning does it."""
+
+    def __init__(self, adversaries: int) -> None:
+        self.method = method(adversaries)
+        self.optimizer = self.method.configure_optimizers()["optimizer"]
+
+    def __call__(self, batch: Batch) -> None:
+        loss = self.method.training_step(batch, 0)["loss"]
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+class BarePasses(Step):
+    """The same encoder, without anything to learn from."""
+
+    def __call__(self, batch: Batch) -> None:
+        self.method.momentum_encoder.update(self.method.encoder)
+        self.method.embed_keys(batch, 0)
+        queries = self.method.embed_queries(batch.views[1])
+        self.optimizer.zero_grad()
+        queries.backward(torch.ones_like(queries))  # type: ignore[no-untyped-call]
+        self.optimizer.step()  # the adversaries have no gradient
+
+
+def main() -> None:
+    images = int(sys.argv[1]) if len(sys.argv) > 1 else 16
+    generator = np.random.default_rng(0)
+    views = [torch.from_numpy(generator.integers(0, 256, (images, 3, 224, 224), np.uint8)) for _ in range(2)]
+    batch = Batch(views, torch.arange(images), 0)
+    steps = {"bare passes": BarePasses(1), "K 8192": Step(8192), "K 65536": Step(65536)}
+    seconds = in_turns({name: partial(step, batch) for name, step in steps.items()}, ROUNDS)
+    bare, small = seconds["bare passes"], seconds["K 8192"]
+    figures = {
+        name: {
+            "milliseconds": 1e3 * sorted(times)[len(times) // 2],
+            "this_over_bare_passes": median_ratio(times, bare),
+            "this_over_8192": median_ratio(times, small),
+        }
+        for name, times in seconds.items()
+    }
+    rows = [[name, *(f"{value:.4g}" for value in figure.values())] for name, figure in figures.items()]
+    show(f"a step, ResNet-50, 224 px, batch {images}", ["", "ms", "this / bare passes", "this / K 8192"], rows)
+    save("step", {"batch": images, "rounds": ROUNDS, "figures": figures})
+
+
+if __name__ == "__main__":
+    main()
