@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from simplejpeg import decode_jpeg  # type: ignore[import-untyped]
 
 from adco.data.decode import read_rgb, read_size, reason
 
@@ -133,6 +134,17 @@ def test_every_cut_of_a_file_is_noticed(tmp_path: Path) -> None:
 def test_jpegs_have_pillows_pixels(tmp_path: Path, options: dict[str, int]) -> None:
     noise = Image.fromarray(RNG.integers(0, 256, (37, 50, 3), dtype=np.uint8)).resize((150, 111))
     noise.save(tmp_path / "a.jpg", **options)  # type: ignore[arg-type]
+    with Image.open(tmp_path / "a.jpg") as image:
+        np.testing.assert_array_equal(pixels(tmp_path / "a.jpg"), np.asarray(image))
+
+
+def test_a_damaged_jpeg_that_pillow_reads_is_read(tmp_path: Path) -> None:
+    """Bytes too many before the end, of which libjpeg only warns."""
+    whole = io.BytesIO()
+    Image.fromarray(COLOURS).resize((32, 32)).save(whole, "jpeg")
+    (tmp_path / "a.jpg").write_bytes(whole.getvalue()[:-2] + b"\0" * 9 + whole.getvalue()[-2:])
+    with pytest.raises(ValueError, match="extraneous"):
+        decode_jpeg((tmp_path / "a.jpg").read_bytes())
     with Image.open(tmp_path / "a.jpg") as image:
         np.testing.assert_array_equal(pixels(tmp_path / "a.jpg"), np.asarray(image))
 

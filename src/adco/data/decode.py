@@ -1,6 +1,7 @@
 """One image file to RGB."""
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,10 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     a range of its own (floats, integers beyond 16 bits) is stretched from its smallest to its largest value.
 
     Raises:
-        Exception: whatever Pillow or simplejpeg raises on a damaged file; `reason` puts it into words.
+        Exception: whatever Pillow raises on a damaged file; `reason` puts it into words.
     """
     with Image.open(path) as image:
-        if image.format == "JPEG" and image.mode == "RGB":  # Pillow's pixels in half of its time
-            pixels: NDArray[np.uint8] = decode_jpeg(path.read_bytes())
-        else:
-            image.load()
-            pixels = np.array(_to_rgb(image))
+        pixels = _pixels(image, path)
         turn = _UPRIGHT.get(_orientation(image))
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
@@ -68,6 +65,14 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _pixels(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    if image.format == "JPEG" and image.mode == "RGB":
+        with suppress(ValueError):  # of damage that Pillow may live with
+            return decode_jpeg(path.read_bytes())  # type: ignore[no-any-return]  # Pillow's pixels, in half its time
+    image.load()
+    return np.array(_to_rgb(image))
 
 
 def _orientation(image: Image.Image) -> int:
