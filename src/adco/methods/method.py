@@ -104,9 +104,8 @@ class Method(L.LightningModule):
         groups, rates = [], []
         for player in self.players():
             parameters = list(player.parameters)
-            matrices = [weight for weight in parameters if player.orthogonal and weight.ndim > 1]
-            others = [weight for weight in parameters if not (player.orthogonal and weight.ndim > 1)]
-            for weights, orthogonal in ((matrices, True), (others, False)):
+            for orthogonal in (True, False):
+                weights = [w for w in parameters if (player.orthogonal and w.ndim > 1) == orthogonal]
                 if weights:
                     group = {"params": weights, "weight_decay": player.weight_decay, "maximize": player.maximize}
                     groups.append(group | {"orthogonal": orthogonal})
