@@ -13,14 +13,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]
 from torch import Tensor
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from adco.data.decode import read_rgb
-from adco.data.sources import Images, open_source
-from adco.data.views import View, views_of
+from adco.data.sources import Source, open_source
+from adco.data.views import View, normalize, views_of
 from measure import in_turns, median_ratio, save, show
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,12 +52,12 @@ class PillowBlur(torch.nn.Module):
         return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(0.1, 2.0))))
 
 
-def ours(images: Images, size: int, epoch: int) -> list[Tensor]:
+def ours(source: Source, numbers: NDArray[np.int64], size: int) -> list[Tensor]:
     """The package's views, normalised as a method does."""
-    numbers = np.arange(len(images))
-    views = views_of(images, [View(size=size)] * 2, 0, np.full(len(images), epoch), numbers)
-    mean, std = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return [view.float().sub_(mean).div_(std) for view in views]
+    images, sizes, epoch = source.load(numbers), source.sizes[numbers], np.zeros_like(numbers)
+    views = views_of(images, sizes, [View(size=size)] * 2, 0, epoch, numbers)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return [normalize(view, mean, std, torch.contiguous_format) for view in views]
 
 
 def write_photographs(folder: Path, number: int) -> list[Path]:
@@ -72,8 +72,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = TemporaryDirectory()
     files = write_photographs(Path(folder.name), 64)
-    small = open_source("cifar10").load(np.arange(1024))
-    assert isinstance(small, np.ndarray)
+    photographs, cifar10 = open_source(folder.name), open_source("cifar10")
     large_transform, small_transform = published(224), published(32)
 
     def published_large() -> None:
@@ -82,18 +81,18 @@ def main() -> None:
             _ = [large_transform(image) for _ in range(2)]
 
     def published_small() -> None:
-        for array in small[:128]:
+        for array in cifar10.load(np.arange(128)):
             image = Image.fromarray(array)
             _ = [small_transform(image) for _ in range(2)]
 
     def ours_large() -> None:
-        for start in range(0, len(files), 16):
-            ours([read_rgb(file) for file in files[start : start + 16]], 224, 0)
+        for batch in np.split(np.arange(len(files)), 8):
+            ours(photographs, batch, 224)
 
     figures, rows = {}, []
     for name, images, reference, this in (
         ("500 × 375 → 224 px", (len(files), len(files)), published_large, ours_large),
-        ("32 → 32 px", (128, 1024), published_small, lambda: ours(small, 32, 0)),
+        ("32 → 32 px", (128, 1024), published_small, lambda: ours(cifar10, np.arange(1024), 32)),
     ):
         seconds = in_turns({"published": reference, "ours": this}, ROUNDS)
         per_image = {

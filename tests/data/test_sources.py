@@ -56,7 +56,7 @@ def test_flat_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.sizes, [[30, 20], [5, 7], [9, 9]])
     assert (source.labels, source.classes, source.unreadable) == (None, (), ())
     assert (len(source), source.shorter_side, source.smallest_side) == (3, 9, 5)
-    images = source.load([2, 1])
+    images = list(source.load([2, 1]))
     assert [image[0, 0].tolist() for image in images] == [[0, 0, 255], [0, 255, 0]]
     part = source.subset(np.array([2, 0]))
     assert names(part, tmp_path) == ["c.GIF", "a.jpeg"]
@@ -167,7 +167,10 @@ def test_a_file_that_goes_bad_later(tmp_path: Path) -> None:
     source = opened(tmp_path)
     (tmp_path / "b.png").unlink()
     with pytest.raises(ValueError, match=r"b\.png can no longer be read: no such file"):
-        source.load([1])
+        list(source.load([1]))
+    put(tmp_path / "a.png", size=(3, 5))
+    with pytest.raises(ValueError, match=r"a\.png had \d+ x \d+ pixels and has 5 x 3 now"):
+        list(source.load([0]))
 
 
 def test_few_images(tmp_path: Path) -> None:
@@ -331,5 +334,5 @@ def test_opening_leaves_the_warning_filters_alone(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     put(tmp_path / "b.png")
     before = list(warnings.filters)
-    opened(tmp_path).load([0])
+    list(opened(tmp_path).load([0]))
     assert list(warnings.filters) == before

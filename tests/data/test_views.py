@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
 from adco.data import views
+from adco.data.sources import Images
 from adco.data.views import Draws, View
 
 Array = NDArray[np.uint8]
@@ -44,7 +45,7 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def drawn(view: View, height: int, width: int, n: int = 3000, seed: int = 0) -> Draws:
+def drawn(view: View, height: int, width: int, n: int = 10_000, seed: int = 0) -> Draws:
     return views.draw(view, np.broadcast_to([height, width], (n, 2)), seed, np.zeros(n, np.int64), np.arange(n), 0)
 
 
@@ -68,9 +69,17 @@ def fixed(
     )
 
 
-def rendered(images: Array, draws: Draws) -> Tensor:
+def rendered(images: Images, draws: Draws, size: int = SIDE) -> Tensor:
     """[B, 3, S, S] in 0..255."""
-    return views.render(images, View(size=SIDE), draws).float()
+    (found,) = views.render(images, [View(size=size)], [draws])
+    return found.float()
+
+
+def views_of(
+    images: Images, wanted: list[View], seed: int, epoch: NDArray[np.int64], numbers: NDArray[np.int64]
+) -> list[Tensor]:
+    """Of images of 64 × 64."""
+    return views.views_of(images, np.full((len(numbers), 2), SIDE), wanted, seed, epoch, numbers)
 
 
 def as_tensor(images: Array) -> Tensor:
@@ -86,7 +95,7 @@ def test_boxes_are_torchvisions(height: int, width: int, scale: tuple[float, flo
     top, left, h, w = drawn(View(scale=scale), height, width).boxes.T
     torch.manual_seed(0)
     blank = torch.empty(3, height, width)
-    theirs = [RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3]) for _ in range(3000)]
+    theirs = [RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3]) for _ in range(10_000)]
     their_top, their_left, their_h, their_w = np.array(theirs).T
     for mine, other in [
         (h * w, their_h * their_w),
@@ -122,7 +131,7 @@ def test_operations_are_drawn_as_often_as_asked() -> None:
     ]:
         assert stats.binomtest(int(chosen.sum()), len(chosen), probability).pvalue > 1e-3
     both = np.stack([draws.jitter, draws.grayscale, draws.sigma > 0, draws.flip]).astype(float)
-    assert np.abs(np.corrcoef(both) - np.eye(4)).max() < 4 / np.sqrt(3000)
+    assert np.abs(np.corrcoef(both) - np.eye(4)).max() < 4 / np.sqrt(10_000)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
@@ -154,12 +163,12 @@ def test_every_order_of_colours_is_as_frequent() -> None:
 def test_views_of_an_image_differ_by_view_epoch_and_seed(images: Array) -> None:
     some, zeros = images[:4], np.zeros(4, np.int64)
     view, numbers = View(size=16), np.arange(4)
-    first, second = views.views_of(some, [view, view], 0, zeros, numbers)
-    (later,) = views.views_of(some, [view], 0, zeros + 1, numbers)
-    (other,) = views.views_of(some, [view], 1, zeros, numbers)
+    first, second = views_of(some, [view, view], 0, zeros, numbers)
+    (later,) = views_of(some, [view], 0, zeros + 1, numbers)
+    (other,) = views_of(some, [view], 1, zeros, numbers)
     for x in (second, later, other):
         assert (first != x).flatten(1).any(1).all()
-    assert torch.equal(first, views.views_of(some, [view], 0, zeros, numbers)[0])
+    assert torch.equal(first, views_of(some, [view], 0, zeros, numbers)[0])
 
 
 # Colours
@@ -223,7 +232,7 @@ def test_crops_of_arrays_are_pillows(images: Array) -> None:
     draws = drawn(View(scale=(0.1, 1.0)), SIDE, SIDE, n=len(images))
     for size in (24, 64, 96):
         as_they_are = replace(fixed(len(images)), boxes=draws.boxes, flip=draws.flip)
-        mine = views.render(images, View(size=size), as_they_are)
+        mine = rendered(images, as_they_are, size)
         for x, image, (top, left, h, w), mirrored in zip(mine, images, draws.boxes, draws.flip, strict=True):
             crop = Image.fromarray(image[top : top + h, left : left + w])
             theirs = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR), np.float32)
@@ -234,17 +243,15 @@ def test_crops_of_arrays_are_pillows(images: Array) -> None:
 
 
 def test_photographs_are_treated_as_arrays_are(images: Array) -> None:
-    view = View(size=48)
-    draws = drawn(view, SIDE, SIDE, n=len(images))
-    assert torch.equal(views.render(images, view, draws), views.render(list(images), view, draws))
+    draws = drawn(View(), SIDE, SIDE, n=len(images))
+    assert torch.equal(rendered(images, draws, 48), rendered(iter(images), draws, 48))
 
 
 def test_photographs_of_any_size_are_cropped_each_in_its_own(photos: list[Array]) -> None:
     tall = [photos[0], np.array(Image.fromarray(photos[1]).resize((50, 200)))]
-    np.testing.assert_array_equal(views.image_sizes(tall), [[427, 640], [200, 50]])
     boxes = np.array([[400, 600, 20, 30], [150, 10, 50, 40]])
     draws = replace(fixed(2), boxes=boxes)
-    found = views.render(tall, View(size=20), draws)
+    found = rendered(tall, draws, 20)
     for x, image, (top, left, h, w) in zip(found, tall, boxes, strict=True):
         theirs = Image.fromarray(image[top : top + h, left : left + w]).resize((20, 20), Image.Resampling.BILINEAR)
         np.testing.assert_allclose(x.permute(1, 2, 0), np.asarray(theirs, np.float32), atol=2)
@@ -266,7 +273,7 @@ def test_blur_is_torchvisions(images: Array, sigma: float) -> None:
 def test_blur_fits_views_smaller_than_its_kernel() -> None:
     x = np.full((3, 4, 4, 3), 77, np.uint8)
     draws = replace(fixed(3, sigma=2.0), boxes=np.tile([0, 0, 4, 4], (3, 1)))
-    assert (views.render(x, View(size=4), draws) == 77).all()
+    assert (rendered(x, draws, 4) == 77).all()
 
 
 # What else is in the batch, and who computes it, changes nothing
@@ -278,9 +285,9 @@ def test_an_image_alone_is_the_image_in_a_batch(images: Array, photographs: bool
     view, seed = View(size=size), 3
     epochs, numbers = np.full(64, 7), np.arange(100, 164)
     batch = list(images) if photographs else images
-    (together,) = views.views_of(batch, [view], seed, epochs, numbers)
+    (together,) = views_of(batch, [view], seed, epochs, numbers)
     for i in range(64):
-        (alone,) = views.views_of(batch[i : i + 1], [view], seed, epochs[i : i + 1], numbers[i : i + 1])
+        (alone,) = views_of(batch[i : i + 1], [view], seed, epochs[i : i + 1], numbers[i : i + 1])
         assert torch.equal(alone[0], together[i])
 
 
@@ -289,7 +296,7 @@ def test_any_number_of_threads_renders_the_same(images: Array) -> None:
     found = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        found.append(views.views_of(images, [View(size=56)], 0, np.zeros(64, np.int64), np.arange(64))[0])
+        found.append(views_of(images, [View(size=56)], 0, np.zeros(64, np.int64), np.arange(64))[0])
         assert torch.get_num_threads() == threads
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
@@ -298,10 +305,10 @@ def test_any_number_of_threads_renders_the_same(images: Array) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_default_type_of_numbers_changes_nothing(images: Array, dtype: torch.dtype) -> None:
     view, zeros, numbers = View(size=24), np.zeros(64, np.int64), np.arange(64)
-    (expected,) = views.views_of(images, [view], 0, zeros, numbers)
+    (expected,) = views_of(images, [view], 0, zeros, numbers)
     torch.set_default_dtype(dtype)  # as training in 64 bits does
     try:
-        (found,) = views.views_of(images, [view], 0, zeros, numbers)
+        (found,) = views_of(images, [view], 0, zeros, numbers)
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(found, expected)
@@ -309,7 +316,7 @@ def test_the_default_type_of_numbers_changes_nothing(images: Array, dtype: torch
 
 def test_rendering_leaves_the_images_untouched(images: Array) -> None:
     before = images.copy()
-    views.views_of(images, [View(size=32)] * 2, 0, np.zeros(64, np.int64), np.arange(64))
+    views_of(images, [View(size=32)] * 2, 0, np.zeros(64, np.int64), np.arange(64))
     np.testing.assert_array_equal(images, before)
 
 

@@ -1,7 +1,7 @@
 """Images in files, decoded at every read."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,13 +56,13 @@ class FolderSource:
         """The shortest side of all, in pixels."""
         return int(self.sizes.min())
 
-    def load(self, indices: Indices) -> list[NDArray[np.uint8]]:
-        """B images [H, W, 3], upright and in RGB (see `decode.read_rgb`).
+    def load(self, indices: Indices) -> Iterator[NDArray[np.uint8]]:
+        """B images [H, W, 3], upright and in RGB (see `decode.read_rgb`), each decoded when it is its turn.
 
         Raises:
-            ValueError: a file has become unreadable since it was checked.
+            ValueError: a file has become unreadable, or another picture, since it was checked.
         """
-        return [_read(self.paths[index]) for index in indices]
+        return (_read(self.paths[index], self.sizes[index]) for index in indices)
 
     def subset(self, indices: Indices) -> "FolderSource":
         """These files only, in this order."""
@@ -116,8 +116,11 @@ def _names(root: Path, bad: Sequence[Unreadable], most: int) -> str:
     return ", ".join(named) + (f", … and {len(bad) - most} more" if len(bad) > most else "")
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def _read(path: Path, size: NDArray[np.int64]) -> NDArray[np.uint8]:
     try:
-        return decode.read_rgb(path)
+        pixels = decode.read_rgb(path)
     except Exception as error:  # Pillow raises errors of a dozen types on damaged files
         raise ValueError(f"{path} can no longer be read: {decode.reason(error)}") from error
+    if pixels.shape[:2] != tuple(size):
+        raise ValueError(f"{path} had {size[0]} x {size[1]} pixels and has {pixels.shape[0]} x {pixels.shape[1]} now")
+    return pixels

@@ -87,8 +87,8 @@ class _Views(Dataset[Batch]):
 
     def __getitem__(self, place: Place) -> Batch:
         epochs = np.full(len(place.images), place.epoch)
-        images = self.source.load(place.images)
-        views = views_of(images, self.views, self.seed, epochs, place.images)
+        images, sizes = self.source.load(place.images), self.source.sizes[place.images]
+        views = views_of(images, sizes, self.views, self.seed, epochs, place.images)
         return Batch(views, torch.from_numpy(place.images), place.position)
 
 

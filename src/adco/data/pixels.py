@@ -1,8 +1,8 @@
 """The loops over pixels behind a view, compiled by Numba: crop and resize, colours, blur.
 
-One image at a time, so that all of it stays in a core's cache, on one thread, without fast-math: a view is the same
-bytes whatever else is in the batch and whichever process makes it. Numbers are 0 to 255 in float32 and rounded once, at
-the end.
+One image at a time, so that all of it stays in a core's cache, on one thread; the compiler may fuse a product with a
+sum, no more. So a view is the same bytes whatever else is in the batch and whichever process makes it. Numbers are 0 to
+255 in float32 and rounded once, at the end.
 
 Shapes: B images, H and W their height and width, S the view's size in pixels.
 """
@@ -17,7 +17,8 @@ from adco.data.sources import Pixels
 
 f32 = np.float32
 Planes = NDArray[np.float32]
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+unsigned = np.uintp  # of a place that is never counted from the end, which Numba would otherwise ask of each
 
 
 @compiled
@@ -68,27 +69,30 @@ def render_images(
 
 
 @compiled
-def triangle(start: int, length: int, size: int) -> tuple[NDArray[np.int64], Planes]:
-    """How `length` pixels from `start` on are resampled to S: by a triangle as wide as the step, as Pillow does.
+def triangle(length: int, size: int) -> tuple[NDArray[np.uintp], Planes]:
+    """How `length` pixels are resampled to S: by a triangle as wide as the step, as Pillow does.
 
     Returns:
-        [S, 2] the first and the number of the pixels behind each; [S, T] their weights.
+        [S] the first of the T pixels behind each; [S, T] their weights. T is the same for all, as a loop whose length
+        changes is one that the processor cannot foresee.
     """
     step = length / size
     reach = max(step, 1.0)
-    taps = np.empty((size, 2), np.int64)
-    weights = np.empty((size, math.ceil(2 * reach) + 1), np.float32)
+    taps = min(math.ceil(2 * reach), length)
+    first = np.empty(size, unsigned)
+    weights = np.zeros((size, taps), np.float32)
     for s in range(size):
-        centre = start + (s + 0.5) * step
-        low = max(start, math.floor(centre - reach + 0.5))
-        high = min(start + length, math.floor(centre + reach + 0.5))
+        centre = (s + 0.5) * step
+        low = max(0, math.floor(centre - reach + 0.5))
+        high = min(length, math.floor(centre + reach + 0.5))
+        place = min(low, length - taps)
         total = 0.0
-        for t in range(high - low):
-            total += 1 - abs(low + t + 0.5 - centre) / reach
-        for t in range(high - low):
-            weights[s, t] = (1 - abs(low + t + 0.5 - centre) / reach) / total
-        taps[s] = low, high - low
-    return taps, weights
+        for t in range(low, high):
+            total += 1 - abs(t + 0.5 - centre) / reach
+        for t in range(low, high):
+            weights[s, t - place] = (1 - abs(t + 0.5 - centre) / reach) / total
+        first[s] = unsigned(place)
+    return first, weights
 
 
 @compiled
@@ -96,25 +100,28 @@ def crop_and_resize(image: Pixels, box: NDArray[np.int64], flip: bool, out: Plan
     """Resize the box of image [H, W, 3] to out [3, S, S], mirrored if asked: first its rows, then their columns."""
     size = out.shape[1]
     top, left, height, width = box
-    row_taps, row_weights = triangle(top, height, size)
-    column_taps, column_weights = triangle(0, width, size)
-    line = np.empty(3 * width, np.float32)
+    first_row, row_weights = triangle(height, size)
+    first_column, column_weights = triangle(width, size)
+    begin, numbers = 3 * left, 3 * width
+    lines = image.reshape(len(image), 3 * image.shape[1])[top : top + height]
+    line = np.empty(numbers, np.float32)
     for row in range(size):
-        line[:] = f32(0)
-        for t in range(row_taps[row, 1]):
-            weight = row_weights[row, t]
-            pixels = image[row_taps[row, 0] + t, left : left + width].reshape(3 * width)
-            for p in range(3 * width):
+        pixels, weight = lines[first_row[row], begin : begin + numbers], row_weights[row, 0]
+        for p in range(numbers):
+            line[p] = weight * f32(pixels[p])
+        for t in range(1, row_weights.shape[1]):
+            pixels, weight = lines[first_row[row] + unsigned(t), begin : begin + numbers], row_weights[row, t]
+            for p in range(numbers):
                 line[p] += weight * f32(pixels[p])
         for s in range(size):
             red = green = blue = f32(0)
-            p = 3 * column_taps[s, 0]
-            for t in range(column_taps[s, 1]):
+            p = unsigned(3) * first_column[s]
+            for t in range(column_weights.shape[1]):
                 weight = column_weights[s, t]
                 red += weight * line[p]
-                green += weight * line[p + 1]
-                blue += weight * line[p + 2]
-                p += 3
+                green += weight * line[p + unsigned(1)]
+                blue += weight * line[p + unsigned(2)]
+                p += unsigned(3)
             column = size - 1 - s if flip else s
             out[0, row, column], out[1, row, column], out[2, row, column] = red, green, blue
 
@@ -139,17 +146,19 @@ def brightness(x: Planes, factor: np.float32) -> None:
             plane[p] = clamp(plane[p] * factor)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})  # a sum in vectors
+def mean_grey(x: Planes) -> float:
+    red, green, blue = x[0], x[1], x[2]
+    total = 0.0
+    for p in range(len(red)):
+        total += float(luma(red[p], green[p], blue[p]))
+    return total / len(red)
+
+
 @compiled
 def contrast(x: Planes, factor: np.float32) -> None:
     """Blend with the mean grey."""
-    red, green, blue = x[0], x[1], x[2]
-    total = 0.0
-    for start in range(0, len(red), 256):  # short sums in float32, their sum in float64
-        part = f32(0)
-        for p in range(start, min(start + 256, len(red))):
-            part += luma(red[p], green[p], blue[p])
-        total += float(part)
-    rest = f32(total / len(red)) * (f32(1) - factor)
+    rest = f32(mean_grey(x)) * (f32(1) - factor)
     for channel in range(3):
         plane = x[channel]
         for p in range(len(plane)):
@@ -196,28 +205,37 @@ def blur(x: Planes, sigma: float, scratch: Planes) -> None:
     """Gaussian blur of x [3, S, S] with mirrored borders, in place, by a kernel that reaches three sigma."""
     size = x.shape[1]
     reach = min(size - 1, math.ceil(3 * sigma))
-    kernel = np.empty(2 * reach + 1, np.float32)
-    for t in range(len(kernel)):
-        kernel[t] = math.exp(-0.5 * ((t - reach) / sigma) ** 2)
-    kernel /= kernel.sum()
+    kernel = np.empty(reach + 1, np.float32)  # its centre and one side
+    for t in range(reach + 1):
+        kernel[t] = math.exp(-0.5 * (t / sigma) ** 2)
+    kernel /= 2 * kernel.sum() - kernel[0]
     padded = np.empty(size + 2 * reach, np.float32)
     for channel in range(3):
         for row in range(size):
-            target = scratch[channel, row]
-            target[:] = f32(0)
-            for t in range(len(kernel)):
-                weight, source = kernel[t], x[channel, mirrored(row + t - reach, size)]
-                for column in range(size):
-                    target[column] += weight * source[column]
-        for row in range(size):
-            target, source = x[channel, row], scratch[channel, row]
-            for p in range(len(padded)):
-                padded[p] = source[mirrored(p - reach, size)]
-            target[:] = f32(0)
-            for t in range(len(kernel)):
+            target, source = scratch[channel, row], x[channel, row]
+            weight = kernel[0]
+            for column in range(size):
+                target[column] = weight * source[column]
+            for t in range(1, reach + 1):
+                above, below = x[channel, mirrored(row - t, size)], x[channel, mirrored(row + t, size)]
                 weight = kernel[t]
                 for column in range(size):
-                    target[column] += weight * padded[t + column]
+                    target[column] += weight * (above[column] + below[column])
+        for row in range(size):
+            target, source = x[channel, row], scratch[channel, row]
+            for column in range(size):
+                padded[reach + column] = source[column]
+            for p in range(1, reach + 1):
+                padded[reach - p] = source[p]
+                padded[reach + size - 1 + p] = source[size - 1 - p]
+            weight = kernel[0]
+            for column in range(size):
+                target[column] = weight * source[column]
+            for t in range(1, reach + 1):
+                left, right = padded[reach - t : reach - t + size], padded[reach + t : reach + t + size]
+                weight = kernel[t]
+                for column in range(size):
+                    target[column] += weight * (left[column] + right[column])
 
 
 @compiled

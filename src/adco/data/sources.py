@@ -8,7 +8,7 @@ B is a number of images asked for, n of images there are, H and W height and wid
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from adco.data.listing import class_names, list_images, split_folders
 __all__ = ["ArraySource", "FolderSource", "Images", "Pixels", "Source", "Unreadable", "open_source", "open_splits"]
 
 Pixels = NDArray[np.uint8]  # [..., H, W, 3] RGB
-Images = Pixels | list[Pixels]  # [B, H, W, 3], or B photographs [H, W, 3] of any size
+Images = Pixels | Iterable[Pixels]  # [B, H, W, 3], or B photographs [H, W, 3] of any size
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,11 @@ class ArraySource:
     @property
     def unreadable(self) -> tuple[Unreadable, ...]:
         return ()
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """[n, 2], height and width in pixels."""
+        return np.broadcast_to(np.array(self.images.shape[1:3], np.int64), (len(self), 2))
 
     @property
     def shorter_side(self) -> int:

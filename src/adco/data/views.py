@@ -6,7 +6,7 @@ are drawn at once; `pixels.py` does the rest.
 Shapes: B images of a batch, S the view's size in pixels, H and W an image's height and width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adco.data.draws import uniform
 from adco.data.pixels import render_images
-from adco.data.sources import Images
+from adco.data.sources import Images, Pixels
 
 _ORDERS = np.array(list(permutations(range(4))))  # the 24 orders of brightness, contrast, saturation, hue
 
@@ -100,26 +100,50 @@ def _crop_boxes(sizes: NDArray[np.int64], scale: tuple[float, float], u: NDArray
     return np.concatenate([top, left, h, w], 1).astype(np.int64)
 
 
-def render(images: Images, view: View, draws: Draws) -> Tensor:
-    """Make one view of each image: uint8 [B, 3, S, S]."""
-    views = np.empty((len(images), 3, view.size, view.size), np.uint8)
-    order = np.where(draws.jitter[:, None], draws.order, -1)
+def render(images: Images, views: Sequence[View], draws: Sequence[Draws]) -> list[Tensor]:
+    """Make views of each image, one view for each of the draws: uint8 [B, 3, S, S] each.
+
+    Photographs are taken one by one, and none is kept.
+    """
+    count = len(draws[0].flip)
+    made = [np.empty((count, 3, view.size, view.size), np.uint8) for view in views]
+    orders = [np.where(drawn.jitter[:, None], drawn.order, -1) for drawn in draws]
     if isinstance(images, np.ndarray):
-        batches = [(images, slice(None))]
+        parts: Iterable[tuple[slice, Pixels]] = [(slice(None), images)]
     else:
-        batches = [(image[None], slice(i, i + 1)) for i, image in enumerate(images)]
-    for pixels, part in batches:
-        render_images(
-            pixels,
-            draws.boxes[part],
-            draws.flip[part],
-            order[part],
-            draws.factors[part],
-            draws.grayscale[part],
-            draws.sigma[part],
-            views[part],
-        )
-    return torch.from_numpy(views)
+        parts = ((slice(i, i + 1), photograph[None]) for i, photograph in enumerate(images))
+    for part, pixels in parts:
+        for drawn, order, out in zip(draws, orders, made, strict=True):
+            render_images(
+                pixels,
+                drawn.boxes[part],
+                drawn.flip[part],
+                order[part],
+                drawn.factors[part],
+                drawn.grayscale[part],
+                drawn.sigma[part],
+                out[part],
+            )
+    return [torch.from_numpy(out) for out in made]
+
+
+def views_of(
+    images: Images,
+    sizes: NDArray[np.int64],
+    views: Sequence[View],
+    seed: int,
+    epoch: NDArray[np.int64],
+    image: NDArray[np.int64],
+) -> list[Tensor]:
+    """All views of a batch of images, each uint8 [B, 3, S, S].
+
+    Args:
+        images: what `Source.load` gives.
+        sizes: [B, 2] their heights and widths in pixels.
+        views: the distribution of each view.
+        seed, epoch, image: as of `draw`.
+    """
+    return render(images, views, [draw(view, sizes, seed, epoch, image, n) for n, view in enumerate(views)])
 
 
 def test_view(images: Images, size: int) -> Tensor:
@@ -141,16 +165,13 @@ def _centre(image: Image.Image, size: int) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def image_sizes(images: Images) -> NDArray[np.int64]:
-    """[B, 2] heights and widths in pixels."""
-    if isinstance(images, np.ndarray):
-        return np.broadcast_to(np.array(images.shape[1:3], np.int64), (len(images), 2))
-    return np.array([image.shape[:2] for image in images], np.int64)
+def normalize(views: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """From uint8 [B, 3, S, S] to (views / 255 − mean) / std, of a new tensor.
 
-
-def views_of(
-    images: Images, views: Sequence[View], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64]
-) -> list[Tensor]:
-    """All views of a batch of images, each uint8 [B, 3, S, S]."""
-    sizes = image_sizes(images)
-    return [render(images, view, draw(view, sizes, seed, epoch, image, number)) for number, view in enumerate(views)]
+    Args:
+        views: of 0 to 255.
+        mean, std: [3], of red, green and blue in [0, 1], on the device of the views; their dtype is the result's.
+        memory_format: of the result. Changed last: arithmetic over channels alone is slow where they lie innermost.
+    """
+    mean, std = (255 * of_channels[:, None, None] for of_channels in (mean, std))
+    return views.to(mean.dtype).sub_(mean).div_(std).to(memory_format=memory_format)

@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import nn
 
 from adco.data.sources import Source
-from adco.data.views import test_view
+from adco.data.views import normalize, test_view
 
 DECODED_AT_ONCE = 32  # full-size pictures one thread holds while it makes its batch of views
 MAX_THREADS = 8  # beyond this many, decoding waits for the disk rather than for a core
@@ -80,14 +80,13 @@ def extract_features(
         backbone.to(device)
     first = next(backbone.parameters(), torch.empty(0))
     device, dtype = first.device, first.dtype
-    # (uint8 / 255 − mean) / std
-    offset, scale = (torch.tensor(values, dtype=dtype, device=device).view(1, 3, 1, 1) * 255 for values in (mean, std))
+    centre, width = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     outputs = []
     with _frozen(backbone):
         for views in _test_views(source, image_size, batch_size, progress):  # [B, 3, S, S]
-            images = views.to(device, dtype, memory_format=torch.channels_last)  # convolves faster on CPUs too
+            images = normalize(views.to(device), centre, width, torch.channels_last)  # convolves faster on CPUs too
             with torch.inference_mode():
-                output = backbone((images - offset) / scale)
+                output = backbone(images)
             if output.ndim != 2:
                 raise ValueError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
             outputs.append(output.float().cpu())  # [B, F]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adco.data.loader import Batch
+from adco.data.views import normalize
 from adco.encoder import Encoder
 from adco.optimizers import Muon
 
@@ -75,8 +76,8 @@ class Method(L.LightningModule):
         self.encoder = encoder
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         dtype = torch.get_default_dtype()
-        self.register_buffer("mean", torch.tensor(mean, dtype=dtype)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=dtype)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=dtype), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=dtype), persistent=False)
 
     def players(self) -> list[Player]:
         """Who trains, and how."""
@@ -92,8 +93,7 @@ class Method(L.LightningModule):
 
     def prepare(self, views: Tensor) -> Tensor:
         """uint8 [n, 3, S, S] → normalised floats in the memory format."""
-        x = views.to(self.mean.dtype, memory_format=self.memory_format)
-        return x.sub_(255 * self.mean).div_(255 * self.std)
+        return normalize(views, self.mean, self.std, self.memory_format)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         step = self.step(batch)
