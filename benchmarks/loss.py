@@ -39,18 +39,23 @@ def inputs(k: int) -> list[Tensor]:
 
 
 def published(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
-    """Encoder by autograd; adversaries' gradient Σ p (q − (q·â) â) / (N τ_adv ‖A‖) by hand."""
+    """The encoder's gradient by autograd, the adversaries' by hand."""
     with torch.no_grad():
         norms = adversaries.norm(dim=1, keepdim=True)
         unit = adversaries / norms
     logits = torch.cat([queries @ keys.T, queries @ unit.T], dim=1)  # [N, N + K]
     encoder = F.cross_entropy(logits / TAU, torch.arange(N))
     queries.grad = torch.autograd.grad(encoder, queries, retain_graph=True)[0]
-    with torch.no_grad():
-        p = (logits / TAU_ADV).softmax(dim=1)[:, N:]  # [N, K]
-        cosines = logits[:, N:]
-        gradient = p.T @ queries - (p * cosines).sum(0)[:, None] * unit
-        adversaries.grad = gradient / norms / (N * TAU_ADV)
+    adversaries.grad = published_gradient(logits, queries, unit, norms, TAU_ADV)
+
+
+@torch.no_grad()
+def published_gradient(logits: Tensor, queries: Tensor, unit: Tensor, norms: Tensor, temperature: float) -> Tensor:
+    """Σ p (q − (q·â) â) / (N τ ‖A‖) from the logits [N, N + K] of keys and adversaries."""
+    number = len(queries)
+    p = (logits / temperature).softmax(dim=1)[:, number:]  # [N, K]
+    gradient = p.T @ queries - (p * logits[:, number:]).sum(0)[:, None] * unit
+    return gradient / norms / (number * temperature)
 
 
 def autograd(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:

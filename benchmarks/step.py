@@ -30,12 +30,16 @@ def method(adversaries: int) -> AdCo:
         image_size=224,
         test_size=224,
         adversaries=adversaries,
+        learning_rate=0.03,
         final_learning_rate=6e-4,
+        warmup_epochs=0,
         split_groups=1,
         channels_last=True,
         batch_norm="split",
     )
-    return make_method(settings, steps_per_epoch=1).train()
+    made = make_method(settings, steps_per_epoch=1).train()
+    assert isinstance(made, AdCo)
+    return made
 
 
 class Step:
@@ -56,7 +60,7 @@ class BarePasses(Step):
     """The same encoder, without anything to learn from."""
 
     def __call__(self, batch: Batch) -> None:
-        self.method.momentum_encoder.update(self.method.encoder)
+        self.method.follow(batch)
         self.method.embed_keys(batch, 0)
         queries = self.method.embed_queries(batch.views[1])
         self.optimizer.zero_grad()

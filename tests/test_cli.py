@@ -57,7 +57,7 @@ WRONG = [
     (["pretrain", "--print_config", "--resume=nowhere"], "--resume takes its settings from the run directory"),
     (["pretrain", "photos"], "photos"),
     (["pretrian"], "unknown command pretrian: did you mean pretrain?"),
-    (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, demo, recipes"),
+    (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, compare, demo, recipes"),
     (["evaluate"], "kind"),
     (["evaluate", "svm"], "svm"),
     (["evaluate", "knn"], "no run directory under runs/: name one, or pretrain first"),

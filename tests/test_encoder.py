@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import adco
-from adco.encoder import BackboneInfo, Encoder, build_backbone, load_backbone, save_backbone
+from adco.encoder import BackboneInfo, Encoder, build_backbone, load_backbone, mlp, save_backbone
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TINY = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
@@ -131,7 +131,7 @@ def test_the_public_name_is_the_same_function() -> None:
 
 
 def test_embeddings_have_unit_norm_in_every_precision() -> None:
-    encoder = Encoder(build_backbone(info(arguments=dict(TINY))), hidden=32, dim=16)
+    encoder = Encoder(build_backbone(info(arguments=dict(TINY))), mlp(16, 32, 16))
     images = torch.randn(6, 3, 32, 32)
     embeddings = encoder(images)
     assert embeddings.shape == (6, 16)
@@ -144,9 +144,9 @@ def test_embeddings_have_unit_norm_in_every_precision() -> None:
 
 
 def test_the_projector_is_the_papers() -> None:
-    encoder = Encoder(build_backbone(info(arguments=dict(TINY))), hidden=2048, dim=128)
-    assert [type(layer) for layer in encoder.projector] == [nn.Linear, nn.ReLU, nn.Linear]
-    assert [tuple(weights.shape) for weights in encoder.projector.parameters()] == [
+    projector = mlp(16, 2048, 128)
+    assert [type(layer) for layer in projector] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert [tuple(weights.shape) for weights in projector.parameters()] == [
         (2048, 16),
         (2048,),
         (128, 2048),

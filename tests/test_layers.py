@@ -10,6 +10,7 @@ import adco
 ROOT = Path(adco.__file__).parent
 LAYERS = [  # from the top; a package stands for all that is in it
     ["cli"],
+    ["comparison"],
     ["api", "configure", "demo"],
     ["pretraining", "resolve", "callbacks", "evaluation"],
     ["methods", "data", "monitor", "curves", "run_directory", "checkpoints"],

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adco.losses import info_nce
+from adco.losses import info_nce, negative_cosine, nt_xent
 
 SEEDS = st.integers(0, 2**32 - 1)
 COUNTS = st.integers(1, 8)
@@ -104,3 +104,47 @@ def test_cold_softmax_stays_finite() -> None:
     queries = torch.eye(2, 3)
     loss = info_nce(queries, -queries, queries, temperature=1e-3)
     np.testing.assert_allclose(float(loss), 2000, rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=COUNTS, more=st.integers(0, 5), d=WIDTHS, tau=TEMPERATURES, seed=SEEDS)
+def test_nt_xent_equals_loops(n: int, more: int, d: int, tau: float, seed: int) -> None:
+    """Other ranks' rows stand before and after this rank's."""
+    start = seed % (more + 1)
+    views = unit(2 * (n + more), d, seed=seed).chunk(2)
+    rows = np.concatenate([view.numpy() for view in views])
+    total = 0.0
+    for i in [*range(start, start + n), *range(n + more + start, n + more + start + n)]:
+        positive = rows[i] @ rows[(i + n + more) % len(rows)]
+        others = [rows[i] @ rows[j] for j in range(len(rows)) if j != i]
+        total += math.log(sum(math.exp((other - positive) / tau) for other in others)) / (2 * n)
+    mine = [view[start : start + n] for view in views]
+    found = nt_xent(*mine, *views, temperature=tau, first_positive=start)
+    assert float(found) == pytest.approx(total, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_losses_and_gradients_are_lightlys(temperature: float) -> None:
+    from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+
+    torch.manual_seed(0)
+    first, second = (torch.randn(16, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    one, other = F.normalize(first), F.normalize(second)
+    pairs = [
+        (nt_xent(one, other, one, other, temperature=temperature), NTXentLoss(temperature)(first, second)),
+        (negative_cosine(first, second), NegativeCosineSimilarity()(first, second)),
+    ]
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+        for x in (first, second):
+            gradients = [torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in (mine, theirs)]
+            torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_negative_cosine_equals_numpy_at_any_norm(scale: float) -> None:
+    torch.manual_seed(0)
+    p, z = (scale * torch.randn(7, 5, dtype=torch.float64) for _ in range(2))
+    cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(p.numpy(), z.numpy(), strict=True)]
+    assert float(negative_cosine(p, z)) == pytest.approx(-np.mean(cosines), abs=1e-6 if scale < 1 else 1e-12)
+    assert negative_cosine(p.bfloat16(), z.bfloat16()).dtype == torch.float32

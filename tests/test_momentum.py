@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adco.encoder import Encoder
+from adco.encoder import Encoder, mlp
 from adco.momentum import MomentumEncoder
 
 
@@ -22,7 +22,7 @@ class Small(nn.Sequential):
 @pytest.fixture
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    return Encoder(Small(), hidden=6, dim=5).double()
+    return Encoder(Small(), mlp(4, 6, 5)).double()
 
 
 def images(seed: int) -> Tensor:
@@ -43,7 +43,7 @@ def moved(encoder: nn.Module) -> nn.Module:
 def test_starts_equal_projector_and_buffers_included(encoder: Encoder) -> None:
     """From weights that no new construction would have."""
     trained = moved(encoder)
-    pair = MomentumEncoder(trained, 0.9)
+    pair = MomentumEncoder(trained)
     assert list(pair.encoder.state_dict()) == list(trained.state_dict())
     for name, value in trained.state_dict().items():
         assert torch.equal(pair.encoder.state_dict()[name], value), name
@@ -52,7 +52,7 @@ def test_starts_equal_projector_and_buffers_included(encoder: Encoder) -> None:
 
 
 def test_shares_nothing_and_is_frozen(encoder: Encoder) -> None:
-    pair = MomentumEncoder(encoder, 0.9)
+    pair = MomentumEncoder(encoder)
     assert not any(parameter.requires_grad for parameter in pair.parameters())
     assert all(parameter.requires_grad for parameter in encoder.parameters())
     mine = {tensor.data_ptr() for tensor in pair.state_dict().values()}
@@ -62,12 +62,12 @@ def test_shares_nothing_and_is_frozen(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.999, 1.0])
 def test_update_is_the_moving_average(encoder: Encoder, momentum: float) -> None:
-    pair = MomentumEncoder(encoder, momentum)
+    pair = MomentumEncoder(encoder)
     trained = moved(encoder)
     expected = {name: parameter.detach().clone() for name, parameter in pair.encoder.named_parameters()}
     followed = {name: parameter.detach().clone() for name, parameter in trained.named_parameters()}
     for _ in range(3):
-        pair.update(trained)
+        pair.update(trained, momentum)
         expected = {name: momentum * slow + (1 - momentum) * followed[name] for name, slow in expected.items()}
     for name, parameter in pair.encoder.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-15, atol=1e-15)
@@ -76,10 +76,10 @@ def test_update_is_the_moving_average(encoder: Encoder, momentum: float) -> None
 
 
 def test_running_statistics_are_its_own(encoder: Encoder) -> None:
-    pair = MomentumEncoder(encoder, 0.9)
+    pair = MomentumEncoder(encoder)
     trained = moved(encoder)
     buffers = {name: buffer.clone() for name, buffer in pair.encoder.named_buffers()}
-    pair.update(trained)
+    pair.update(trained, 0.9)
     for name, buffer in pair.encoder.named_buffers():
         assert torch.equal(buffer, buffers[name]), name
     others = {name: buffer.clone() for name, buffer in trained.named_buffers()}
@@ -92,5 +92,5 @@ def test_running_statistics_are_its_own(encoder: Encoder) -> None:
 
 def test_batch_statistics_in_train_mode(encoder: Encoder) -> None:
     """An image's embedding depends on its company: that is why keys are shuffled."""
-    pair = MomentumEncoder(encoder, 0.9).train()
+    pair = MomentumEncoder(encoder).train()
     assert not torch.allclose(pair(images(0)), torch.cat([pair(images(0)[:4]), pair(images(0)[4:])]))

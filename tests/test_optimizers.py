@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adco.optimizers import Muon
+from adco.optimizers import Muon, Player, make_optimizer
 
 
 def numpy_muon(weight: np.ndarray, gradients: list[np.ndarray], lr: float, decay: float, momentum: float) -> np.ndarray:
@@ -96,3 +96,40 @@ def test_a_closure_gives_the_gradients() -> None:
 def test_what_cannot_be_orthogonal_is_refused(group: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="two or more dimensions"):
         Muon([{**group, "orthogonal": True}], lr=0.1)
+
+
+def test_lars_equals_numpy_and_spares_biases_and_norms() -> None:
+    """Three steps of matrix and vector: the trust ratio and the decay are the matrix's alone (arXiv 1708.03888)."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    start = {name: parameter.detach().numpy().copy() for name, parameter in layer.named_parameters()}
+    rate, decay, trust = 0.7, 0.1, 0.001
+    player = Player(parameters=layer.parameters(), learning_rate=lambda step: rate, weight_decay=decay)
+    optimizer, rates = make_optimizer("lars", [player])
+    torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+    expected, velocity = dict(start), {name: np.zeros_like(value) for name, value in start.items()}
+    for _ in range(3):
+        for name, parameter in layer.named_parameters():
+            gradient = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.grad = gradient.clone()
+            step = gradient.numpy()
+            if step.ndim > 1:
+                weight = expected[name]
+                norms = np.linalg.norm(weight), np.linalg.norm(step)
+                step = trust * norms[0] / (norms[1] + decay * norms[0] + 1e-8) * (step + decay * weight)
+            velocity[name] = 0.9 * velocity[name] + step
+            expected[name] = expected[name] - rate * velocity[name]
+        optimizer.step()
+    for name, parameter in layer.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), expected[name], atol=1e-12, err_msg=name)
+
+
+def test_an_ascending_player_is_sgds_beside_muon_and_refused_by_lars() -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    player = Player(parameters=[weight], learning_rate=lambda step: 1.0, weight_decay=0.0, maximize=True)
+    optimizer, _ = make_optimizer("muon", [player])
+    weight.grad = torch.full((2, 2), 0.25)
+    optimizer.step()
+    assert torch.equal(weight.detach(), torch.full((2, 2), 1.25))
+    with pytest.raises(ValueError, match="lars cannot maximize"):
+        make_optimizer("lars", [player])

@@ -104,7 +104,7 @@ def test_defaults_are_the_papers() -> None:
     settings = AdCoSettings()
     settings.check()
     assert (settings.temperature, settings.adversary_temperature) == (0.12, 0.02)
-    assert (settings.learning_rate, settings.weight_decay, settings.momentum) == (0.03, 1e-4, 0.999)
+    assert (settings.RATE, settings.weight_decay, settings.momentum) == (0.03, 1e-4, 0.999)
     assert (settings.adversary_learning_rate, settings.adversary_weight_decay) == (3.0, 1e-4)
     assert (settings.batch_size, settings.epochs, settings.dim, settings.hidden) == (256, 200, 128, 2048)
     assert (settings.brightness, settings.contrast, settings.saturation, settings.hue) == (0.4, 0.4, 0.4, 0.1)
@@ -125,7 +125,7 @@ def test_methods_are_named_by_their_literal() -> None:
     for name, settings in METHODS.items():
         assert issubclass(settings, PretrainSettings)
         assert typing.get_args(typing.get_type_hints(settings)["method"]) == (name,)
-        assert settings().method == name
+        assert settings(method=name).method == name
 
 
 def test_settings_recipes_and_the_parser_load_nothing_heavy() -> None:

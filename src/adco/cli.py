@@ -19,6 +19,7 @@ commands:
   demo       pretrain on CIFAR-10 for three epochs, and show what was learned
   pretrain   pretrain a backbone on your images, into a run directory
   evaluate   classify labelled images with a frozen backbone: knn or linear
+  compare    train the rows of a table alike, several seeds each, and print it
   recipes    list the recipes, or show one
 
 examples:
@@ -28,6 +29,7 @@ examples:
   adco pretrain --resume runs/adco-photos-20260101-120000
   adco evaluate knn runs/adco-photos-20260101-120000 --data labelled/
   adco evaluate linear --floors
+  adco compare cifar10_table5
 """
 
 
@@ -45,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     name, *rest = arguments
-    commands = {"pretrain": pretrain, "evaluate": evaluate, "demo": demo, "recipes": show_recipes}
+    commands = {"pretrain": pretrain, "evaluate": evaluate, "compare": compare, "demo": demo, "recipes": show_recipes}
     try:
         if name not in commands:
             raise ValueError(_unknown_command(name, list(commands)))
@@ -120,6 +122,49 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def compare(arguments: Sequence[str]) -> int:
+    """`adco compare`."""
+    from adco.configure import Parser
+    from adco.settings import CompareSettings
+
+    parser = Parser(CompareSettings, "adco compare", "Train the rows of a table alike and print it.")
+    parser.add_argument("recipe", help="a comparison of the package by name, or a YAML file: shared, seeds, rows")
+    parser.add_argument("--dry-run", action="store_true", help="build each row and step twice on noise, no more")
+    flags = parser.read_flags(arguments)
+    from adco.callbacks import Interrupted, NotFiniteError
+
+    _quieten()
+    if flags.dry_run:
+        from adco.comparison.dry import dry_run
+        from adco.comparison.plan import read_plan
+
+        _print_table(
+            ["row", "parameters, M", "MB, batch 8", "planned steps"],
+            [
+                [found["row"], f"{found['parameters']:.1f}", _or_dash(found["megabytes"]), _or_dash(found["steps"])]
+                for found in dry_run(read_plan(flags.recipe))
+            ],
+        )
+        return 0
+    from adco.comparison import compare as run_comparison
+    from adco.comparison.table import COLUMNS, cells
+
+    out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
+    try:
+        entries, claims = run_comparison(flags.recipe, out)
+    except Interrupted as stop:
+        print("adco: stopped and saved; the same command goes on from there", file=sys.stderr)
+        return stop.exit_code
+    except NotFiniteError as error:
+        print(f"adco: {error}", file=sys.stderr)
+        return 1
+    _print_table(COLUMNS, [cells(entry) for entry in entries])
+    for claim in claims:
+        print(f"{claim.number}. {claim.sentence().replace('**', '')}")
+    print(f"table.json, table.md and table.png are in {out}/")
+    return 0
+
+
 def demo(arguments: Sequence[str]) -> int:
     """`adco demo`."""
     from adco.configure import Parser
@@ -150,7 +195,7 @@ def show_recipes(arguments: Sequence[str]) -> int:
         print(recipes.find(arguments[0]).read_text(), end="")
         return 0
     for name in recipes.names():
-        print(f"{name:24}{recipes.summary(name)}")
+        print(f"{name:36}{recipes.summary(name)}")
     return 0
 
 
@@ -169,6 +214,23 @@ def _print_results(results: Any) -> None:
     columns = [{"knn": "kNN", "linear": "linear"}[kind] for kind in results]
     print(f"top-1 (%) on {first['data']}, {first['images']} test images")
     Console().print(results_table(rows, columns))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=SIMPLE)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.width = max(console.width, 160)  # a row is one line, also in a log
+    console.print(table)
+
+
+def _or_dash(number: float | None) -> str:
+    return "–" if number is None else f"{number:.0f}"
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from adco import recipes
-from adco.settings import METHODS, AdCoSettings
+from adco.settings import METHODS, PretrainSettings
 
 
 class Parser(ArgumentParser):
@@ -68,14 +68,14 @@ class Parser(ArgumentParser):
         return namespace
 
 
-def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> AdCoSettings:
+def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> PretrainSettings:
     """The settings of a recipe with values over it, types checked.
 
     Raises:
         ValueError: of one line, for an unknown recipe or key, or a wrong type.
     """
     merged = {**(read_recipe(recipe) if recipe else {}), **values}
-    settings: AdCoSettings = build(pretrain_parser(merged.get("method", "adco")), merged)
+    settings: PretrainSettings = build(pretrain_parser(merged.get("method", "adco")), merged)
     return settings
 
 

@@ -3,6 +3,7 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 
 def rank() -> int:
@@ -22,3 +23,10 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """As `gather`; each rank's rows get the gradients of what all ranks made of them."""
+    if world_size() == 1:
+        return x
+    return torch.cat(all_gather(x.contiguous()))  # type: ignore[no-untyped-call]

@@ -3,8 +3,9 @@
 import difflib
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -67,29 +68,49 @@ def use_cifar_stem(backbone: nn.Module) -> None:
     backbone.maxpool = nn.Identity()
 
 
+def mlp(*widths: int, batch_norm: bool = False, output_norm: bool = False) -> nn.Sequential:
+    """Linear layers from width to width with ReLU between them: a projector or a predictor.
+
+    Args:
+        widths: of the input, of each hidden layer, of the output.
+        batch_norm: whether BatchNorm stands behind each hidden layer, which then has no bias.
+        output_norm: whether BatchNorm stands behind the last layer too.
+    """
+    layers: list[nn.Module] = []
+    for number, (width, following) in enumerate(pairwise(widths), start=2):
+        last = number == len(widths)
+        norm = output_norm if last else batch_norm
+        layers.append(nn.Linear(width, following, bias=not norm))
+        layers += [nn.BatchNorm1d(following)] if norm else []
+        layers += [] if last else [nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
 class Encoder(nn.Module):
     """Backbone + projector: images [N, 3, S, S] → unit-norm embeddings [N, D].
 
-    The projector is the paper's: one hidden layer with ReLU, no BatchNorm.
-
     Args:
-        backbone: images → features [N, F]; its attribute `num_features` is F.
-        hidden: width of the projector's hidden layer (paper: 2 048).
-        dim: D (paper: 128).
+        backbone: images → features [N, F].
+        projector: features → projections [N, D].
     """
 
-    def __init__(self, backbone: nn.Module, *, hidden: int, dim: int) -> None:
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projector = nn.Sequential(
-            nn.Linear(cast(int, backbone.num_features), hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
-        )
+        self.projector = projector
+
+    def project(self, x: Tensor) -> Tensor:
+        """Embeddings of any norm."""
+        projections: Tensor = self.projector(self.backbone(x))
+        return projections
 
     def forward(self, x: Tensor) -> Tensor:
-        embeddings = self.projector(self.backbone(x))
-        return F.normalize(
-            embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        )  # a norm in bf16 is off by 1 %
+        return unit(self.project(x))
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of norm one, in float32 at least: a norm in bf16 is off by 1 %."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
 def save_backbone(path: Path, backbone: nn.Module, info: BackboneInfo) -> None:

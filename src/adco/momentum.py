@@ -13,13 +13,11 @@ class MomentumEncoder(nn.Module):
 
     Args:
         encoder: what to copy and follow.
-        momentum: m of θ_k ← m θ_k + (1−m) θ_q; paper: 0.999.
     """
 
-    def __init__(self, encoder: nn.Module, momentum: float) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
-        self.momentum = momentum
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] → [N, D], without gradient."""
@@ -28,6 +26,6 @@ class MomentumEncoder(nn.Module):
         return embeddings
 
     @torch.no_grad()
-    def update(self, encoder: nn.Module) -> None:
-        """Move the copy's parameters one step towards the encoder's."""
-        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1 - self.momentum)
+    def update(self, encoder: nn.Module, momentum: float) -> None:
+        """Move the copy's parameters towards the encoder's: θ_k ← m θ_k + (1−m) θ_q."""
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1 - momentum)

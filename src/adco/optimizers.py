@@ -1,14 +1,58 @@
-"""The encoder's optimizers beyond SGD."""
+"""Who is trained at which rate, and by which optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
+from timm.optim.lars import Lars
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor, nn
 
 NEWTON_SCHULZ = [(3.4445, -4.7750, 2.0315)]  # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
 ITERATIONS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """Parameters that are trained alike."""
+
+    parameters: Iterable[nn.Parameter]
+    learning_rate: Callable[[int], float]  # of each step
+    weight_decay: float
+    maximize: bool = False
+
+
+def make_optimizer(name: str, players: Iterable[Player]) -> tuple[torch.optim.Optimizer, list[Callable[[int], float]]]:
+    """An optimizer of all players, with momentum 0.9, and the learning rate of each of its groups.
+
+    Args:
+        name: sgd; muon or lars, whose steps only weights of two or more dimensions take. lars has no weight decay on
+            the others, biases and norms (You et al. 2017, arXiv 1708.03888; as in SimCLR and BYOL).
+        players: one that maximizes is trained by SGD.
+
+    Raises:
+        ValueError: if a player maximizes and the optimizer is lars.
+    """
+    groups: list[dict[str, Any]] = []
+    rates = []
+    for player in players:
+        parameters = list(player.parameters)
+        matrices, vectors = [w for w in parameters if w.ndim > 1], [w for w in parameters if w.ndim <= 1]
+        parts: list[tuple[list[nn.Parameter], dict[str, Any]]] = [(parameters, {})]
+        if name == "lars":
+            if player.maximize:
+                raise ValueError("lars cannot maximize")
+            parts = [(matrices, {"always_adapt": True}), (vectors, {"weight_decay": 0.0})]
+        elif name == "muon" and not player.maximize:
+            parts = [(matrices, {"orthogonal": True}), (vectors, {})]
+        for weights, special in parts:
+            if weights:
+                common = {"params": weights, "weight_decay": player.weight_decay, "maximize": player.maximize}
+                groups.append(common | special)
+                rates.append(player.learning_rate)
+    # The schedule's factor is the rate itself.
+    return (Lars if name == "lars" else Muon)(groups, lr=1.0, momentum=0.9), rates
 
 
 class Muon(torch.optim.SGD):

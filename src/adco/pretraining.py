@@ -4,13 +4,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from adco.adversaries import Adversaries
 from adco.callbacks import Bar, Monitor, OnlineKNN, StopOnSignal, WarmStart
 from adco.checkpoints import WholeCheckpointIO
 from adco.curves import plot_curves
@@ -18,17 +18,22 @@ from adco.data.draws import permutation
 from adco.data.loader import Loader, Order
 from adco.data.sources import Source, open_source
 from adco.data.views import View
-from adco.encoder import BackboneInfo, Encoder, build_backbone, save_backbone
+from adco.encoder import BackboneInfo, build_backbone, save_backbone
 from adco.methods.adco import AdCo
-from adco.methods.method import Schedule
+from adco.methods.byol import BYOL
+from adco.methods.method import Method, Schedule
+from adco.methods.moco import MoCo
+from adco.methods.simclr import SimCLR
+from adco.methods.simsiam import SimSiam
 from adco.resolve import resolve
 from adco.run_directory import RUNS, RunDirectory
-from adco.settings import AdCoSettings, PretrainSettings, to_dict
+from adco.settings import AdCoSettings, PretrainSettings, QueryKeySettings, to_dict
 
+METHODS: dict[str, Any] = {"adco": AdCo, "moco": MoCo, "simclr": SimCLR, "byol": BYOL, "simsiam": SimSiam}
 WARM_START = 1 << 32  # the epoch whose order and views fill the adversaries: one that no run reaches
 
 
-def pretrain_run(settings: AdCoSettings) -> RunDirectory:
+def pretrain_run(settings: PretrainSettings) -> RunDirectory:
     """Pretrain from the start.
 
     Raises:
@@ -51,7 +56,7 @@ def pretrain_run(settings: AdCoSettings) -> RunDirectory:
     return _train(settings, source, run)
 
 
-def resume_run(run: RunDirectory, settings: AdCoSettings) -> RunDirectory:
+def resume_run(run: RunDirectory, settings: PretrainSettings) -> RunDirectory:
     """Go on with a run from its last checkpoint, or from its start where it was stopped before the first.
 
     Raises:
@@ -70,10 +75,11 @@ def is_first_rank() -> bool:
     return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
-def make_views(settings: AdCoSettings) -> list[View]:
+def make_views(settings: PretrainSettings) -> list[View]:
     """The views of an image: two at full size, then the small crops."""
     assert settings.image_size is not None
-    crops = [(settings.image_size, *settings.crop_scale)] * 2 + list(settings.small_crops)
+    small_crops = settings.small_crops if isinstance(settings, AdCoSettings) else []
+    crops = [(settings.image_size, *settings.crop_scale)] * 2 + list(small_crops)
     return [
         View(
             size=size,
@@ -99,24 +105,24 @@ def backbone_info(settings: PretrainSettings) -> BackboneInfo:
     )
 
 
-def make_method(settings: AdCoSettings, steps_per_epoch: int) -> AdCo:
-    """Build AdCo from resolved settings."""
-    assert settings.adversaries is not None
+def make_method(settings: PretrainSettings, steps_per_epoch: int) -> Method:
+    """Build a method from resolved settings."""
+    assert settings.learning_rate is not None
     assert settings.final_learning_rate is not None
-    encoder = Encoder(build_backbone(backbone_info(settings)), hidden=settings.hidden, dim=settings.dim)
-    if settings.channels_last:
-        encoder = encoder.to(memory_format=torch.channels_last)
-    return AdCo(
-        encoder,
-        Adversaries(settings.adversaries, settings.dim),
-        views=2 + len(settings.small_crops),
-        symmetric=settings.symmetric,
-        temperature=settings.temperature,
-        adversary_temperature=settings.adversary_temperature,
-        in_batch_negatives=settings.in_batch_negatives,
-        momentum=settings.momentum,
-        groups=settings.split_groups,
-        shuffle=settings.batch_norm == "shuffle",
+    assert settings.warmup_epochs is not None
+    arguments: dict[str, Any] = {}
+    if isinstance(settings, QueryKeySettings):
+        arguments = {
+            "symmetric": settings.symmetric,
+            "momentum": settings.momentum,
+            "groups": settings.split_groups,
+            "shuffle": settings.batch_norm == "shuffle",
+        }
+    backbone = build_backbone(backbone_info(settings))
+    method: Method = METHODS[settings.method].build(
+        settings,
+        backbone,
+        backbone.num_features,
         schedule=Schedule(
             peak=settings.learning_rate,
             final=settings.final_learning_rate,
@@ -124,21 +130,21 @@ def make_method(settings: AdCoSettings, steps_per_epoch: int) -> AdCo:
             steps=settings.epochs * steps_per_epoch,
         ),
         weight_decay=settings.weight_decay,
-        orthogonal=settings.optimizer == "muon",
-        adversary_learning_rate=settings.adversary_learning_rate,
-        adversary_weight_decay=settings.adversary_weight_decay,
+        optimizer=settings.optimizer,
         accumulate=settings.accumulate,
         seed=settings.seed,
         mean=settings.mean,
         std=settings.std,
         channels_last=bool(settings.channels_last),
+        **arguments,
     )
+    return method
 
 
 class PretrainData(L.LightningDataModule):
     """Training batches of a source, from wherever the run stands; and the batches of the warm start."""
 
-    def __init__(self, settings: AdCoSettings, source: Source) -> None:
+    def __init__(self, settings: PretrainSettings, source: Source) -> None:
         super().__init__()
         self.settings, self.source = settings, source
 
@@ -172,7 +178,14 @@ class PretrainData(L.LightningDataModule):
         )
 
 
-def _train(settings: AdCoSettings, source: Source, run: RunDirectory) -> RunDirectory:
+def _syncs(settings: PretrainSettings) -> bool:
+    """Whether BatchNorm is over all devices, which torch has for GPUs alone; on one device it makes no difference."""
+    if isinstance(settings, QueryKeySettings):
+        return settings.batch_norm == "sync"
+    return settings.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> RunDirectory:
     torch.manual_seed(settings.seed)  # initial weights; all else is drawn by key
     steps_per_epoch = len(source) // settings.batch_size
     method = make_method(settings, steps_per_epoch)
@@ -193,7 +206,11 @@ def _train(settings: AdCoSettings, source: Source, run: RunDirectory) -> RunDire
     )
     on_terminal = sys.stderr.isatty()
     callbacks = [
-        *([WarmStart(data.warm_start_dataloader)] if settings.warm_start else []),
+        *(
+            [WarmStart(data.warm_start_dataloader)]
+            if isinstance(settings, AdCoSettings) and settings.warm_start
+            else []
+        ),
         monitor,
         StopOnSignal(run, agree_every=settings.log_every),
         *([Bar(monitor)] if on_terminal else []),
@@ -206,7 +223,7 @@ def _train(settings: AdCoSettings, source: Source, run: RunDirectory) -> RunDire
         precision=settings.precision if settings.precision != "auto" else None,
         max_epochs=settings.epochs,
         accumulate_grad_batches=settings.accumulate,
-        sync_batchnorm=settings.batch_norm == "sync",
+        sync_batchnorm=_syncs(settings),
         use_distributed_sampler=False,
         logger=TensorBoardLogger(run.path, name="", version="tensorboard") if settings.tensorboard else False,
         callbacks=callbacks,

@@ -4,15 +4,18 @@ import os
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 
 from adco.data.sources import ArraySource, Source
-from adco.settings import AdCoSettings, BatchNorm, Precision, PretrainSettings
+from adco.settings import AdCoSettings, BatchNorm, MoCoSettings, Precision, PretrainSettings, QueryKeySettings
+
+AnySettings = TypeVar("AnySettings", bound=PretrainSettings)
 
 
-def resolve(settings: AdCoSettings, source: Source) -> AdCoSettings:
+def resolve(settings: AnySettings, source: Source) -> AnySettings:
     """Put a value in the place of every None and auto.
 
     Raises:
@@ -39,30 +42,31 @@ def resolve(settings: AdCoSettings, source: Source) -> AdCoSettings:
             f"batch_size {settings.batch_size} leaves {share} image to each device and accumulated batch: "
             f"it must be at least {2 * processes * settings.accumulate}, as contrast needs two"
         )
-    batch_norm = _batch_norm(settings.batch_norm, processes)
-    final = settings.final_learning_rate
-    return replace(
-        settings,
-        image_size=image_size,
-        test_size=settings.test_size or image_size,
-        adversaries=settings.adversaries or min(8192, most),
-        final_learning_rate=settings.learning_rate / 50 if final is None else final,
-        # Views of images in memory take less time than handing them from process to process.
-        workers=settings.workers
-        if settings.workers is not None
-        else 0
-        if isinstance(source, ArraySource)
-        else _cores(),
-        precision=_precision(settings.accelerator) if settings.precision == "auto" else settings.precision,
-        channels_last=settings.channels_last is not False,
-        batch_norm=batch_norm,
+    rate = settings.RATE * settings.batch_size / 256 if settings.learning_rate is None else settings.learning_rate
+    chosen: dict[str, Any] = {
+        "image_size": image_size,
+        "test_size": settings.test_size or image_size,
+        "learning_rate": rate,
+        "final_learning_rate": rate * settings.FINAL if settings.final_learning_rate is None else None,
+        "warmup_epochs": min(settings.WARMUP, settings.epochs / 10) if settings.warmup_epochs is None else None,
+        "workers": _workers(source, processes // settings.num_nodes) if settings.workers is None else None,
+        "precision": _precision(settings.accelerator) if settings.precision == "auto" else None,
+        "channels_last": True if settings.channels_last is None else None,
+        "checkpoint_every": len(source) // settings.batch_size if settings.checkpoint_every is None else None,
+    }
+    if isinstance(settings, QueryKeySettings):
+        batch_norm = _batch_norm(settings.batch_norm, processes)
         # A group of one image has no variance.
-        split_groups=max(1, min(settings.split_groups, share // 2)) if batch_norm == "split" else 1,
-        checkpoint_every=settings.checkpoint_every or len(source) // settings.batch_size,
-    )
+        groups = max(1, min(settings.split_groups, share // 2)) if batch_norm == "split" else 1
+        chosen |= {"batch_norm": batch_norm, "split_groups": groups}
+    if isinstance(settings, AdCoSettings) and settings.adversaries is None:
+        chosen["adversaries"] = min(8192, most)
+    if isinstance(settings, MoCoSettings) and settings.queue is None:
+        chosen["queue"] = min(65_536, most)
+    return replace(settings, **{name: value for name, value in chosen.items() if value is not None})
 
 
-def _image_size(settings: AdCoSettings, source: Source) -> int:
+def _image_size(settings: PretrainSettings, source: Source) -> int:
     size = settings.image_size or min(224, source.shorter_side)
     if size > source.shorter_side:
         raise ValueError(
@@ -75,7 +79,7 @@ def _image_size(settings: AdCoSettings, source: Source) -> int:
             f"the smallest has a side of {source.smallest_side} px",
             stacklevel=3,
         )
-    for crop, *_ in settings.small_crops:
+    for crop, *_ in settings.small_crops if isinstance(settings, AdCoSettings) else ():
         if crop > size:
             raise ValueError(f"small_crops has a size of {crop}: it must be at most image_size {size}")
     return size
@@ -108,9 +112,12 @@ def _processes(settings: PretrainSettings) -> int:
     return int(trainer.world_size)
 
 
-def _cores() -> int:
+def _workers(source: Source, processes: int) -> int:
+    """One a core, shared by the processes of a node: 16 make views of 4 000 photographs a second."""
+    if isinstance(source, ArraySource):
+        return 0  # views of images in memory take less time than handing them from process to process
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    return min(16, max(1, cores // max(1, processes)))
 
 
 def _precision(accelerator: str) -> Precision:

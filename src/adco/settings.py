@@ -4,16 +4,16 @@ Imports no torch, so that `adco --help` is instant. One dataclass for what all m
 both are flat, so that a flag, a recipe's key and a Python keyword have one name.
 
 Sources: "paper" is AdCo (arXiv 2011.08435) with its appendix, "published code" its authors' release, "MoCo v2" is
-arXiv 2003.04297.
+arXiv 2003.04297, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
-Optimizer = Literal["sgd", "muon"]
+Optimizer = Literal["sgd", "muon", "lars"]
 BatchNorm = Literal["auto", "shuffle", "split", "sync"]
 
 
@@ -29,7 +29,7 @@ class PretrainSettings:
         epochs: passes over the images (paper: 200).
         batch_size: images a step, over all devices together (paper: 256).
         accumulate: batches whose gradients are added up before a step; the batch is divided, not multiplied.
-        workers: processes that make views, on each device; none for 0 in memory, else one a core up to 8.
+        workers: processes that make views, on each device; none for 0 in memory, else its share of the cores, up to 16.
         backbone: any CNN of timm by name (paper: resnet50; resnet18 trains on a laptop).
         backbone_args: further arguments of timm.create_model, such as {channels: [32, 64, 128, 256]}.
         image_size: pixels of a view; none for 224 (paper), or the images' own size where that is smaller.
@@ -45,12 +45,15 @@ class PretrainSettings:
         flip_probability: how often a view is mirrored.
         mean: of red, green and blue in 0 to 1, to subtract (ImageNet's).
         std: of red, green and blue, to divide by (ImageNet's).
-        optimizer: of the encoder: sgd with momentum 0.9 (paper), or muon, whose steps move all directions of a weight
-            matrix equally far; muon learns several times as much in the first epochs.
-        learning_rate: of the encoder, after the warm-up (paper: 0.03 for SGD and a batch of 256).
-        final_learning_rate: where the cosine ends (published code: 6e-4); none for a fiftieth of learning_rate.
-        warmup_epochs: linear rise from 0; may be a fraction (paper: none).
-        weight_decay: of the encoder (paper).
+        optimizer: of the encoder, with momentum 0.9: sgd (paper); muon, whose steps move all directions of a weight
+            matrix equally far and which learns several times as much in the first epochs; or lars (SimCLR, BYOL).
+        learning_rate: of the encoder, after the warm-up; none for the method's own, for each 256 images of the batch:
+            0.03 (paper; MoCo v2), 0.3 (SimCLR), 0.2 (BYOL), 0.05 (SimSiam).
+        final_learning_rate: where the cosine ends; none for a fiftieth of learning_rate (published code: 6e-4), for all
+            methods but adco for 0.
+        warmup_epochs: linear rise from 0; may be a fraction; none for 10 but at most a tenth of the epochs (SimCLR,
+            BYOL), or for 0 (all others).
+        weight_decay: of the encoder (paper; MoCo v2, SimSiam; SimCLR: 1e-6, BYOL: 1.5e-6); not of biases under lars.
         accelerator: auto, cpu, gpu, mps: where to train.
         devices: auto, or how many on each node.
         num_nodes: how many machines, started by torchrun or SLURM.
@@ -61,6 +64,10 @@ class PretrainSettings:
         knn_images: labelled images used for the kNN at each epoch's end; 0 for none.
         tensorboard: also write TensorBoard events into the run directory.
     """
+
+    RATE: ClassVar[float] = 0.03  # the method's own learning rate for 256 images
+    FINAL: ClassVar[float] = 0.0  # where its cosine ends, as a share of that
+    WARMUP: ClassVar[float] = 0.0  # its epochs of warm-up
 
     method: str
     data: str = "cifar10"
@@ -87,9 +94,9 @@ class PretrainSettings:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.03
+    learning_rate: float | None = None
     final_learning_rate: float | None = None
-    warmup_epochs: float = 0.0
+    warmup_epochs: float | None = None
     weight_decay: float = 1e-4
     accelerator: str = "auto"
     devices: int | str = "auto"
@@ -121,14 +128,42 @@ class PretrainSettings:
             raise ValueError(f"mean {list(self.mean)} must be finite for each channel")
         if not all(0 < value < math.inf for value in self.std):
             raise ValueError(f"std {list(self.std)} must be above 0 and finite for each channel")
-        if self.warmup_epochs > self.epochs:
+        if (self.warmup_epochs or 0) > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} must be at most epochs {self.epochs}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
 
 
 @dataclass(kw_only=True)
-class AdCoSettings(PretrainSettings):
+class QueryKeySettings(PretrainSettings):
+    """Of methods in which queries meet keys of a momentum encoder: adco and moco.
+
+    Args:
+        symmetric: whether both views are queries and both are keys; costs 1.5 times as much, gains 2 points (paper).
+        momentum: of the momentum encoder (paper, MoCo v2).
+        dim: width of the embeddings (paper, MoCo v2).
+        hidden: width of the projector's hidden layer (paper, MoCo v2).
+        batch_norm: how keys are kept from sharing batch statistics with their queries: shuffle over devices, split into
+            groups on one, or sync over all; auto for shuffle on several devices and split on one.
+        split_groups: for split: into how many (MoCo's code for one GPU: 8).
+    """
+
+    symmetric: bool = False
+    momentum: float = 0.999
+    dim: int = 128
+    hidden: int = 2048
+    batch_norm: BatchNorm = "auto"
+    split_groups: int = 8
+
+    def check(self) -> None:
+        super().check()
+        for name in ("dim", "hidden", "split_groups"):
+            require(self, name, at_least=1)
+        require(self, "momentum", at_least=0, at_most=1)
+
+
+@dataclass(kw_only=True)
+class AdCoSettings(QueryKeySettings):
     """AdCo's own.
 
     Args:
@@ -138,18 +173,13 @@ class AdCoSettings(PretrainSettings):
         adversary_temperature: of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric).
         adversary_learning_rate: of the adversaries, constant (paper).
         adversary_weight_decay: of the adversaries (paper).
-        symmetric: whether both views are queries and both are keys; costs 1.5 times as much, gains 2 points (paper).
         small_crops: multi-crop: a [size, smallest share, largest share] for each further query; the paper's at 224 px
             are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571], [96, 0.086, 0.429]].
         in_batch_negatives: whether the other images' keys are negatives too (published code).
         warm_start: whether adversaries start as keys of training images (paper), else at random.
-        momentum: of the momentum encoder (paper).
-        dim: width of the embeddings (paper).
-        hidden: width of the projector's hidden layer (paper).
-        batch_norm: how keys are kept from sharing batch statistics with their queries: shuffle over devices, split into
-            groups on one, or sync over all; auto for shuffle on several devices and split on one.
-        split_groups: for split: into how many (MoCo's code for one GPU: 8).
     """
+
+    FINAL: ClassVar[float] = 1 / 50
 
     method: Literal["adco"] = "adco"
     adversaries: int | None = None
@@ -157,31 +187,130 @@ class AdCoSettings(PretrainSettings):
     adversary_temperature: float = 0.02
     adversary_learning_rate: float = 3.0
     adversary_weight_decay: float = 1e-4
-    symmetric: bool = False
     small_crops: list[tuple[int, float, float]] = field(default_factory=list)
     in_batch_negatives: bool = True
     warm_start: bool = True
-    momentum: float = 0.999
-    dim: int = 128
-    hidden: int = 2048
-    batch_norm: BatchNorm = "auto"
-    split_groups: int = 8
 
     def check(self) -> None:
         super().check()
-        for name in ("adversaries", "dim", "hidden", "split_groups"):
-            require(self, name, at_least=1)
+        require(self, "adversaries", at_least=1)
         for name in ("temperature", "adversary_temperature", "adversary_learning_rate"):
             require(self, name, above=0)
         require(self, "adversary_weight_decay", at_least=0)
-        require(self, "momentum", at_least=0, at_most=1)
+        if self.optimizer == "lars":
+            raise ValueError(
+                "optimizer lars must be sgd or muon for adco: timm's LARS cannot ascend, as adversaries do"
+            )
         for size, *scale in self.small_crops:
             check_scale("small_crops", (scale[0], scale[1]))
             if size < 1:
                 raise ValueError(f"small_crops has a size of {size}: a size is at least 1 pixel")
 
 
-METHODS: dict[str, type[AdCoSettings]] = {"adco": AdCoSettings}
+@dataclass(kw_only=True)
+class MoCoSettings(QueryKeySettings):
+    """MoCo v2's own.
+
+    Args:
+        queue: K, how many keys of earlier batches are negatives (MoCo v2: 65536); none for 65536, or as many as the
+            largest power of two that the images fill.
+        temperature: of the loss (MoCo v2).
+    """
+
+    method: Literal["moco"] = "moco"
+    queue: int | None = None
+    temperature: float = 0.2
+
+    def check(self) -> None:
+        super().check()
+        require(self, "queue", at_least=1)
+        require(self, "temperature", above=0)
+
+
+@dataclass(kw_only=True)
+class SimCLRSettings(PretrainSettings):
+    """SimCLR's own. Batches of 8192 are the paper's; BatchNorm is over all devices.
+
+    Args:
+        temperature: of the loss (SimCLR).
+        dim: width of the embeddings (SimCLR).
+        hidden: width of the projector's hidden layer (SimCLR).
+    """
+
+    RATE: ClassVar[float] = 0.3
+    WARMUP: ClassVar[float] = 10.0
+
+    method: Literal["simclr"] = "simclr"
+    optimizer: Optimizer = "lars"
+    weight_decay: float = 1e-6
+    temperature: float = 0.1
+    dim: int = 128
+    hidden: int = 2048
+
+    def check(self) -> None:
+        super().check()
+        for name in ("dim", "hidden"):
+            require(self, name, at_least=1)
+        require(self, "temperature", above=0)
+
+
+@dataclass(kw_only=True)
+class BYOLSettings(PretrainSettings):
+    """BYOL's own. Batches of 4096 are the paper's; BatchNorm is over all devices.
+
+    Args:
+        momentum: of the target network at the start; it rises to 1 along a cosine (BYOL: 0.996).
+        dim: width of projections and predictions (BYOL).
+        hidden: width of the hidden layer of projector and predictor (BYOL).
+    """
+
+    RATE: ClassVar[float] = 0.2
+    WARMUP: ClassVar[float] = 10.0
+
+    method: Literal["byol"] = "byol"
+    optimizer: Optimizer = "lars"
+    weight_decay: float = 1.5e-6
+    momentum: float = 0.996
+    dim: int = 256
+    hidden: int = 4096
+
+    def check(self) -> None:
+        super().check()
+        for name in ("dim", "hidden"):
+            require(self, name, at_least=1)
+        require(self, "momentum", at_least=0, at_most=1)
+
+
+@dataclass(kw_only=True)
+class SimSiamSettings(PretrainSettings):
+    """SimSiam's own. BatchNorm is over all devices.
+
+    Args:
+        dim: width of projections and predictions (SimSiam).
+        hidden: width of the projector's two hidden layers (SimSiam).
+        predictor_hidden: width of the predictor's hidden layer (SimSiam); the predictor's learning rate is constant.
+    """
+
+    RATE: ClassVar[float] = 0.05
+
+    method: Literal["simsiam"] = "simsiam"
+    dim: int = 2048
+    hidden: int = 2048
+    predictor_hidden: int = 512
+
+    def check(self) -> None:
+        super().check()
+        for name in ("dim", "hidden", "predictor_hidden"):
+            require(self, name, at_least=1)
+
+
+METHODS: dict[str, type[PretrainSettings]] = {
+    "adco": AdCoSettings,
+    "moco": MoCoSettings,
+    "simclr": SimCLRSettings,
+    "byol": BYOLSettings,
+    "simsiam": SimSiamSettings,
+}
 
 
 def require(
@@ -257,6 +386,17 @@ class EvaluateSettings:
         require(self, "temperature", above=0)
         if self.weights and not self.backbone:
             raise ValueError(f"weights {self.weights!r} need --backbone, the timm network they belong to")
+
+
+@dataclass(kw_only=True)
+class CompareSettings:
+    """Of a comparison.
+
+    Args:
+        out: where runs and table lie, and where a comparison that was stopped goes on; none for runs/RECIPE.
+    """
+
+    out: str | None = None
 
 
 @dataclass(kw_only=True)

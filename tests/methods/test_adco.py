@@ -42,9 +42,7 @@ class Pixels(nn.Flatten):
 
 
 def linear_encoder() -> Encoder:
-    encoder = Encoder(Pixels(), hidden=1, dim=DIM)
-    encoder.projector = nn.Sequential(nn.Linear(Pixels.num_features, DIM, bias=False))
-    return encoder
+    return Encoder(Pixels(), nn.Linear(Pixels.num_features, DIM, bias=False))
 
 
 def weight_of(encoder: nn.Module) -> Tensor:
@@ -178,10 +176,10 @@ def test_accumulated_halves_equal_the_whole(name: str) -> None:
 
 
 def test_pairs_of_query_and_key() -> None:
-    assert view_pairs(2, symmetric=False) == [(1, 0)]
-    assert view_pairs(2, symmetric=True) == [(1, 0), (0, 1)]
-    assert view_pairs(4, symmetric=False) == [(1, 0), (2, 0), (3, 0)]
-    assert view_pairs(4, symmetric=True) == [(1, 0), (2, 0), (3, 0), (0, 1), (2, 1), (3, 1)]
+    assert view_pairs(2, keys=1) == [(1, 0)]
+    assert view_pairs(2, keys=2) == [(1, 0), (0, 1)]
+    assert view_pairs(4, keys=1) == [(1, 0), (2, 0), (3, 0)]
+    assert view_pairs(4, keys=2) == [(1, 0), (2, 0), (3, 0), (0, 1), (2, 1), (3, 1)]
 
 
 def test_views_are_normalised_in_the_dtype_of_the_weights() -> None:

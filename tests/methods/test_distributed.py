@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections import UserList
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ from torch import Tensor, nn
 
 from adco.adversaries import Adversaries
 from adco.data.loader import Batch
-from adco.encoder import Encoder
+from adco.encoder import Encoder, mlp
 from adco.methods.adco import AdCo
-from adco.methods.method import Schedule
+from adco.methods.byol import BYOL
+from adco.methods.method import Method, Schedule
+from adco.methods.moco import MoCo
+from adco.methods.simclr import SimCLR
+from adco.methods.simsiam import SimSiam
 
 IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 8, 4, 6, 20, 3
 # Where LOCAL_RANK of the second process is 0, a positive looked up by it is another image's.
@@ -30,6 +35,7 @@ LAYOUTS = {
     "one node": ({"devices": 2, "num_nodes": 1}, [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}]),
     "two nodes": ({"devices": 1, "num_nodes": 2}, [{"NODE_RANK": "0"}, {"NODE_RANK": "1"}]),
 }
+BASELINES = ["moco", "simclr", "byol", "simsiam"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning's, of torch's
 
 
@@ -52,7 +58,7 @@ def make_batches(rank: int = 0, world_size: int = 1) -> list[Batch]:
 
 def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:
     torch.manual_seed(0)
-    encoder = Encoder(Pixels(), hidden=12, dim=DIM).double()
+    encoder = Encoder(Pixels(), mlp(Pixels.num_features, 12, DIM)).double()
     torch.manual_seed(adversary_seed)
     return AdCo(
         encoder,
@@ -66,17 +72,35 @@ def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:
     ).double()
 
 
+def make_baseline(name: str) -> Method:
+    """Without BatchNorm, whose statistics over ranks are torch's affair and on GPUs alone."""
+    torch.manual_seed(0)
+    encoder = Encoder(Pixels(), mlp(Pixels.num_features, 12, DIM))
+    shared: dict[str, Any] = {"schedule": Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS)}
+    methods: dict[str, Callable[[], Method]] = {
+        "moco": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), symmetric=True, **shared),
+        "simclr": lambda: SimCLR(encoder, **shared),
+        "byol": lambda: BYOL(encoder, mlp(DIM, 12, DIM), **shared),
+        "simsiam": lambda: SimSiam(encoder, mlp(DIM, 12, DIM), **shared),
+    }
+    return methods[name]().double()
+
+
+def two_views(batches: list[Batch]) -> list[Batch]:
+    return [batch._replace(views=batch.views[:2]) for batch in batches]
+
+
 class Losses(L.Callback):
-    """Both losses of each batch."""
+    """All losses of each batch."""
 
     def __init__(self) -> None:
         self.values: list[list[float]] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.values.append([outputs["losses"][name].item() for name in ("loss", "loss_adversary")])
+        self.values.append([loss.item() for loss in outputs["losses"].values()])
 
 
-def train(method: AdCo, batches: list[Batch], **trainer_arguments: Any) -> dict[str, Tensor]:
+def train(method: Method, batches: list[Batch], **trainer_arguments: Any) -> dict[str, Tensor]:
     """Losses [steps, 2], and all weights after the last step."""
     losses = Losses()
     trainer = L.Trainer(
@@ -112,6 +136,8 @@ def be_rank(folder: Path, layout: str, rank: int, port: int) -> None:
         f"train, shuffle {shuffle}": train(make_adco(shuffle), make_batches(rank, 2), strategy="ddp", **devices)
         for shuffle in (True, False)
     }
+    for name in BASELINES:
+        found[name] = train(make_baseline(name), two_views(make_batches(rank, 2)), strategy="ddp", **devices)
     for shuffle in (True, False):  # the process group is still up
         found[f"warm start, shuffle {shuffle}"] = warm_start(make_adco(shuffle, adversary_seed=rank), rank, 2)
     torch.save(found, folder / f"{layout}, rank {rank}.pt")
@@ -153,7 +179,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_processes_train_like_one(found: Found, layout: str, shuffle: bool) -> None:
     one = train(make_adco(shuffle=False), make_batches())
-    ranks = [rank[f"train, shuffle {shuffle}"] for rank in found[layout]]
+    assert_like_one([rank[f"train, shuffle {shuffle}"] for rank in found[layout]], one)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_processes_train_a_baseline_like_one(found: Found, layout: str, name: str) -> None:
+    one = train(make_baseline(name), two_views(make_batches()))
+    assert_like_one([rank[name] for rank in found[layout]], one)
+
+
+def assert_like_one(ranks: list[dict[str, Tensor]], one: dict[str, Tensor]) -> None:
     losses = torch.stack([rank["losses"] for rank in ranks])
     torch.testing.assert_close(losses.mean(0), one["losses"], rtol=0, atol=1e-6)
     assert not torch.allclose(losses[0], losses[1])  # each had images of its own

@@ -20,44 +20,34 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adco.adversaries import Adversaries, adversarial_info_nce
-from adco.batchnorm import forward_groups, forward_shuffled
-from adco.data.draws import permutation
 from adco.data.loader import Batch
-from adco.distributed import rank, world_size
-from adco.encoder import Encoder
-from adco.methods.method import Method, Player, Schedule, Step
-from adco.momentum import MomentumEncoder
+from adco.distributed import rank
+from adco.encoder import Encoder, mlp
+from adco.methods.method import QueryKeyMethod, Step
 from adco.monitor import adversary_hardness
+from adco.optimizers import Player
+from adco.settings import AdCoSettings
 
 
-def view_pairs(views: int, symmetric: bool) -> list[tuple[int, int]]:
-    """(query view, key view) of views 0, 1, …: the first is a key, and so is the second if the loss is symmetric."""
-    return [(query, key) for key in range(1 + symmetric) for query in range(views) if query != key]
+def view_pairs(views: int, keys: int) -> list[tuple[int, int]]:
+    """(query view, key view) of views 0, 1, …, the first of which are keys."""
+    return [(query, key) for key in range(keys) for query in range(views) if query != key]
 
 
-class AdCo(Method):
+class AdCo(QueryKeyMethod):
     """Adversarial contrast.
 
     Args:
         encoder: images → unit-norm embeddings [n, D].
         adversaries: the bank A.
         views: how many views an image has: one more than the plain method's queries.
-        symmetric: whether the first two views are both keys.
         temperature, adversary_temperature: τ, τ_adv.
         in_batch_negatives: whether other images' keys are negatives too.
-        momentum: of the momentum encoder.
-        groups: into how many groups a rank splits its batch for BatchNorm.
-        shuffle: whether keys change ranks for BatchNorm.
-        schedule: the encoder's learning rate.
-        weight_decay: the encoder's.
-        orthogonal: whether the encoder's matrices take the steps of `Muon`.
         adversary_learning_rate, adversary_weight_decay: the adversaries', constant.
-        accumulate: batches to a step.
-        seed: of the shuffled order of keys.
-        method_arguments: `mean`, `std`, `channels_last` of `Method`.
+        method_arguments: the others of `QueryKeyMethod`.
     """
 
     def __init__(
@@ -66,53 +56,47 @@ class AdCo(Method):
         adversaries: Adversaries,
         *,
         views: int = 2,
-        symmetric: bool = False,
         temperature: float = 0.12,
         adversary_temperature: float = 0.02,
         in_batch_negatives: bool = True,
-        momentum: float = 0.999,
-        groups: int = 1,
-        shuffle: bool = False,
-        schedule: Schedule,
-        weight_decay: float = 1e-4,
-        orthogonal: bool = False,
         adversary_learning_rate: float = 3.0,
         adversary_weight_decay: float = 1e-4,
-        accumulate: int = 1,
-        seed: int = 0,
         **method_arguments: Any,
     ) -> None:
         super().__init__(encoder, **method_arguments)
-        self.momentum_encoder = MomentumEncoder(encoder, momentum)
         self.adversaries = adversaries
-        self.pairs = view_pairs(views, symmetric)
-        self.keys = 1 + symmetric
+        self.pairs = view_pairs(views, self.keys)
         self.temperature, self.adversary_temperature = temperature, adversary_temperature
         self.in_batch_negatives = in_batch_negatives
-        self.groups, self.shuffle, self.seed = groups, shuffle, seed
-        self.schedule, self.weight_decay, self.orthogonal = schedule, weight_decay, orthogonal
         self.adversary_learning_rate, self.adversary_weight_decay = adversary_learning_rate, adversary_weight_decay
-        self.accumulate = accumulate
+
+    @classmethod
+    def build(cls, settings: AdCoSettings, backbone: nn.Module, width: int, **method_arguments: Any) -> "AdCo":
+        """From settings, for a backbone with features of this width."""
+        assert settings.adversaries is not None
+        return cls(
+            Encoder(backbone, mlp(width, settings.hidden, settings.dim)),
+            Adversaries(settings.adversaries, settings.dim),
+            views=2 + len(settings.small_crops),
+            temperature=settings.temperature,
+            adversary_temperature=settings.adversary_temperature,
+            in_batch_negatives=settings.in_batch_negatives,
+            adversary_learning_rate=settings.adversary_learning_rate,
+            adversary_weight_decay=settings.adversary_weight_decay,
+            **method_arguments,
+        )
 
     def players(self) -> list[Player]:
-        return [
-            Player(
-                parameters=self.encoder.parameters(),
-                learning_rate=self.schedule,
-                weight_decay=self.weight_decay,
-                orthogonal=self.orthogonal,
-            ),
-            Player(
-                parameters=self.adversaries.parameters(),
-                learning_rate=lambda step: self.adversary_learning_rate,
-                weight_decay=self.adversary_weight_decay,
-                maximize=True,
-            ),
-        ]
+        adversaries = Player(
+            parameters=self.adversaries.parameters(),
+            learning_rate=lambda step: self.adversary_learning_rate,
+            weight_decay=self.adversary_weight_decay,
+            maximize=True,
+        )
+        return [*super().players(), adversaries]
 
     def step(self, batch: Batch) -> Step:
-        if batch.position % self.accumulate == 0:
-            self.momentum_encoder.update(self.encoder)
+        self.follow(batch)
         keys = [self.embed_keys(batch, view) for view in range(self.keys)]  # each [N, D]
         queries = {view: self.embed_queries(batch.views[view]) for view in sorted({query for query, _ in self.pairs})}
         first = rank() * len(batch.images)
@@ -141,22 +125,6 @@ class AdCo(Method):
             temperature=self.temperature,
             adversary_temperature=self.adversary_temperature,
             in_batch_negatives=self.in_batch_negatives,
-        )
-
-    def embed_queries(self, view: Tensor) -> Tensor:
-        """uint8 [n, 3, S, S] → [n, D]."""
-        return forward_groups(lambda x: self.encoder(self.prepare(x)), view, self.groups)
-
-    def embed_keys(self, batch: Batch, view: int) -> Tensor:
-        """The keys of all ranks for one view, [N, D]."""
-        images = len(batch.images) * (world_size() if self.shuffle else 1)
-        order = torch.from_numpy(permutation(self.seed, batch.position, view, length=images))
-        return forward_shuffled(
-            lambda x: self.momentum_encoder(self.prepare(x)),
-            batch.views[view],
-            self.groups,
-            order.to(batch.images.device),
-            across_ranks=self.shuffle,
         )
 
     def warm_start(self, batches: Iterable[Batch]) -> None:

@@ -1,18 +1,22 @@
-"""What all methods share: a LightningModule from views to a loss."""
+"""What methods share: a LightningModule from views to a loss, and the embedding of queries and keys."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from adco.batchnorm import forward_groups, forward_shuffled
+from adco.data.draws import permutation
 from adco.data.loader import Batch
 from adco.data.views import normalize
+from adco.distributed import world_size
 from adco.encoder import Encoder
-from adco.optimizers import Muon
+from adco.momentum import MomentumEncoder
+from adco.optimizers import Player, make_optimizer
 
 
 class Step(NamedTuple):
@@ -40,22 +44,16 @@ class Schedule:
         return self.final + (self.peak - self.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Player:
-    """Parameters that are trained alike."""
-
-    parameters: Iterable[nn.Parameter]
-    learning_rate: Callable[[int], float]
-    weight_decay: float
-    maximize: bool = False
-    orthogonal: bool = False  # whether weights of two or more dimensions take the steps of `Muon`
-
-
 class Method(L.LightningModule):
-    """A pretraining method. A subclass says which players train and what a step does with a batch of views.
+    """A pretraining method. A subclass says what a step does with a batch of views, and who trains beside the encoder.
 
     Args:
         encoder: backbone + projector; its `backbone` is what the run is for.
+        schedule: the encoder's learning rate.
+        weight_decay: the encoder's.
+        optimizer: the encoder's: sgd, muon or lars.
+        accumulate: batches to a step.
+        seed: of what a step draws.
         mean, std: of red, green and blue in [0, 1].
         channels_last: the memory format of images.
     """
@@ -68,20 +66,31 @@ class Method(L.LightningModule):
         self,
         encoder: Encoder,
         *,
+        schedule: Schedule,
+        weight_decay: float = 1e-4,
+        optimizer: str = "sgd",
+        accumulate: int = 1,
+        seed: int = 0,
         mean: tuple[float, ...] = (0.0, 0.0, 0.0),
         std: tuple[float, ...] = (1.0, 1.0, 1.0),
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.encoder = encoder.to(memory_format=self.memory_format)
+        self.schedule, self.weight_decay, self.optimizer = schedule, weight_decay, optimizer
+        self.accumulate, self.seed = accumulate, seed
         dtype = torch.get_default_dtype()
         self.register_buffer("mean", torch.tensor(mean, dtype=dtype), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=dtype), persistent=False)
 
     def players(self) -> list[Player]:
         """Who trains, and how."""
-        raise NotImplementedError
+        return [self.player(self.encoder.parameters())]
+
+    def player(self, parameters: Iterable[torch.nn.Parameter]) -> Player:
+        """Parameters that are trained as the encoder is."""
+        return Player(parameters=parameters, learning_rate=self.schedule, weight_decay=self.weight_decay)
 
     def step(self, batch: Batch) -> Step:
         """From views to losses."""
@@ -101,15 +110,55 @@ class Method(L.LightningModule):
         return {"loss": loss, **step._asdict()}
 
     def configure_optimizers(self) -> Any:
-        groups, rates = [], []
-        for player in self.players():
-            parameters = list(player.parameters)
-            for orthogonal in (True, False):
-                weights = [w for w in parameters if (player.orthogonal and w.ndim > 1) == orthogonal]
-                if weights:
-                    group = {"params": weights, "weight_decay": player.weight_decay, "maximize": player.maximize}
-                    groups.append(group | {"orthogonal": orthogonal})
-                    rates.append(player.learning_rate)
-        optimizer = Muon(groups, lr=1.0, momentum=0.9)  # the schedule's factor is the rate itself
+        optimizer, rates = make_optimizer(self.optimizer, self.players())
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class QueryKeyMethod(Method):
+    """A method in which queries of the encoder meet keys of a momentum encoder, without shared batch statistics.
+
+    Args:
+        encoder: as of `Method`.
+        symmetric: whether the first two views are both keys.
+        momentum: of the momentum encoder.
+        groups: into how many groups a rank splits its batch for BatchNorm.
+        shuffle: whether keys change ranks for BatchNorm.
+        method_arguments: the others of `Method`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        symmetric: bool = False,
+        momentum: float = 0.999,
+        groups: int = 1,
+        shuffle: bool = False,
+        **method_arguments: Any,
+    ) -> None:
+        super().__init__(encoder, **method_arguments)
+        self.momentum_encoder = MomentumEncoder(self.encoder)
+        self.momentum, self.keys = momentum, 1 + symmetric
+        self.groups, self.shuffle = groups, shuffle
+
+    def follow(self, batch: Batch) -> None:
+        """Move the momentum encoder, before the first batch of a step."""
+        if batch.position % self.accumulate == 0:
+            self.momentum_encoder.update(self.encoder, self.momentum)
+
+    def embed_queries(self, view: Tensor) -> Tensor:
+        """uint8 [n, 3, S, S] → [n, D]."""
+        return forward_groups(lambda x: self.encoder(self.prepare(x)), view, self.groups)
+
+    def embed_keys(self, batch: Batch, view: int) -> Tensor:
+        """The keys of all ranks for one view, [N, D]."""
+        images = len(batch.images) * (world_size() if self.shuffle else 1)
+        order = torch.from_numpy(permutation(self.seed, batch.position, view, length=images))
+        return forward_shuffled(
+            lambda x: self.momentum_encoder(self.prepare(x)),
+            batch.views[view],
+            self.groups,
+            order.to(batch.images.device),
+            across_ranks=self.shuffle,
+        )

@@ -1,0 +1,74 @@
+"""The comparison: rows × seeds trained and evaluated alike, timed in turns, and put into one table.
+
+    compare("cifar10_table5", Path("runs/cifar10_table5"))
+
+Whatever is done already is skipped, so the same call goes on where one was stopped or killed.
+"""
+
+import sys
+from pathlib import Path
+
+from adco.api import pretrain
+from adco.comparison.picture import save_picture
+from adco.comparison.plan import Plan, Row, read_plan
+from adco.comparison.table import Claim, Entry, claims, collect, is_done, markdown, to_json
+from adco.comparison.timing import time_rows
+from adco.evaluation.runs import evaluate_kinds
+from adco.run_directory import RunDirectory, write_json, write_whole
+from adco.settings import EvaluateSettings, to_dict
+
+__all__ = ["Claim", "Entry", "Plan", "Row", "compare", "read_plan"]
+
+
+def compare(recipe: str | Path, out: Path) -> tuple[list[Entry], list[Claim]]:
+    """Train and evaluate what is missing, measure what it costs, and write table.json, table.md and table.png.
+
+    The table is written anew after each run, so that it can be read before the last is done. Seeds are taken one after
+    another, all rows each.
+
+    Raises:
+        ValueError: if the recipe is no comparison, a row cannot be trained, or a run in `out` is of other settings.
+        adco.callbacks.Interrupted: if a signal stopped a run; the same call goes on from there.
+    """
+    plan = read_plan(recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    timings = time_rows(plan.rows, out / "timing.json", say=_say)
+    for number, (seed, row) in enumerate((seed, row) for seed in plan.seeds for row in plan.rows):
+        if not is_done(row.run(out, seed)):
+            _say(f"run {number + 1} of {len(plan.seeds) * len(plan.rows)}: {row.name}, seed {seed}")
+            _do(row, row.run(out, seed), seed)
+            _write(out, plan, timings)
+    return _write(out, plan, timings)
+
+
+def _do(row: Row, path: Path, seed: int) -> None:
+    """Train, or go on, and evaluate one run."""
+    run = RunDirectory(path)
+    if not run.config.is_file():
+        pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(path)})
+    elif not run.backbone.is_file():
+        _check_same(row, run)
+        pretrain(resume=path)
+    evaluate_kinds(["knn", "linear"], path, EvaluateSettings())
+
+
+def _check_same(row: Row, run: RunDirectory) -> None:
+    """A run that was begun with other settings would end up in the wrong row."""
+    begun, asked = run.read_config(), to_dict(row.settings)
+    for name, value in asked.items():
+        if name != "seed" and value is not None and value != "auto" and begun.get(name) != value:
+            was = f"was begun with {name} {begun.get(name)}, not {value}"
+            raise ValueError(f"{run.path} {was}: remove it to begin anew")
+
+
+def _write(out: Path, plan: Plan, timings: dict[str, dict[str, object]]) -> tuple[list[Entry], list[Claim]]:
+    entries = collect(plan, out, timings)
+    read = claims(entries)
+    write_json(out / "table.json", to_json(entries, read))
+    write_whole(out / "table.md", markdown(entries, read))
+    save_picture(out / "table.png", entries)
+    return entries, read
+
+
+def _say(words: str) -> None:
+    print(f"adco: {words}", file=sys.stderr, flush=True)

@@ -1,0 +1,42 @@
+"""A dry run: every row built and stepped twice on noise of the true size, to see that it runs and how large it is."""
+
+import multiprocessing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from adco.comparison.plan import Plan
+from adco.comparison.timing import Training, high_water, peak_since
+from adco.data.sources import ArraySource
+from adco.settings import PretrainSettings
+
+BATCH, HEIGHT, WIDTH = 8, 375, 500  # images of a step and their size; ImageNet's in the median
+
+
+def dry_run(plan: Plan) -> list[dict[str, Any]]:
+    """For each row: trained parameters in millions, MB at the highest with a batch of eight, planned steps, the loss.
+
+    Each runs in a process of its own.
+    """
+    found = []
+    for row in plan.rows:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            figures = pool.apply(_try, (row.settings,))
+        steps = None if plan.images is None else plan.images // row.settings.batch_size * row.settings.epochs
+        found.append({"row": row.name, **figures, "steps": steps})
+    return found
+
+
+def _try(settings: PretrainSettings) -> dict[str, Any]:
+    noise = np.random.default_rng(0).integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
+    source = ArraySource("noise", noise, None, ())
+    before = high_water()
+    training = Training(replace(settings, batch_size=BATCH, accumulate=1), source)
+    training(steps=2)
+    trained = [p for player in training.method.players() for p in player.parameters]
+    return {
+        "parameters": sum(p.numel() for p in trained) / 1e6,
+        "megabytes": peak_since(before, training.device),
+        "finite": all(bool(p.isfinite().all()) for p in trained),
+    }

@@ -1,0 +1,232 @@
+"""From runs and timings to the table: one row a method, mean and spread over seeds, and what it costs."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from adco.comparison.plan import Plan, Row
+from adco.comparison.timing import relative_time
+from adco.run_directory import RunDirectory
+from adco.settings import AdCoSettings, MoCoSettings, PretrainSettings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row's figures. Lists are over the seeds that are done, in the plan's order."""
+
+    name: str
+    method: str
+    symmetric: bool
+    crops: int
+    batch: int
+    negatives: int | None
+    extra_parameters: int
+    knn: list[float]  # top-1 in %
+    linear: list[float]
+    images_per_second: float
+    relative_time: float  # of an epoch, to plain MoCo v2's; to the first row's where there is none
+    peak_megabytes: float | None
+
+
+def collect(plan: Plan, out: Path, timings: Mapping[str, Any]) -> list[Entry]:
+    """An entry for each row of the plan of which a run is done."""
+    found = {row.name: [_results(row.run(out, seed)) for seed in plan.seeds] for row in plan.rows}
+    done = {name: [result for result in results if result] for name, results in found.items()}
+    reference = next((row for row in plan.rows if _is_plain(row, MoCoSettings)), plan.rows[0])
+    return [
+        _entry(row, done[row.name], timings[row.name], timings[reference.name]["seconds_per_image"])
+        for row in plan.rows
+        if done[row.name]
+    ]
+
+
+def _entry(row: Row, results: Sequence[Mapping[str, float]], timing: Mapping[str, Any], to: Sequence[float]) -> Entry:
+    settings = row.settings
+    seconds = timing["seconds_per_image"]
+    return Entry(
+        name=row.name,
+        method=settings.method,
+        symmetric=is_symmetric(settings),
+        crops=2 + len(settings.small_crops) if isinstance(settings, AdCoSettings) else 2,
+        batch=settings.batch_size,
+        negatives=negatives(settings),
+        extra_parameters=timing["extra_parameters"],
+        knn=[result["knn"] for result in results],
+        linear=[result["linear"] for result in results],
+        images_per_second=1 / statistics.median(seconds),
+        relative_time=relative_time(seconds, to),
+        peak_megabytes=timing["peak_megabytes"],
+    )
+
+
+def negatives(settings: PretrainSettings) -> int | None:
+    """Adversaries or keys in a queue; None where there are only the batch's, or none."""
+    if isinstance(settings, AdCoSettings):
+        return settings.adversaries
+    return settings.queue if isinstance(settings, MoCoSettings) else None
+
+
+def is_symmetric(settings: PretrainSettings) -> bool:
+    """Whether both views are queries or predicted; all methods but adco and moco always are."""
+    return bool(getattr(settings, "symmetric", True))
+
+
+def _is_plain(row: Row, kind: type[PretrainSettings]) -> bool:
+    return isinstance(row.settings, kind) and not is_symmetric(row.settings)
+
+
+def is_done(path: Path) -> bool:
+    """Whether a run is trained and evaluated."""
+    return _results(path) is not None
+
+
+def _results(path: Path) -> dict[str, float] | None:
+    run = RunDirectory(path)
+    files = {kind: run.results / f"{kind}.json" for kind in ("knn", "linear")}
+    if not run.backbone.is_file() or not all(file.is_file() for file in files.values()):
+        return None
+    return {kind: float(json.loads(file.read_text())["top1"]) for kind, file in files.items()}
+
+
+def with_spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds."""
+    mean = statistics.fmean(values)
+    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+
+
+COLUMNS = [
+    "method",
+    "symmetric",
+    "crops",
+    "batch",
+    "negatives",
+    "extra parameters",
+    "kNN",
+    "linear",
+    "seeds",
+    "images/s",
+    "time/epoch",
+    "peak MB",
+]
+
+
+def cells(entry: Entry) -> list[str]:
+    """An entry as text, a cell a column."""
+    return [
+        entry.name,
+        "yes" if entry.symmetric else "no",
+        str(entry.crops),
+        str(entry.batch),
+        "–" if entry.negatives is None else str(entry.negatives),
+        f"{entry.extra_parameters:,}".replace(",", " "),
+        with_spread(entry.knn),
+        with_spread(entry.linear),
+        str(len(entry.linear)),
+        f"{entry.images_per_second:.0f}",
+        f"{entry.relative_time:.2f}",
+        "–" if entry.peak_megabytes is None else f"{entry.peak_megabytes:.0f}",
+    ]
+
+
+def markdown(entries: Sequence[Entry], claims: Sequence["Claim"]) -> str:
+    """The table and the claims in Markdown."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(entry) for entry in entries)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    read = "\n".join(f"{claim.number}. {claim.sentence()}" for claim in claims)
+    return (
+        "kNN and linear: top-1 in %, mean ± standard deviation over seeds. time/epoch: relative to plain MoCo v2, "
+        f"measured in turns.\n\n{table}\n\n{read}\n"
+    )
+
+
+def to_json(entries: Sequence[Entry], claims: Sequence["Claim"]) -> dict[str, Any]:
+    """Everything in the table, and the claims."""
+    return {"rows": [asdict(entry) for entry in entries], "claims": [asdict(claim) for claim in claims]}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper's appendix, and what was measured. It holds if the figure is at least (most) the bound."""
+
+    number: int
+    claim: str
+    measured: str
+    figure: float | None  # None: the rows are not there
+    error: float | None  # two standard errors over seeds; None where there is one seed
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """holds, does not hold, or cannot tell: the bound is within two standard errors, or they are not known."""
+        if self.figure is None or self.error is None:
+            return "cannot tell"
+        above = None if self.at_least is None else self.figure - self.at_least
+        below = None if self.at_most is None else self.at_most - self.figure
+        (margin,) = (side for side in (above, below) if side is not None)
+        if margin >= self.error:
+            return "holds"
+        return "does not hold" if margin <= -self.error else "cannot tell"
+
+    def sentence(self) -> str:
+        """The claim, the figure and the verdict on one line."""
+        if self.figure is None:
+            return f"{self.claim}: not measured ({self.measured})"
+        error = "one seed" if self.error is None else f"± {self.error:.2f}"
+        return f"{self.claim}: {self.measured} {self.figure:.2f} ({error}): **{self.verdict}**"
+
+
+def claims(entries: Sequence[Entry]) -> list[Claim]:
+    """The appendix's six claims on these rows; the rows are found by their settings."""
+    plain = sorted((e for e in entries if _is(e, "adco", False)), key=lambda e: -(e.negatives or 0))
+    both = sorted((e for e in entries if _is(e, "adco", True)), key=lambda e: -(e.negatives or 0))
+    crops = [e for e in entries if e.method == "adco" and e.crops > 2]
+    most, fewest = plain[:1], plain[-1:] if len(plain) > 1 else []
+    symmetric, symmetric_fewest = both[:1], both[-1:]
+    moco = [e for e in entries if _is(e, "moco", False)][:1]
+    byol = [e for e in entries if e.method == "byol"][:1]
+    return [
+        _difference(1, "the symmetric loss adds 1.5 to 2.0 points", symmetric, most, at_least=1.5),
+        _difference(2, "an eighth of the adversaries costs at most 0.4 points", most, fewest, at_most=0.4),
+        _difference(3, "symmetric AdCo reaches BYOL's accuracy", symmetric, byol, at_least=0.0),
+        _cost(3, "symmetric AdCo takes 15 to 20 % less time an epoch than BYOL", symmetric, byol, at_most=0.85),
+        _difference(4, "AdCo beats MoCo v2 by about a point", most, moco, at_least=1.0),
+        _cost(4, "AdCo costs about what MoCo v2 does (2.26 / 2.12)", most, moco, at_most=1.066),
+        _difference(5, "multi-crop adds to the plain loss", crops[:1], most, at_least=0.0),
+        _parameters(6, "the fewest adversaries are no more parameters than BYOL's predictor", symmetric_fewest, byol),
+    ]
+
+
+def _is(entry: Entry, method: str, symmetric: bool) -> bool:
+    return entry.method == method and entry.symmetric == symmetric and entry.crops == 2
+
+
+def _difference(number: int, claim: str, one: Sequence[Entry], other: Sequence[Entry], **bound: float) -> Claim:
+    """Of linear top-1, in points."""
+    if not one or not other:
+        return Claim(number, claim, "a row is missing", None, None, **bound)
+    a, b = one[0].linear, other[0].linear
+    error = None
+    if min(len(a), len(b)) > 1:
+        error = 2 * math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
+    measured = f"{one[0].name} minus {other[0].name}, linear top-1,"
+    return Claim(number, claim, measured, statistics.fmean(a) - statistics.fmean(b), error, **bound)
+
+
+def _cost(number: int, claim: str, one: Sequence[Entry], other: Sequence[Entry], **bound: float) -> Claim:
+    """Of time an epoch, as a ratio; medians over rounds within a process, whose error is small beside the bounds."""
+    if not one or not other:
+        return Claim(number, claim, "a row is missing", None, None, **bound)
+    measured = f"{one[0].name} over {other[0].name}, time per epoch,"
+    return Claim(number, claim, measured, one[0].relative_time / other[0].relative_time, 0.0, **bound)
+
+
+def _parameters(number: int, claim: str, one: Sequence[Entry], other: Sequence[Entry]) -> Claim:
+    if not one or not other:
+        return Claim(number, claim, "a row is missing", None, None, at_most=1.0)
+    measured = f"{one[0].name} over {other[0].name}, trained parameters beyond backbone and projector,"
+    return Claim(number, claim, measured, one[0].extra_parameters / other[0].extra_parameters, 0.0, at_most=1.0)

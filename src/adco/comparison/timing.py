@@ -1,0 +1,147 @@
+"""What a row costs: images a second, measured in turns with the other rows, and memory, in a process of its own.
+
+Training runs are no measure of it: whatever else the machine does slows one and not the other.
+"""
+
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adco.comparison.plan import Row
+from adco.data.loader import Batch, Loader, Order
+from adco.data.sources import Source, open_source
+from adco.pretraining import make_method, make_views
+from adco.resolve import resolve
+from adco.run_directory import write_json
+from adco.settings import PretrainSettings, to_dict
+
+ROUNDS, STEPS = 5, 2
+
+
+class Training:
+    """A row's training on this process's device: views, forward, backward and step; neither records nor checkpoints."""
+
+    def __init__(self, settings: PretrainSettings, source: Source) -> None:
+        self.settings = settings = resolve(replace(settings, devices=1, num_nodes=1), source)
+        self.device = _device(settings)
+        torch.manual_seed(0)
+        self.method = make_method(settings, len(source) // settings.batch_size).to(self.device).train()
+        self.optimizer = self.method.configure_optimizers()["optimizer"]
+        order = Order(len(source), batch_size=settings.batch_size // settings.accumulate, seed=settings.seed)
+        assert settings.workers is not None
+        self.loader = Loader(source, make_views(settings), order, workers=settings.workers)
+        self.batches = iter(self.loader)
+
+    def __call__(self, steps: int = STEPS) -> float:
+        """Seconds of an image, over some steps."""
+        start = time.perf_counter()
+        for _ in range(steps * self.settings.accumulate):
+            batch = self._next()
+            half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.settings.precision)
+            with torch.autocast(self.device.type, half, enabled=half is not None):
+                loss = self.method.training_step(batch, 0)["loss"]
+            loss.backward()
+            if (batch.position + 1) % self.settings.accumulate == 0:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / (steps * self.settings.batch_size)
+
+    def _next(self) -> Batch:
+        batch = next(self.batches, None)
+        if batch is None:
+            self.batches = iter(self.loader)
+            batch = next(self.batches)
+        views = [view.to(self.device, non_blocking=True) for view in batch.views]
+        return Batch(views, batch.images.to(self.device), batch.position)
+
+    def extra_parameters(self) -> int:
+        """Of what is trained, how many are in neither backbone nor projector: adversaries, or a predictor."""
+        trained = sum(p.numel() for player in self.method.players() for p in player.parameters)
+        return trained - sum(p.numel() for p in self.method.encoder.parameters())
+
+
+def time_rows(rows: Sequence[Row], path: Path, rounds: int = ROUNDS, say: Callable[[str], None] = print) -> Any:
+    """Seconds of an image in each round, extra parameters, and megabytes at the peak, of each row; kept in a file.
+
+    Where the file holds these rows already, nothing is measured.
+    """
+    settings = {row.name: to_dict(row.settings) for row in rows}
+    if path.is_file():
+        known = json.loads(path.read_text())
+        if known["settings"] == settings:
+            return known["rows"]
+    say(f"timing {len(rows)} rows in turns, {rounds} rounds of {STEPS} steps")
+    sources = {data: open_source(data) for data in {row.settings.data for row in rows}}
+    trainings = {row.name: Training(row.settings, sources[row.settings.data]) for row in rows}
+    seconds: dict[str, list[float]] = {row.name: [] for row in rows}
+    for turn in range(rounds + 1):  # the first warms up
+        for name, training in trainings.items():
+            took = training()
+            if turn:
+                seconds[name].append(took)
+    extra = {name: training.extra_parameters() for name, training in trainings.items()}
+    del trainings
+    found = {
+        row.name: {
+            "seconds_per_image": seconds[row.name],
+            "extra_parameters": extra[row.name],
+            "peak_megabytes": peak_megabytes(row.settings),
+        }
+        for row in rows
+    }
+    write_json(path, {"settings": settings, "rows": found})
+    return found
+
+
+def peak_megabytes(settings: PretrainSettings) -> float | None:
+    """What two steps take at their highest, weights and views included: of the GPU, or of a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (settings,))
+
+
+def _peak(settings: PretrainSettings) -> float | None:
+    source = open_source(settings.data)
+    before = high_water()
+    training = Training(settings, source)
+    training()
+    return peak_since(before, training.device)
+
+
+def peak_since(before: float | None, device: torch.device) -> float | None:
+    """MB at the highest: of a GPU since the process began, else of the process beyond what it had held before."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    after = high_water()
+    return None if before is None or after is None else after - before
+
+
+def high_water() -> float | None:
+    """The most memory this process has held so far, in MB; Linux only."""
+    if sys.platform != "linux":
+        return None
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def _device(settings: PretrainSettings) -> torch.device:
+    if settings.accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if settings.accelerator not in ("cpu", "gpu") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def relative_time(of: Sequence[float], to: Sequence[float]) -> float:
+    """The median over rounds of the ratio within a round, which what slows a whole round leaves alone."""
+    return statistics.median(float(ratio) for ratio in np.divide(of, to))

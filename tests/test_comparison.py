@@ -1,0 +1,245 @@
+"""A comparison: what is read from its file, what is skipped and redone, and what the table and the claims say."""
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adco import cli, recipes
+from adco.comparison import compare, read_plan
+from adco.comparison.dry import dry_run
+from adco.comparison.plan import Plan, Row
+from adco.comparison.table import Claim, Entry, cells, claims, markdown, with_spread
+from adco.comparison.timing import Training, relative_time
+from adco.data.sources import open_source
+from adco.settings import AdCoSettings, BYOLSettings, MoCoSettings
+
+TINY: dict[str, Any] = {
+    "data": "digits",
+    "epochs": 1,
+    "batch_size": 256,
+    "backbone_args": {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]},
+    "image_size": 8,
+    "hidden": 8,
+    "dim": 8,
+    "knn_images": 0,
+    "accelerator": "cpu",
+}
+ROWS: dict[str, Any] = {
+    "MoCo v2": {"method": "moco", "queue": 300, "split_groups": 2},
+    "AdCo": {"method": "adco", "adversaries": 64, "symmetric": True, "split_groups": 2},
+}
+
+
+def write(path: Path, **changed: Any) -> Path:
+    path.write_text(
+        "# Tiny\n" + yaml.safe_dump({"shared": TINY, "seeds": [0, 1], "rows": ROWS, **changed}, sort_keys=False)
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished comparison."""
+    folder = tmp_path_factory.mktemp("comparison")
+    compare(write(folder / "tiny.yaml"), folder / "out")
+    return folder
+
+
+def table(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "out" / "table.json").read_text())
+    return values
+
+
+def test_every_row_and_seed_is_trained_and_evaluated(done: Path) -> None:
+    runs = {path.name for path in (done / "out").iterdir() if path.is_dir()}
+    assert runs == {"moco-v2-0", "moco-v2-1", "adco-0", "adco-1"}
+    first, second = table(done)["rows"]
+    for entry, run in ((first, "moco-v2"), (second, "adco")):
+        for kind in ("knn", "linear"):
+            files = [done / "out" / f"{run}-{seed}" / "results" / f"{kind}.json" for seed in (0, 1)]
+            assert entry[kind] == [json.loads(file.read_text())["top1"] for file in files]
+    assert (first["negatives"], second["negatives"]) == (300, 64)
+    assert (first["symmetric"], second["symmetric"]) == (False, True)
+    assert (first["extra_parameters"], second["extra_parameters"]) == (0, 64 * 8)
+    assert first["relative_time"] == 1
+    assert second["relative_time"] > 1
+    assert "| AdCo | yes | 2 | 256 | 64 | 512 |" in (done / "out" / "table.md").read_text()
+    assert (done / "out" / "table.png").stat().st_size > 10_000
+
+
+def test_a_run_that_is_gone_is_redone_alone_with_the_same_figures(done: Path) -> None:
+    before = table(done)
+    stamps = {path: path.stat().st_mtime_ns for path in (done / "out").rglob("backbone.safetensors")}
+    timing = (done / "out" / "timing.json").stat().st_mtime_ns
+    shutil.rmtree(done / "out" / "adco-1")
+    compare(done / "tiny.yaml", done / "out")
+    assert table(done) == before
+    assert (done / "out" / "timing.json").stat().st_mtime_ns == timing
+    for path, stamp in stamps.items():
+        assert (path.stat().st_mtime_ns == stamp) == ("adco-1" not in str(path))
+
+
+def test_a_run_that_was_stopped_goes_on(done: Path) -> None:
+    """As killed between its last checkpoint and its end, and between training and evaluation."""
+    before = table(done)
+    (done / "out" / "adco-0" / "backbone.safetensors").unlink()
+    shutil.rmtree(done / "out" / "moco-v2-0" / "results")
+    compare(done / "tiny.yaml", done / "out")
+    assert table(done) == before
+
+
+def test_a_run_begun_with_other_settings_is_not_taken_for_this_row(done: Path) -> None:
+    other = write(done / "other.yaml", shared={**TINY, "hidden": 16})
+    (done / "out" / "moco-v2-1" / "backbone.safetensors").rename(done / "kept")
+    try:
+        with pytest.raises(ValueError, match=r"moco-v2-1 was begun with hidden 8, not 16: remove it to begin anew"):
+            compare(other, done / "out")
+    finally:
+        (done / "kept").rename(done / "out" / "moco-v2-1" / "backbone.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rows": {}}, "is no comparison: it must hold shared, seeds and rows$"),
+        ({"row": 1}, "is no comparison: it must hold shared, seeds and rows, not row$"),
+        ({"seeds": []}, r"seeds \[\] must be a list of whole numbers, at least 0"),
+        ({"seeds": [0.5]}, r"seeds \[0.5\] must be a list"),
+        ({"rows": {"A": {"method": "mocco"}}}, "row A: method 'mocco' must be one of adco, moco"),
+        ({"rows": {"A": {"method": "moco", "adversaries": 3}}}, "row A: unknown setting adversaries"),
+        ({"rows": {"A": {"method": "moco", "temperature": 0.0}}}, "row A: temperature 0.0 must be above 0"),
+        ({"rows": {"A": {"seed": 3}}}, "row A: seed is the comparison's to give: leave it out"),
+        ({"rows": {"A b": {}, "a-b": {}}}, "rows A b and a-b would share the folder a-b-0: rename one"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_told_in_a_line(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        read_plan(write(tmp_path / "wrong.yaml", **changed))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name.endswith("_table5")])
+def test_the_packages_comparisons_hold_all_rows_of_table_5(name: str) -> None:
+    plan = read_plan(name)
+    found = {(row.settings.method, getattr(row.settings, "symmetric", True)) for row in plan.rows}
+    assert found >= {("simclr", True), ("moco", False), ("byol", True), ("simsiam", True), ("adco", True)}
+    counts = [row.settings.adversaries or 0 for row in plan.rows if isinstance(row.settings, AdCoSettings)]
+    assert {max(counts) // count for count in counts} == {1, 4, 8}
+
+
+def test_a_dry_run_builds_and_steps_each_row() -> None:
+    tiny = {"epochs": 3, "image_size": 32, "backbone_args": TINY["backbone_args"], "accelerator": "cpu"}
+    settings = [
+        AdCoSettings(**tiny, adversaries=100, small_crops=[(16, 0.1, 0.4)]),
+        BYOLSettings(**tiny, hidden=16, dim=8),
+    ]
+    rows = [Row(str(number), row) for number, row in enumerate(settings)]
+    first, second = dry_run(Plan(rows, [0], images=1000))
+    assert first["steps"] == second["steps"] == 1000 // 256 * 3
+    assert first["finite"]
+    assert second["finite"]
+    assert first["parameters"] > 0.1 * 100 / 1000
+
+
+def test_parameters_beyond_backbone_and_projector() -> None:
+    """Claim 6: 8192 adversaries of width 128; BYOL's predictor 256-4096-256, with BatchNorm."""
+    source = open_source("digits")
+    small = {"backbone_args": TINY["backbone_args"], "image_size": 8, "batch_size": 8, "accelerator": "cpu"}
+    counts = [
+        Training(settings, source).extra_parameters()
+        for settings in (AdCoSettings(**small, adversaries=8192), MoCoSettings(**small), BYOLSettings(**small))
+    ]
+    assert counts == [8192 * 128, 0, 256 * 4096 + 2 * 4096 + 4096 * 256 + 256]
+
+
+# The table
+
+
+def entry(name: str, method: str, symmetric: bool, negatives: int | None, linear: list[float], **more: Any) -> Entry:
+    figures = {"crops": 2, "batch": 256, "extra_parameters": 10, "knn": linear, "images_per_second": 100.0}
+    return Entry(
+        name=name,
+        method=method,
+        symmetric=symmetric,
+        negatives=negatives,
+        linear=linear,
+        **{"relative_time": 1.0, "peak_megabytes": None, **figures, **more},
+    )
+
+
+ENTRIES = [
+    entry("MoCo", "moco", False, 800, [60.0, 61.0, 62.0]),
+    entry("BYOL", "byol", True, None, [64.0, 64.0], relative_time=2.0, extra_parameters=20),
+    entry("A800", "adco", False, 800, [62.4, 62.5, 62.6], relative_time=1.05),
+    entry("A100", "adco", False, 100, [61.6, 61.7, 61.8]),
+    entry("S800", "adco", True, 800, [65.0, 65.2], relative_time=1.6),
+    entry("S100", "adco", True, 100, [65.0], relative_time=1.6),
+]
+
+
+def test_claims_are_read_off_the_right_rows() -> None:
+    found = {claim.claim.split(",")[0]: claim for claim in claims(ENTRIES)}
+    figures = {name: None if claim.figure is None else round(claim.figure, 3) for name, claim in found.items()}
+    assert figures == {
+        "the symmetric loss adds 1.5 to 2.0 points": 2.6,
+        "an eighth of the adversaries costs at most 0.4 points": 0.8,
+        "symmetric AdCo reaches BYOL's accuracy": 1.1,
+        "symmetric AdCo takes 15 to 20 % less time an epoch than BYOL": 0.8,
+        "AdCo beats MoCo v2 by about a point": 1.5,
+        "AdCo costs about what MoCo v2 does (2.26 / 2.12)": 1.05,
+        "multi-crop adds to the plain loss": None,
+        "the fewest adversaries are no more parameters than BYOL's predictor": 0.5,
+    }
+    verdicts = [claim.verdict for claim in claims(ENTRIES)]
+    assert verdicts == ["holds", "does not hold", "holds", "holds", "cannot tell", "holds", "cannot tell", "holds"]
+    spread = 2 * (statistics.variance([60, 61, 62]) / 3 + statistics.variance([62.4, 62.5, 62.6]) / 3) ** 0.5
+    assert found["AdCo beats MoCo v2 by about a point"].error == pytest.approx(spread)
+
+
+@pytest.mark.parametrize(
+    ("figure", "error", "verdict"),
+    [(2.1, 0.4, "holds"), (1.1, 0.4, "does not hold"), (1.6, 0.4, "cannot tell"), (9.0, None, "cannot tell")],
+)
+def test_within_two_standard_errors_nobody_can_tell(figure: float, error: float | None, verdict: str) -> None:
+    assert Claim(1, "more", "a minus b", figure, error, at_least=1.6).verdict == verdict
+    assert Claim(1, "less", "b minus a", -figure, error, at_most=-1.6).verdict == verdict
+
+
+def test_cells_and_markdown() -> None:
+    assert with_spread([60.0, 61.0, 62.0]) == "61.0 ± 1.0"
+    assert with_spread([60.04]) == "60.0"
+    assert cells(ENTRIES[1]) == [
+        "BYOL",
+        "yes",
+        "2",
+        "256",
+        "–",
+        "20",
+        "64.0 ± 0.0",
+        "64.0 ± 0.0",
+        "2",
+        "100",
+        "2.00",
+        "–",
+    ]
+    text = markdown(ENTRIES, claims(ENTRIES))
+    assert text.count("\n| ") == len(ENTRIES) + 2  # and two lines of a head
+    assert "5. multi-crop adds to the plain loss: not measured (a row is missing)" in text
+
+
+def test_relative_time_is_within_rounds() -> None:
+    assert relative_time([2.0, 4.0, 6.6], [1.0, 2.0, 3.0]) == 2.0
+
+
+def test_the_command_prints_the_table(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["compare", str(done / "tiny.yaml"), "--out", str(done / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "MoCo v2" in said
+    assert "1. the symmetric loss adds" in said
+    assert cli.run(["compare", "cifar10_demo"]) == 2
+    assert "is no comparison" in capsys.readouterr().err
