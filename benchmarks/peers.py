@@ -4,7 +4,7 @@
     python benchmarks/peers.py
 
 All train one small ResNet (the demo's) on CIFAR-10 with views of 32 px, and of 20 px as in the demo, batch 256, with
-4 096 negatives, on all cores. An epoch is of 5 120 images here. The peers have as many worker processes as there are
+4 096 negatives, on all cores. An epoch is of 2 560 images here. The peers have as many worker processes as there are
 cores, which stay.
 
 - adco: this package as it comes;
@@ -39,7 +39,7 @@ from loss import TAU, TAU_ADV, published_gradient
 from measure import in_turns, median_ratio, save, show
 from views import published as published_views
 
-IMAGES, BATCH, NEGATIVES, ROUNDS = 5120, 256, 4096, 3
+IMAGES, BATCH, NEGATIVES, ROUNDS = 2560, 256, 4096, 3
 Train = Callable[[], None]
 
 
@@ -161,6 +161,7 @@ def epochs_at(size: int, source: ArraySource) -> dict[str, list[float]]:
         batch_size=BATCH,
         adversaries=NEGATIVES,
         image_size=size,
+        split_groups=2,
     )
     settings = resolve(settings, source)
     trainings: dict[str, Train] = {}
