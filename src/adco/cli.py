@@ -114,11 +114,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     flags = parser.read_flags(arguments)
     settings = EvaluateSettings(**{name: flags[name] for name in parser.names})
     settings.check()
+    from adco.distributed import is_first_rank
     from adco.evaluation.runs import evaluate_run
 
     _quieten()
     result = evaluate_run(flags.kind, Path(flags.run) if flags.run else None, settings)
-    _print_results({flags.kind: result})
+    if is_first_rank():
+        _print_results({flags.kind: result})
     return 0
 
 

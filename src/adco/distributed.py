@@ -1,5 +1,7 @@
 """Rows of all ranks: the few lines that know there may be more than one process."""
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,6 +16,11 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes, as launchers tell before training starts."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
 def gather(x: Tensor) -> Tensor:

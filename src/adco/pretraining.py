@@ -1,6 +1,5 @@
 """The main job: settings → data, method, Trainer → run directory."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from adco.data.draws import permutation
 from adco.data.loader import Loader, Order
 from adco.data.sources import Source, open_source
 from adco.data.views import View
+from adco.distributed import is_first_rank
 from adco.encoder import BackboneInfo, build_backbone, save_backbone
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL
@@ -68,11 +68,6 @@ def resume_run(run: RunDirectory, settings: PretrainSettings) -> RunDirectory:
     if len(source) != before:
         raise ValueError(f"{source.name} has {len(source)} images, the run had {before}: start a new one")
     return _train(settings, source, run)
-
-
-def is_first_rank() -> bool:
-    """Whether this process writes, as launchers tell before training starts."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
 def make_views(settings: PretrainSettings) -> list[View]:

@@ -49,7 +49,7 @@ def resolve(settings: AnySettings, source: Source) -> AnySettings:
         "learning_rate": rate,
         "final_learning_rate": rate * settings.FINAL if settings.final_learning_rate is None else None,
         "warmup_epochs": min(settings.WARMUP, settings.epochs / 10) if settings.warmup_epochs is None else None,
-        "workers": _workers(source, processes // settings.num_nodes) if settings.workers is None else None,
+        "workers": default_workers(source, processes // settings.num_nodes) if settings.workers is None else None,
         "precision": _precision(settings.accelerator) if settings.precision == "auto" else None,
         "channels_last": True if settings.channels_last is None else None,
         "checkpoint_every": len(source) // settings.batch_size if settings.checkpoint_every is None else None,
@@ -112,7 +112,7 @@ def _processes(settings: PretrainSettings) -> int:
     return int(trainer.world_size)
 
 
-def _workers(source: Source, processes: int) -> int:
+def default_workers(source: Source, processes: int) -> int:
     """One a core, shared by the processes of a node: 16 make views of 4 000 photographs a second."""
     if isinstance(source, ArraySource):
         return 0  # views of images in memory take less time than handing them from process to process

@@ -365,6 +365,12 @@ class EvaluateSettings:
         weights: its weights, a .safetensors or .pth file; none for random ones.
         image_size: pixels; none for the run's, or as in pretraining.
         floors: also evaluate raw pixels and the same network with random weights.
+        protocol: of the linear probe: cached for features taken once, its one setting chosen on training images; or
+            sgd, the papers', on augmented images.
+        epochs: of sgd (paper: 100).
+        batch_size: of sgd (paper: 256).
+        learning_rate: of sgd, falling to a thousandth along a cosine (paper: 10 to 0.01).
+        devices: of sgd: auto, or how many.
         k: neighbours that vote (Wu et al. 2018: 200).
         temperature: of the votes' weights (Wu et al. 2018 use 0.07; 0.1 is that of MoCo's CIFAR-10 notebook).
         device: cpu, cuda, …; none for a GPU where there is one.
@@ -375,14 +381,20 @@ class EvaluateSettings:
     weights: str | None = None
     image_size: int | None = None
     floors: bool = False
+    protocol: Literal["cached", "sgd"] = "cached"
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float = 10.0
+    devices: int | str = "auto"
     k: int = 200
     temperature: float = 0.1
     device: str | None = None
 
     def check(self) -> None:
         """Raise a ValueError that names the first setting whose value is impossible, the value, and what is allowed."""
-        require(self, "image_size", at_least=1)
-        require(self, "k", at_least=1)
+        for name in ("image_size", "k", "epochs", "batch_size"):
+            require(self, name, at_least=1)
+        require(self, "learning_rate", above=0)
         require(self, "temperature", above=0)
         if self.weights and not self.backbone:
             raise ValueError(f"weights {self.weights!r} need --backbone, the timm network they belong to")

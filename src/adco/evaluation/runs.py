@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from adco.data.sources import Source, open_splits
+from adco.distributed import is_first_rank
 from adco.encoder import BackboneInfo, build_backbone, load_backbone
 from adco.evaluation import (
     Features,
@@ -19,6 +20,8 @@ from adco.evaluation import (
     pixel_features,
     save_confusion,
 )
+from adco.evaluation.published import fit_published_probe
+from adco.evaluation.scores import summarise
 from adco.run_directory import RunDirectory, newest_run, write_json
 from adco.settings import EvaluateSettings
 
@@ -59,26 +62,48 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     size = settings.image_size or info.image_size
     results: dict[Kind, dict[str, Any]] = {}
     assert backbone is not None
-    for name, features in _all_features(backbone, info, size, (train, test), settings.floors, device):
+    for name, network, features in _all_features(backbone, info, size, (train, test), settings.floors, device):
         for kind in kinds:
-            scores = evaluate_features(
-                *features, train.classes, kind=kind, k=settings.k, temperature=settings.temperature, device=device
-            )
+            if kind == "linear" and settings.protocol == "sgd" and network is not None:
+                scores = _published(network, info, size, train, features[1], settings)
+            else:
+                scores = evaluate_features(
+                    *features, train.classes, kind=kind, k=settings.k, temperature=settings.temperature, device=device
+                )
             if name == TRAINED:
                 results[kind] = {"data": str(data), **scores.to_json()}
-                if directory:
+                if directory and is_first_rank():
                     _save(directory, kind, results[kind], scores, train.classes)
             else:
                 results[kind].setdefault("floors", {})[name] = scores.to_json()
-                if directory:
+                if directory and is_first_rank():
                     write_json(directory.results / f"{kind}.json", results[kind])
     return results
 
 
+def _published(
+    network: nn.Module, info: BackboneInfo, size: int, train: Source, test: Features, settings: EvaluateSettings
+) -> Scores:
+    """The papers' linear protocol: trained on augmented images, scored on the test views' features."""
+    probe = fit_published_probe(
+        network,
+        test.features.shape[1],
+        train,
+        len(train.classes),
+        image_size=size,
+        mean=info.mean,
+        std=info.std,
+        settings=settings,
+    )
+    protocol: dict[str, Any] = {"kind": "linear", "protocol": "sgd", "train_images": len(train)}
+    protocol |= {name: getattr(settings, name) for name in ("epochs", "batch_size", "learning_rate")}
+    return summarise(probe.scores(test.features), test.labels, train.classes, protocol)
+
+
 def _all_features(
     backbone: nn.Module, info: BackboneInfo, size: int, sources: tuple[Source, Source], floors: bool, device: str
-) -> Iterator[tuple[str, tuple[Features, Features]]]:
-    """Features of both sources by the trained backbone, then by the floors."""
+) -> Iterator[tuple[str, nn.Module | None, tuple[Features, Features]]]:
+    """Features of both sources by the trained backbone, then by the floors; and the network behind them."""
 
     def features(network: nn.Module) -> tuple[Features, Features]:
         first, second = (
@@ -87,12 +112,13 @@ def _all_features(
         )
         return first, second
 
-    yield TRAINED, features(backbone)
+    yield TRAINED, backbone, features(backbone)
     if floors:
         torch.manual_seed(0)
-        yield RANDOM, features(build_backbone(info))
+        random = build_backbone(info)
+        yield RANDOM, random, features(random)
         first, second = (pixel_features(source, size) for source in sources)
-        yield PIXELS, (first, second)
+        yield PIXELS, None, (first, second)
 
 
 def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]:

@@ -1,0 +1,95 @@
+"""The papers' linear protocol against NumPy's SGD, and what it must leave alone."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adco import cli
+from adco.data.loader import Order
+from adco.data.sources import ArraySource, open_source
+from adco.evaluation import published
+from adco.evaluation.linear import LinearProbe
+from adco.evaluation.published import Classifier, fit_published_probe
+from adco.methods.method import Schedule
+from adco.settings import EvaluateSettings
+
+MEAN, STD = (0.3, 0.3, 0.3), (0.4, 0.4, 0.4)
+EPOCHS, BATCH, RATE = 3, 16, 2.0
+
+
+class Rows(nn.Module):
+    """Mean of each row of pixels and channel, which a flip leaves as it is; with BatchNorm, which must not move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.norm(x).mean(3).flatten(1)
+        return features
+
+
+@pytest.fixture
+def source() -> ArraySource:
+    digits = open_source("digits").subset(range(70))
+    assert isinstance(digits, ArraySource)
+    return digits
+
+
+def fit(backbone: nn.Module, source: ArraySource, epochs: int = EPOCHS) -> LinearProbe:
+    settings = EvaluateSettings(epochs=epochs, batch_size=BATCH, learning_rate=RATE, device="cpu", devices=1)
+    return fit_published_probe(backbone, 24, source, 10, image_size=8, mean=MEAN, std=STD, settings=settings)
+
+
+@pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
+def test_equals_numpys_sgd(source: ArraySource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where crops show all there is: features do not change from epoch to epoch."""
+    monkeypatch.setattr(published, "CROP", (1.0, 1.0))
+    backbone = Rows().train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    probe = fit(backbone, source)
+    assert all(torch.equal(backbone.state_dict()[name], value) for name, value in before.items())
+
+    assert source.labels is not None
+    pixels = (source.images.astype(np.float64) / 255 - MEAN) / STD  # [n, 8, 8, 3]
+    features = (pixels.mean(2) / np.sqrt(1 + 1e-5)).transpose(0, 2, 1).reshape(len(pixels), 24)
+    torch.manual_seed(0)
+    schedule = Schedule(peak=1.0, final=0.0, warmup_steps=0, steps=1)
+    start = Classifier(backbone, 24, torch.zeros(1), 10, schedule, MEAN, STD).linear
+    weight, bias = start.weight.detach().double().numpy(), start.bias.detach().double().numpy()
+    assert 0.005 < weight.std() < 0.02
+    velocity, shift = np.zeros_like(weight), np.zeros_like(bias)
+    order, steps = Order(len(source), batch_size=BATCH, seed=0), EPOCHS * (len(source) // BATCH)
+    places = [place for _ in range(EPOCHS) for (place,) in order]
+    for step, place in enumerate(places):
+        x, y = features[place.images], source.labels[place.images]
+        logits = x @ weight.T + bias
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        p[np.arange(BATCH), y] -= 1
+        rate = RATE / 1000 + RATE * 0.999 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        velocity, shift = 0.9 * velocity + p.T @ x / BATCH, 0.9 * shift + p.mean(0)
+        weight, bias = weight - rate * velocity, bias - rate * shift
+    np.testing.assert_allclose(probe.weight.numpy(), weight, atol=2e-4)
+    np.testing.assert_allclose(probe.bias.numpy(), bias, atol=2e-4)
+    scores = probe.scores(torch.from_numpy(features).float())
+    np.testing.assert_allclose(scores.numpy(), features @ weight.T + bias, atol=2e-3)
+
+
+def test_too_few_images_are_told(source: ArraySource) -> None:
+    few = source.subset(range(5))
+    with pytest.raises(ValueError, match="batch_size 16 is more than the 5 images of digits"):
+        fit(Rows(), few)
+
+
+def test_the_command_knows_both_protocols(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--backbone", "resnet18", "--data", "digits", "--image_size", "8", "--device", "cpu"]
+    flags = ["--protocol", "sgd", "--epochs", "1", "--batch_size", "512", "--learning_rate", "0.1"]
+    assert cli.run(["evaluate", "linear", *arguments, *flags]) == 0
+    assert "linear" in capsys.readouterr().out
+    assert cli.run(["evaluate", "linear", "--protocol", "adam", *arguments]) == 2
+    assert "protocol" in capsys.readouterr().err
