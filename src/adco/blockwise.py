@@ -120,14 +120,11 @@ class TwoPlayerLoss(torch.autograd.Function):
                     at_adversary = weights[len(q) * first :][: len(q) * len(gradient)].view(len(q), -1)
                     torch.addmm(gradient, at_adversary.T, towards, beta=float(start > 0), out=gradient)
 
-        if adversary_gradient is not None:  # through the normalisation: what points along a row moves nothing
+        if adversary_gradient is not None:
             for parts in zip(
                 *(x.split(columns) for x in (adversary_gradient, adversaries, inverse_norms)), strict=True
             ):
-                gradient, block_rows, inverse = parts
-                along = torch.linalg.vecdot(gradient, block_rows).unsqueeze(1).mul_(inverse.square())
-                gradient.addcmul_(block_rows, along, value=-1).mul_(inverse)
-
+                _through_normalisation(*parts)
         ctx.gradients = [query_gradient if wanted[0] else None, key_gradient, adversary_gradient]
         ctx.set_materialize_grads(False)
         losses /= number
@@ -146,3 +143,9 @@ class TwoPlayerLoss(torch.autograd.Function):
                     raise RuntimeError("a second backward through one two-player loss: compute the loss again")
                 found[place] = gradient.mul_(scale)  # in place: the adversaries' is as large as the bank
         return (*found, None, None, None, None, None, None)
+
+
+def _through_normalisation(gradient: Tensor, adversaries: Tensor, inverse_norms: Tensor) -> None:
+    """From ∂L/∂â to ∂L/∂A, in place: what points along a row moves nothing."""
+    along = torch.linalg.vecdot(gradient, adversaries).unsqueeze(1).mul_(inverse_norms.square())
+    gradient.addcmul_(adversaries, along, value=-1).mul_(inverse_norms)

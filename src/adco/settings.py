@@ -45,6 +45,8 @@ class PretrainSettings:
         flip_probability: how often a view is mirrored.
         mean: of red, green and blue in 0 to 1, to subtract (ImageNet's).
         std: of red, green and blue, to divide by (ImageNet's).
+        dim: width of the embeddings (paper, MoCo v2, SimCLR: 128; BYOL: 256; SimSiam: 2048).
+        hidden: width of the hidden layers of the projector, and of BYOL's predictor (paper; BYOL: 4096).
         optimizer: of the encoder, with momentum 0.9: sgd (paper); muon, whose steps move all directions of a weight
             matrix equally far and which learns several times as much in the first epochs; or lars (SimCLR, BYOL).
         learning_rate: of the encoder, after the warm-up; none for the method's own, for each 256 images of the batch:
@@ -93,6 +95,8 @@ class PretrainSettings:
     flip_probability: float = 0.5
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    dim: int = 128
+    hidden: int = 2048
     optimizer: Optimizer = "sgd"
     learning_rate: float | None = None
     final_learning_rate: float | None = None
@@ -114,7 +118,7 @@ class PretrainSettings:
             require(self, name, at_least=1)
         for name in ("workers", "knn_images", "seed", "warmup_epochs", "weight_decay"):
             require(self, name, at_least=0)
-        for name in ("image_size", "test_size", "checkpoint_every"):
+        for name in ("image_size", "test_size", "checkpoint_every", "dim", "hidden"):
             require(self, name, at_least=1)
         for name in (*(f"{kind}_probability" for kind in ("jitter", "grayscale", "blur", "flip")), "max_unreadable"):
             require(self, name, at_least=0, at_most=1)
@@ -141,8 +145,6 @@ class QueryKeySettings(PretrainSettings):
     Args:
         symmetric: whether both views are queries and both are keys; costs 1.5 times as much, gains 2 points (paper).
         momentum: of the momentum encoder (paper, MoCo v2).
-        dim: width of the embeddings (paper, MoCo v2).
-        hidden: width of the projector's hidden layer (paper, MoCo v2).
         batch_norm: how keys are kept from sharing batch statistics with their queries: shuffle over devices, split into
             groups on one, or sync over all; auto for shuffle on several devices and split on one.
         split_groups: for split: into how many (MoCo's code for one GPU: 8).
@@ -150,15 +152,12 @@ class QueryKeySettings(PretrainSettings):
 
     symmetric: bool = False
     momentum: float = 0.999
-    dim: int = 128
-    hidden: int = 2048
     batch_norm: BatchNorm = "auto"
     split_groups: int = 8
 
     def check(self) -> None:
         super().check()
-        for name in ("dim", "hidden", "split_groups"):
-            require(self, name, at_least=1)
+        require(self, "split_groups", at_least=1)
         require(self, "momentum", at_least=0, at_most=1)
 
 
@@ -233,8 +232,6 @@ class SimCLRSettings(PretrainSettings):
 
     Args:
         temperature: of the loss (SimCLR).
-        dim: width of the embeddings (SimCLR).
-        hidden: width of the projector's hidden layer (SimCLR).
     """
 
     RATE: ClassVar[float] = 0.3
@@ -244,13 +241,9 @@ class SimCLRSettings(PretrainSettings):
     optimizer: Optimizer = "lars"
     weight_decay: float = 1e-6
     temperature: float = 0.1
-    dim: int = 128
-    hidden: int = 2048
 
     def check(self) -> None:
         super().check()
-        for name in ("dim", "hidden"):
-            require(self, name, at_least=1)
         require(self, "temperature", above=0)
 
 
@@ -260,8 +253,6 @@ class BYOLSettings(PretrainSettings):
 
     Args:
         momentum: of the target network at the start; it rises to 1 along a cosine (BYOL: 0.996).
-        dim: width of projections and predictions (BYOL).
-        hidden: width of the hidden layer of projector and predictor (BYOL).
     """
 
     RATE: ClassVar[float] = 0.2
@@ -276,8 +267,6 @@ class BYOLSettings(PretrainSettings):
 
     def check(self) -> None:
         super().check()
-        for name in ("dim", "hidden"):
-            require(self, name, at_least=1)
         require(self, "momentum", at_least=0, at_most=1)
 
 
@@ -286,8 +275,6 @@ class SimSiamSettings(PretrainSettings):
     """SimSiam's own. BatchNorm is over all devices.
 
     Args:
-        dim: width of projections and predictions (SimSiam).
-        hidden: width of the projector's two hidden layers (SimSiam).
         predictor_hidden: width of the predictor's hidden layer (SimSiam); the predictor's learning rate is constant.
     """
 
@@ -295,13 +282,11 @@ class SimSiamSettings(PretrainSettings):
 
     method: Literal["simsiam"] = "simsiam"
     dim: int = 2048
-    hidden: int = 2048
     predictor_hidden: int = 512
 
     def check(self) -> None:
         super().check()
-        for name in ("dim", "hidden", "predictor_hidden"):
-            require(self, name, at_least=1)
+        require(self, "predictor_hidden", at_least=1)
 
 
 METHODS: dict[str, type[PretrainSettings]] = {

@@ -16,8 +16,9 @@ from torch import nn
 from adco.data.sources import ArraySource
 from adco.evaluation import (
     Features,
-    evaluate_backbone,
+    check_classes,
     evaluate_features,
+    extract_features,
     results_table,
     save_confusion,
     summarise,
@@ -116,9 +117,10 @@ def test_a_backbone_is_evaluated_and_left_untouched(kind: Kind) -> None:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    found = evaluate_backbone(
-        backbone, source(60), source(40), kind=kind, image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3, k=5
+    train, test = (
+        extract_features(backbone, source(n), image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3) for n in (60, 40)
     )
+    found = evaluate_features(train, test, ("dark", "bright"), kind=kind, k=5)
     assert found.top1 > 95
     assert found.top5 is None
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
@@ -136,7 +138,7 @@ def test_sources_of_different_classes_are_refused(train: Sequence[str], test: Se
     images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1])
     sources = (ArraySource(n, images, labels, tuple(c)) for n, c in (("train", train), ("test", test)))
     with pytest.raises(ValueError, match=message):
-        evaluate_backbone(nn.Flatten(), *sources, kind="knn", image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
+        check_classes(*sources)
 
 
 def test_impossible_evaluations_are_refused() -> None:

@@ -1,13 +1,12 @@
 """A dry run: every row built and stepped twice on noise of the true size, to see that it runs and how large it is."""
 
-import multiprocessing
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from adco.comparison.plan import Plan
-from adco.comparison.timing import Training, high_water, peak_since
+from adco.comparison.timing import Training, high_water, in_a_process, peak_since
 from adco.data.sources import ArraySource
 from adco.settings import PretrainSettings
 
@@ -21,8 +20,7 @@ def dry_run(plan: Plan) -> list[dict[str, Any]]:
     """
     found = []
     for row in plan.rows:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            figures = pool.apply(_try, (row.settings,))
+        figures = in_a_process(_try, row.settings)
         steps = None if plan.images is None else plan.images // row.settings.batch_size * row.settings.epochs
         found.append({"row": row.name, **figures, "steps": steps})
     return found

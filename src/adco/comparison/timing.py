@@ -4,6 +4,7 @@ Training runs are no measure of it: whatever else the machine does slows one and
 """
 
 import json
+import logging
 import multiprocessing
 import statistics
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from adco.run_directory import write_json
 from adco.settings import PretrainSettings, to_dict
 
 ROUNDS, STEPS = 5, 2
+Found = TypeVar("Found")
 
 
 class Training:
@@ -106,8 +108,13 @@ def time_rows(rows: Sequence[Row], path: Path, rounds: int = ROUNDS, say: Callab
 
 def peak_megabytes(settings: PretrainSettings) -> float | None:
     """What two steps take at their highest, weights and views included: of the GPU, or of a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (settings,))
+    return in_a_process(_peak, settings)
+
+
+def in_a_process(function: Callable[[PretrainSettings], Found], settings: PretrainSettings) -> Found:
+    """What a function returns in a process of its own, in which Lightning does not say what it has found."""
+    with multiprocessing.get_context("spawn").Pool(1, initializer=logging.disable, initargs=(logging.INFO,)) as pool:
+        return pool.apply(function, (settings,))
 
 
 def _peak(settings: PretrainSettings) -> float | None:

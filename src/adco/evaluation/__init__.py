@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from adco.data.sources import Source
 from adco.evaluation.features import Features, extract_features, pixel_features
@@ -22,7 +21,6 @@ __all__ = [
     "Features",
     "LinearProbe",
     "Scores",
-    "evaluate_backbone",
     "evaluate_features",
     "extract_features",
     "fit_linear_probe",
@@ -32,45 +30,6 @@ __all__ = [
     "save_confusion",
     "summarise",
 ]
-
-
-def evaluate_backbone(
-    backbone: nn.Module,
-    train: Source,
-    test: Source,
-    *,
-    kind: Literal["knn", "linear"],
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    k: int = 200,
-    temperature: float = 0.1,
-    batch_size: int = 512,
-    device: torch.device | str | None = None,
-    progress: bool = True,
-) -> Scores:
-    """Extract the features of both sources and evaluate them: see `extract_features` and `evaluate_features`.
-
-    Raises:
-        ValueError: a source has no labels or no images, or the two differ in their classes or the order of these.
-    """
-    check_classes(train, test)
-    train_features, test_features = (
-        extract_features(
-            backbone,
-            source,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            batch_size=batch_size,
-            device=device,
-            progress=progress,
-        )
-        for source in (train, test)
-    )
-    return evaluate_features(
-        train_features, test_features, train.classes, kind=kind, k=k, temperature=temperature, device=device
-    )
 
 
 def evaluate_features(
