@@ -94,13 +94,10 @@ def test_a_run_that_was_stopped_goes_on(done: Path) -> None:
 
 
 def test_a_run_begun_with_other_settings_is_not_taken_for_this_row(done: Path) -> None:
-    other = write(done / "other.yaml", shared={**TINY, "hidden": 16})
-    (done / "out" / "moco-v2-1" / "backbone.safetensors").rename(done / "kept")
-    try:
-        with pytest.raises(ValueError, match=r"moco-v2-1 was begun with hidden 8, not 16: remove it to begin anew"):
-            compare(other, done / "out")
-    finally:
-        (done / "kept").rename(done / "out" / "moco-v2-1" / "backbone.safetensors")
+    """Whether it is done or not: the table would say of it what is not so."""
+    other = write(done / "other.yaml", rows={"AdCo": {**ROWS["AdCo"], "temperature": 0.5}})
+    with pytest.raises(ValueError, match=r"adco-0 was begun with temperature 0.12, not 0.5: remove it to begin anew"):
+        compare(other, done / "out")
 
 
 @pytest.mark.parametrize(

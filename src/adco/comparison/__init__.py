@@ -34,22 +34,23 @@ def compare(recipe: str | Path, out: Path) -> tuple[list[Entry], list[Claim]]:
     out.mkdir(parents=True, exist_ok=True)
     timings = time_rows(plan.rows, out / "timing.json", say=_say)
     for number, (seed, row) in enumerate((seed, row) for seed in plan.seeds for row in plan.rows):
-        if not is_done(row.run(out, seed)):
+        run = RunDirectory(row.run(out, seed))
+        if run.config.is_file():
+            _check_same(row, run)
+        if not is_done(run.path):
             _say(f"run {number + 1} of {len(plan.seeds) * len(plan.rows)}: {row.name}, seed {seed}")
-            _do(row, row.run(out, seed), seed)
+            _do(row, run, seed)
             _write(out, plan, timings)
     return _write(out, plan, timings)
 
 
-def _do(row: Row, path: Path, seed: int) -> None:
+def _do(row: Row, run: RunDirectory, seed: int) -> None:
     """Train, or go on, and evaluate one run."""
-    run = RunDirectory(path)
     if not run.config.is_file():
-        pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(path)})
+        pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(run.path)})
     elif not run.backbone.is_file():
-        _check_same(row, run)
-        pretrain(resume=path)
-    evaluate_kinds(["knn", "linear"], path, EvaluateSettings())
+        pretrain(resume=run.path)
+    evaluate_kinds(["knn", "linear"], run.path, EvaluateSettings())
 
 
 def _check_same(row: Row, run: RunDirectory) -> None:
