@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adco.adversaries import adversarial_info_nce
+from adco.comparison.timing import relative_time
 from adco.losses import info_nce
-from measure import in_turns, median_ratio, save, show
+from measure import in_turns, save, show
 
 N, D, TAU, TAU_ADV = 256, 128, 0.12, 0.02
 ROUNDS = 9
@@ -119,8 +120,8 @@ def main() -> None:
         for name, times in seconds.items():
             figure = {
                 "milliseconds": 1e3 * sorted(times)[len(times) // 2],
-                "published_over_this": median_ratio(seconds["published"], times),
-                "this_over_products": median_ratio(times, seconds["products"]),
+                "published_over_this": relative_time(seconds["published"], times),
+                "this_over_products": relative_time(times, seconds["products"]),
                 "extra_megabytes": memory[name],
             }
             figures[f"{name}, K {k}"] = figure

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -27,11 +26,6 @@ def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def median_ratio(of: list[float], to: list[float]) -> float:
-    """The median over rounds of the ratio within a round, which what slows a whole round leaves alone."""
-    return statistics.median(a / b for a, b in zip(of, to, strict=True))
 
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:

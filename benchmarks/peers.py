@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from adco.comparison.timing import relative_time
 from adco.data.loader import Batch, Loader, Order
 from adco.data.sources import ArraySource, open_source
 from adco.encoder import Encoder, build_backbone, mlp
@@ -36,7 +37,7 @@ from adco.pretraining import backbone_info, make_method, make_views
 from adco.resolve import resolve
 from adco.settings import AdCoSettings
 from loss import TAU, TAU_ADV, published_gradient
-from measure import in_turns, median_ratio, save, show
+from measure import in_turns, save, show
 from views import published as published_views
 
 IMAGES, BATCH, NEGATIVES, ROUNDS = 2560, 256, 4096, 3
@@ -185,7 +186,7 @@ def main() -> None:
         for name, times in (seconds := epochs_at(size, source)).items():
             figure = {
                 "images_per_second": IMAGES / sorted(times)[len(times) // 2],
-                "time_over_adco": median_ratio(times, seconds["adco"]),
+                "time_over_adco": relative_time(times, seconds["adco"]),
             }
             figures[f"{name}, {size} px"] = figure
             table.append([name, *(f"{value:.4g}" for value in figure.values())])

@@ -13,11 +13,12 @@ from functools import partial
 import numpy as np
 import torch
 
+from adco.comparison.timing import relative_time
 from adco.data.loader import Batch
 from adco.methods.adco import AdCo
 from adco.pretraining import make_method
 from adco.settings import AdCoSettings
-from measure import in_turns, median_ratio, save, show
+from measure import in_turns, save, show
 
 ROUNDS = 5
 
@@ -79,8 +80,8 @@ def main() -> None:
     figures = {
         name: {
             "milliseconds": 1e3 * sorted(times)[len(times) // 2],
-            "this_over_bare_passes": median_ratio(times, bare),
-            "this_over_8192": median_ratio(times, small),
+            "this_over_bare_passes": relative_time(times, bare),
+            "this_over_8192": relative_time(times, small),
         }
         for name, times in seconds.items()
     }

@@ -19,9 +19,10 @@ from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]
 from torch import Tensor
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from adco.comparison.timing import relative_time
 from adco.data.sources import Source, open_source
 from adco.data.views import View, normalize, views_of
-from measure import in_turns, median_ratio, save, show
+from measure import in_turns, save, show
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ROUNDS = 7
@@ -99,7 +100,7 @@ def main() -> None:
             pipeline: [1e3 * second / number for second in seconds[pipeline]]
             for pipeline, number in zip(seconds, images, strict=True)
         }
-        ratio = median_ratio(per_image["published"], per_image["ours"])
+        ratio = relative_time(per_image["published"], per_image["ours"])
         medians = {pipeline: sorted(times)[len(times) // 2] for pipeline, times in per_image.items()}
         figures[name] = {"milliseconds_per_image": medians, "published_over_ours": ratio}
         rows.append([name, *(f"{value:.3f}" for value in medians.values()), f"{ratio:.2f}"])

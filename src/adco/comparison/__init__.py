@@ -32,7 +32,7 @@ def compare(recipe: str | Path, out: Path) -> tuple[list[Entry], list[Claim]]:
     """
     plan = read_plan(recipe)
     out.mkdir(parents=True, exist_ok=True)
-    timings = time_rows(plan.rows, out / "timing.json", say=_say)
+    timings = time_rows(plan.rows, out / "timing.json", _say)
     for number, (seed, row) in enumerate((seed, row) for seed in plan.seeds for row in plan.rows):
         run = RunDirectory(row.run(out, seed))
         if run.config.is_file():

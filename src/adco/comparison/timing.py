@@ -73,7 +73,7 @@ class Training:
         return trained - sum(p.numel() for p in self.method.encoder.parameters())
 
 
-def time_rows(rows: Sequence[Row], path: Path, rounds: int = ROUNDS, say: Callable[[str], None] = print) -> Any:
+def time_rows(rows: Sequence[Row], path: Path, say: Callable[[str], None]) -> Any:
     """Seconds of an image in each round, extra parameters, and megabytes at the peak, of each row; kept in a file.
 
     Where the file holds these rows already, nothing is measured.
@@ -83,11 +83,11 @@ def time_rows(rows: Sequence[Row], path: Path, rounds: int = ROUNDS, say: Callab
         known = json.loads(path.read_text())
         if known["settings"] == settings:
             return known["rows"]
-    say(f"timing {len(rows)} rows in turns, {rounds} rounds of {STEPS} steps")
+    say(f"timing {len(rows)} rows in turns, {ROUNDS} rounds of {STEPS} steps")
     sources = {data: open_source(data) for data in {row.settings.data for row in rows}}
     trainings = {row.name: Training(row.settings, sources[row.settings.data]) for row in rows}
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
-    for turn in range(rounds + 1):  # the first warms up
+    for turn in range(ROUNDS + 1):  # the first warms up
         for name, training in trainings.items():
             took = training()
             if turn:
