@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from adco import cli, recipes
 from adco.comparison import compare, read_plan
@@ -57,7 +58,7 @@ def table(folder: Path) -> dict[str, Any]:
 
 def test_every_row_and_seed_is_trained_and_evaluated(done: Path) -> None:
     runs = {path.name for path in (done / "out").iterdir() if path.is_dir()}
-    assert runs == {"moco-v2-0", "moco-v2-1", "adco-0", "adco-1"}
+    assert runs == {".locks", "moco-v2-0", "moco-v2-1", "adco-0", "adco-1"}
     first, second = table(done)["rows"]
     for entry, run in ((first, "moco-v2"), (second, "adco")):
         for kind in ("knn", "linear"):
@@ -87,8 +88,30 @@ def test_a_run_that_is_gone_is_redone_alone_with_the_same_figures(done: Path) ->
 def test_a_run_that_was_stopped_goes_on(done: Path) -> None:
     """As killed between its last checkpoint and its end, and between training and evaluation."""
     before = table(done)
-    (done / "out" / "adco-0" / "backbone.safetensors").unlink()
+    environment = done / "out" / "adco-0" / "environment.json"
+    known = json.loads(environment.read_text())
+    environment.write_text(json.dumps({key: value for key, value in known.items() if key != "finished"}))
     shutil.rmtree(done / "out" / "moco-v2-0" / "results")
+    compare(done / "tiny.yaml", done / "out")
+    assert table(done) == before
+
+
+def test_figures_and_records_are_enough_to_go_on_from(done: Path) -> None:
+    """Weights and checkpoints of finished runs may be gone, as from a repository that keeps the table."""
+    before = table(done)
+    for path in [*(done / "out").rglob("*.safetensors"), *(done / "out").rglob("*.ckpt")]:
+        path.unlink()
+    compare(done / "tiny.yaml", done / "out")
+    assert table(done) == before
+
+
+def test_what_another_process_is_at_is_left_to_it(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = table(done)
+    shutil.rmtree(done / "out" / "adco-0")
+    with FileLock(done / "out" / ".locks" / "adco-0"):
+        entries, _ = compare(done / "tiny.yaml", done / "out")
+    assert "another process is at AdCo, seed 0" in capsys.readouterr().err
+    assert [len(entry.linear) for entry in entries] == [2, 1]
     compare(done / "tiny.yaml", done / "out")
     assert table(done) == before
 

@@ -92,6 +92,7 @@ def test_a_run_leaves_everything(digits: RunDirectory) -> None:
     assert (config["image_size"], config["workers"], config["split_groups"]) == (8, 0, 8)
     environment = json.loads((digits.path / "environment.json").read_text())
     assert (environment["seed"], environment["images"]) == (0, 1442)
+    assert environment["started"] <= environment["finished"]
     assert json.loads((digits.path / "unreadable.json").read_text()) == []
     assert matplotlib.image.imread(digits.curves).ndim == 3
     backbone, info = load_backbone(digits.backbone)

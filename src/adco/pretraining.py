@@ -233,5 +233,6 @@ def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> Run
         trainer.save_checkpoint(run.checkpoint)
         save_backbone(run.backbone, method.encoder.backbone, backbone_info(settings))
         plot_curves(run.records(), run.curves)
+        run.write_finished()
         print(f"{run.path}: {monitor.verdict().word}", file=sys.stderr)
     return run

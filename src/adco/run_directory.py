@@ -1,7 +1,7 @@
 """The run directory: the only interface between training and everything after it.
 
 config.yaml            every setting resolved; runs again as it is
-environment.json       versions, seed, machine
+environment.json       versions, seed, machine, when it began and when it was finished
 unreadable.json        files that were left out, and why
 metrics.jsonl          one record a line: steps and epochs
 checkpoints/last.ckpt  full state
@@ -102,11 +102,18 @@ class RunDirectory:
     def write_environment(self, **facts: Any) -> None:
         packages = {name: version(name) for name in _PACKAGES}
         machine = {"platform": platform.platform(), "processor": platform.processor(), "cores": os.cpu_count()}
-        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         write_json(
             self.path / "environment.json",
-            {"started": started, "python": sys.version.split()[0], "packages": packages, "machine": machine, **facts},
+            {"started": _now(), "python": sys.version.split()[0], "packages": packages, "machine": machine, **facts},
         )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are trained."""
+        return "finished" in self.read_environment()
+
+    def write_finished(self) -> None:
+        write_json(self.path / "environment.json", {**self.read_environment(), "finished": _now()})
 
     def write_unreadable(self, files: Iterable[tuple[str, str]]) -> None:
         write_json(self.path / "unreadable.json", [{"file": file, "reason": reason} for file, reason in files])
@@ -135,6 +142,10 @@ def newest_run() -> RunDirectory:
     if not configs:
         raise ValueError(f"no run directory under {RUNS}/: name one, or pretrain first")
     return RunDirectory(configs[-1].parent)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -22,7 +22,8 @@ class PretrainSettings:
     """What all methods share.
 
     Args:
-        data: cifar10, fashion-mnist, digits, or a folder of images; labels are never trained on.
+        data: cifar10, fashion-mnist, digits (with -validation behind the name, some training images are held out as the
+            test split, to choose settings by), or a folder of images; labels are never trained on.
         max_unreadable: share of damaged files, 0 to 1, above which the run stops before training.
         out: the run directory; none for runs/METHOD-DATA-TIME.
         seed: of every random number: weights, order, views.

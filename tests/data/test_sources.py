@@ -316,6 +316,18 @@ def test_digits() -> None:
     np.testing.assert_array_equal(open_source("digits", "test").load([3, 5]), test.images[[3, 5]])
 
 
+def test_a_validation_split_holds_training_images_alone() -> None:
+    """As sets of bytes: what is held out is of the training split, a fifth of each class, and never trained on."""
+    whole = open_source("digits")
+    train, test = open_splits("digits-validation")
+    parts = [sorted(map(bytes, source.load(range(len(source))))) for source in (train, test, whole)]
+    assert sorted(parts[0] + parts[1]) == parts[2]
+    assert whole.labels is not None
+    assert test.labels is not None
+    np.testing.assert_array_equal(np.bincount(test.labels), np.bincount(whole.labels) // 5)
+    assert (train.name, test.classes) == ("digits-validation", whole.classes)
+
+
 def test_array_source() -> None:
     images = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
     source = ArraySource("mine", images, np.array([2, 0, 1]), ("a", "b", "c"))

@@ -2,11 +2,14 @@
 
     compare("cifar10_table5", Path("runs/cifar10_table5"))
 
-Whatever is done already is skipped, so the same call goes on where one was stopped or killed.
+Whatever is done already is skipped, so the same call goes on where one was stopped or killed; and called on several
+devices at once, each takes the next run that no other is at.
 """
 
 import sys
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from adco.api import pretrain
 from adco.comparison.picture import save_picture
@@ -31,15 +34,23 @@ def compare(recipe: str | Path, out: Path) -> tuple[list[Entry], list[Claim]]:
         adco.callbacks.Interrupted: if a signal stopped a run; the same call goes on from there.
     """
     plan = read_plan(recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    timings = time_rows(plan.rows, out / "timing.json", _say)
+    locks = out / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / "timing"):  # whoever comes second waits, and finds it measured
+        timings = time_rows(plan.rows, out / "timing.json", _say)
     for number, (seed, row) in enumerate((seed, row) for seed in plan.seeds for row in plan.rows):
         run = RunDirectory(row.run(out, seed))
         if run.config.is_file():
             _check_same(row, run)
-        if not is_done(run.path):
-            _say(f"run {number + 1} of {len(plan.seeds) * len(plan.rows)}: {row.name}, seed {seed}")
-            _do(row, run, seed)
+        try:
+            with FileLock(locks / run.path.name, timeout=0):
+                if is_done(run.path):
+                    continue
+                _say(f"run {number + 1} of {len(plan.seeds) * len(plan.rows)}: {row.name}, seed {seed}")
+                _do(row, run, seed)
+        except Timeout:
+            _say(f"run {number + 1}: another process is at {row.name}, seed {seed}")
+        else:
             _write(out, plan, timings)
     return _write(out, plan, timings)
 
@@ -48,7 +59,7 @@ def _do(row: Row, run: RunDirectory, seed: int) -> None:
     """Train, or go on, and evaluate one run."""
     if not run.config.is_file():
         pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(run.path)})
-    elif not run.backbone.is_file():
+    elif not run.is_finished:
         pretrain(resume=run.path)
     evaluate_kinds(["knn", "linear"], run.path, EvaluateSettings())
 

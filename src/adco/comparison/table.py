@@ -87,7 +87,7 @@ def is_done(path: Path) -> bool:
 def _results(path: Path) -> dict[str, float] | None:
     run = RunDirectory(path)
     files = {kind: run.results / f"{kind}.json" for kind in ("knn", "linear")}
-    if not run.backbone.is_file() or not all(file.is_file() for file in files.values()):
+    if not run.is_finished or not all(file.is_file() for file in files.values()):
         return None
     return {kind: float(json.loads(file.read_text())["top1"]) for kind, file in files.items()}
 

@@ -23,6 +23,7 @@ from adco.data.listing import class_names, list_images, split_folders
 __all__ = ["ArraySource", "FolderSource", "Images", "Pixels", "Source", "Unreadable", "open_source", "open_splits"]
 
 Pixels = NDArray[np.uint8]  # [..., H, W, 3] RGB
+VALIDATION = "-validation"  # behind a named set: its training images alone, some of them held out
 Images = Pixels | Iterable[Pixels]  # [B, H, W, 3], or B photographs [H, W, 3] of any size
 
 
@@ -92,7 +93,8 @@ def open_source(data: str | Path, split: Split = "train", max_unreadable: float 
 
     Args:
         data: `cifar10`, `fashion-mnist`, `digits`, or the path of a folder. Where the folder has `train/` beside
-            `test/` or `val/`, these are its splits; else all of it is its training split.
+            `test/` or `val/`, these are its splits; else all of it is its training split. A named set with
+            `-validation` behind it is its training images alone, a fifth of each class held out as the test split.
         split: "train" or "test".
         max_unreadable: the share of files, 0 to 1, that may be damaged. They are left out with a warning.
 
@@ -102,8 +104,8 @@ def open_source(data: str | Path, split: Split = "train", max_unreadable: float 
     """
     if not 0 <= max_unreadable <= 1:
         raise ValueError(f"max_unreadable {max_unreadable} is not a share from 0 to 1")
-    if isinstance(data, str) and data in _NAMED:
-        return ArraySource(data, *_NAMED[data](split))
+    if _is_named(data):
+        return _named(str(data), split)
     try:
         return open_folder(_split_folder(data, split), max_unreadable)
     except OSError as error:
@@ -120,12 +122,24 @@ def open_splits(data: str | Path, max_unreadable: float = 0.01) -> tuple[Source,
     """
     train = open_source(data, "train", max_unreadable)
     labels = _labels(train)
-    if (isinstance(data, str) and data in _NAMED) or split_folders(_folder(data)):
+    if _is_named(data) or split_folders(_folder(data)):
         test = open_source(data, "test", max_unreadable)
         _labels(test)
         return train, test
     kept, held_out = _hold_out(labels)
     return train.subset(kept), train.subset(held_out)
+
+
+def _named(data: str, split: Split) -> ArraySource:
+    if data in _NAMED:
+        return ArraySource(data, *_NAMED[data](split))
+    source = ArraySource(data, *_NAMED[data.removesuffix(VALIDATION)]("train"))
+    kept, held_out = _hold_out(_labels(source))
+    return source.subset(kept if split == "train" else held_out)
+
+
+def _is_named(data: str | Path) -> bool:
+    return isinstance(data, str) and data.removesuffix(VALIDATION) in _NAMED
 
 
 def _labels(source: Source) -> NDArray[np.int64]:

@@ -1,0 +1,81 @@
+"""By what the constants of a comparison were chosen: its rows, trained shortly, scored on held-out training images.
+
+    python benchmarks/trials.py rates      each method with each learning rate: the same budget for all
+    python benchmarks/trials.py momenta    the momentum encoder's, for the methods that have one
+    python benchmarks/trials.py causes     AdCo with one thing changed at a time
+
+A trial is two epochs and one seed. Its line lands in results/cifar10_table5/trials.jsonl as soon as it ends; what has a
+line there is not done again.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from typing import Any
+
+import torch
+
+import adco
+from adco.comparison import read_plan
+from measure import RESULTS
+
+RECIPE = "cifar10_table5"
+TRIALS = RESULTS / RECIPE / "trials.jsonl"
+SHORT: dict[str, Any] = {"data": "cifar10-validation", "epochs": 2, "knn_images": 0}
+RATES, MIDDLE = (0.02, 0.05, 0.1), 0.05
+MOMENTA = {"BYOL": 0.99, "MoCo v2": 0.99, "AdCo 8192": 0.9}  # the better of each in "momenta"
+ADCO: dict[str, Any] = {"learning_rate": MIDDLE, "momentum": MOMENTA["AdCo 8192"]}
+STILL = {"adversary_learning_rate": 1e-9}
+Job = tuple[str, dict[str, Any]]
+PLANS: dict[str, list[Job]] = {
+    "momenta": [(row, {"learning_rate": MIDDLE, "momentum": momentum}) for momentum in (0.9, 0.99) for row in MOMENTA],
+    "rates": [
+        (row, {"learning_rate": rate} | ({"momentum": MOMENTA[row]} if row in MOMENTA else {}))
+        for rate in RATES
+        for row in ("SimCLR", "SimSiam", *MOMENTA)
+    ],
+    "causes": [
+        ("AdCo 8192", ADCO | changed)
+        for changed in (
+            STILL,
+            {"adversary_temperature": 0.1},
+            {"in_batch_negatives": False},
+            {"in_batch_negatives": False} | STILL,
+            {"in_batch_negatives": False, "adversary_temperature": 0.1},
+        )
+    ],
+}
+
+
+def trial(job: Job) -> None:
+    """Train and evaluate one, and add its line."""
+    name, changed = job
+    (row,) = (row for row in read_plan(RECIPE).rows if row.name == name)
+    with tempfile.TemporaryDirectory() as folder:
+        run = adco.pretrain(**row.settings.__dict__ | SHORT | changed | {"out": f"{folder}/run"})
+        found = {kind: adco.evaluate(kind, run)["top1"] for kind in ("knn", "linear")}
+        last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "loss" in line][-1]
+    kept = {key: value for key, value in last.items() if key.startswith(("adversary_share", "hardest", "effective"))}
+    with TRIALS.open("a") as file:
+        file.write(json.dumps({"row": name, "changed": changed, **found, **kept}) + "\n")
+
+
+def missing(jobs: list[Job]) -> list[Job]:
+    """Those without a line."""
+    lines = TRIALS.read_text().splitlines() if TRIALS.is_file() else []
+    done = [(record["row"], record["changed"]) for record in map(json.loads, lines)]
+    return [job for job in jobs if job not in done]
+
+
+def main() -> None:
+    TRIALS.parent.mkdir(exist_ok=True)
+    # A thread each: small networks gain little from a second one.
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,), 1) as pool:
+        for _ in pool.imap_unordered(trial, missing(PLANS[sys.argv[1]])):
+            pass
+
+
+if __name__ == "__main__":
+    main()
