@@ -171,7 +171,8 @@ class AdCoSettings(QueryKeySettings):
             largest power of two that the images fill.
         temperature: of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric).
         adversary_temperature: of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric).
-        adversary_learning_rate: of the adversaries, constant (paper).
+        adversary_learning_rate: of the adversaries, constant (paper); 0 leaves them as the warm start made them: the
+            control that tells what it is worth to train them.
         adversary_weight_decay: of the adversaries (paper).
         small_crops: multi-crop: a [size, smallest share, largest share] for each further query; the paper's at 224 px
             are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571], [96, 0.086, 0.429]].
@@ -194,9 +195,10 @@ class AdCoSettings(QueryKeySettings):
     def check(self) -> None:
         super().check()
         require(self, "adversaries", at_least=1)
-        for name in ("temperature", "adversary_temperature", "adversary_learning_rate"):
+        for name in ("temperature", "adversary_temperature"):
             require(self, name, above=0)
-        require(self, "adversary_weight_decay", at_least=0)
+        for name in ("adversary_learning_rate", "adversary_weight_decay"):
+            require(self, name, at_least=0)
         if self.optimizer == "lars":
             raise ValueError(
                 "optimizer lars must be sgd or muon for adco: timm's LARS cannot ascend, as adversaries do"

@@ -1,0 +1,50 @@
+"""Time per epoch of AdCo against MoCo v2's and BYOL's: one network and batch, each with its own published heads.
+
+    python benchmarks/costs.py
+
+ResNet-18, CIFAR-10 at 32 px, batch 256, K = 65 536 and 8 192. Steps of all are taken in turns, views and optimizers
+included; ratios are medians over rounds. The paper's are of ResNet-50 at 224 px on GPUs: 2.26 / 2.12 for plain AdCo
+over plain MoCo v2, 3.50 / 4.10 and 3.45 / 4.10 for symmetric AdCo over BYOL.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from adco.comparison.plan import Row
+from adco.comparison.timing import relative_time, time_rows
+from adco.settings import METHODS
+from measure import save, show
+
+ALL: dict[str, Any] = {"backbone": "resnet18", "image_size": 32, "batch_size": 256}
+ROWS: dict[str, dict[str, Any]] = {
+    "MoCo v2": {"method": "moco", "queue": 65_536},
+    "AdCo": {"method": "adco", "adversaries": 65_536},
+    "BYOL": {"method": "byol"},
+    "AdCo symmetric, K 65 536": {"method": "adco", "adversaries": 65_536, "symmetric": True},
+    "AdCo symmetric, K 8 192": {"method": "adco", "adversaries": 8_192, "symmetric": True},
+}
+PAPER = [
+    ("AdCo", "MoCo v2", 2.26 / 2.12),
+    ("AdCo symmetric, K 65 536", "BYOL", 3.50 / 4.10),
+    ("AdCo symmetric, K 8 192", "BYOL", 3.45 / 4.10),
+]
+
+
+def main() -> None:
+    rows = [Row(name, METHODS[values["method"]](**ALL | values)) for name, values in ROWS.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        found = time_rows(rows, Path(folder) / "timing.json", lambda words: print(words, file=sys.stderr))
+    seconds = {name: found[name]["seconds_per_image"] for name in ROWS}
+    ratios = {f"{one} / {other}": (relative_time(seconds[one], seconds[other]), paper) for one, other, paper in PAPER}
+    show(
+        "Time per epoch, ResNet-18, 32 px, batch 256",
+        ["ratio", "measured", "the paper's"],
+        [[name, f"{ratio:.3f}", f"{paper:.3f}"] for name, (ratio, paper) in ratios.items()],
+    )
+    save("costs", {"rows": found, "ratios": {name: ratio for name, (ratio, _) in ratios.items()}})
+
+
+if __name__ == "__main__":
+    main()
