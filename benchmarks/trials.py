@@ -27,7 +27,7 @@ SHORT: dict[str, Any] = {"data": "cifar10-validation", "epochs": 2, "knn_images"
 RATES, MIDDLE = (0.02, 0.05, 0.1), 0.05
 MOMENTA = {"BYOL": 0.9, "MoCo v2": 0.99, "AdCo 8192": 0.9}  # the better of each in "momenta"
 ADCO: dict[str, Any] = {"learning_rate": MIDDLE, "momentum": MOMENTA["AdCo 8192"]}
-STILL = {"adversary_learning_rate": 1e-9}
+FIXED = {"adversary_learning_rate": 0.0}
 Job = tuple[str, dict[str, Any]]
 PLANS: dict[str, list[Job]] = {
     "momenta": [(row, {"learning_rate": MIDDLE, "momentum": momentum}) for momentum in (0.9, 0.99) for row in MOMENTA],
@@ -39,10 +39,12 @@ PLANS: dict[str, list[Job]] = {
     "causes": [
         ("AdCo 8192", ADCO | changed)
         for changed in (
-            STILL,
+            FIXED,
+            {"adversary_temperature": 0.05},
             {"adversary_temperature": 0.1},
+            {"adversary_learning_rate": 30.0},
             {"in_batch_negatives": False},
-            {"in_batch_negatives": False} | STILL,
+            {"in_batch_negatives": False} | FIXED,
             {"in_batch_negatives": False, "adversary_temperature": 0.1},
         )
     ],
@@ -56,7 +58,8 @@ def trial(job: Job) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = adco.pretrain(**row.settings.__dict__ | SHORT | changed | {"out": f"{folder}/run"})
         found = {kind: adco.evaluate(kind, run)["top1"] for kind in ("knn", "linear")}
-        last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if "loss" in line][-1]
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        last = [record for record in records if "loss" in record][-1]
     kept = {key: value for key, value in last.items() if key.startswith(("adversary_share", "hardest", "effective"))}
     with TRIALS.open("a") as file:
         file.write(json.dumps({"row": name, "changed": changed, **found, **kept}) + "\n")
