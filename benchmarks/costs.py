@@ -35,7 +35,7 @@ PAPER = [
 def main() -> None:
     rows = [Row(name, METHODS[values["method"]](**ALL | values)) for name, values in ROWS.items()]
     with tempfile.TemporaryDirectory() as folder:
-        found = time_rows(rows, Path(folder) / "timing.json", lambda words: print(words, file=sys.stderr))
+        found = time_rows(rows, Path(folder) / "timing.json", lambda words: print(words, file=sys.stderr), steps=1)
     seconds = {name: found[name]["seconds_per_image"] for name in ROWS}
     ratios = {f"{one} / {other}": (relative_time(seconds[one], seconds[other]), paper) for one, other, paper in PAPER}
     show(

@@ -32,6 +32,7 @@ examples:
 
 def main() -> None:
     """Run the command; exits with 2 for a mistake of the user's, with 128 + the signal's number for a run stopped."""
+    _keep_pages()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -244,6 +245,17 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 def _given(name: str, arguments: Sequence[str]) -> bool:
     return any(argument.split("=")[0] == f"--{name}" for argument in arguments)
+
+
+def _keep_pages() -> None:
+    """Have glibc keep the memory it frees: steps on a CPU may else give back and fault in a fifth of their time."""
+    if sys.platform == "linux":
+        import ctypes
+
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt:
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: what is free at the heap's end stays
+            mallopt(-4, 0)  # M_MMAP_MAX: and all is in the heap
 
 
 def _quieten() -> None:

@@ -73,7 +73,7 @@ class Training:
         return trained - sum(p.numel() for p in self.method.encoder.parameters())
 
 
-def time_rows(rows: Sequence[Row], path: Path, say: Callable[[str], None]) -> Any:
+def time_rows(rows: Sequence[Row], path: Path, say: Callable[[str], None], *, steps: int = STEPS) -> Any:
     """Seconds of an image in each round, extra parameters, and megabytes at the peak, of each row; kept in a file.
 
     Where the file holds these rows already, nothing is measured.
@@ -83,13 +83,13 @@ def time_rows(rows: Sequence[Row], path: Path, say: Callable[[str], None]) -> An
         known = json.loads(path.read_text())
         if known["settings"] == settings:
             return known["rows"]
-    say(f"timing {len(rows)} rows in turns, {ROUNDS} rounds of {STEPS} steps")
+    say(f"timing {len(rows)} rows in turns, {ROUNDS} rounds of {steps} steps")
     sources = {data: open_source(data) for data in {row.settings.data for row in rows}}
     trainings = {row.name: Training(row.settings, sources[row.settings.data]) for row in rows}
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for turn in range(ROUNDS + 1):  # the first warms up
         for name, training in trainings.items():
-            took = training()
+            took = training(steps)
             if turn:
                 seconds[name].append(took)
     extra = {name: training.extra_parameters() for name, training in trainings.items()}
