@@ -7,6 +7,8 @@ devices at once, each takes the next run that no other is at.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -42,17 +44,26 @@ def compare(recipe: str | Path, out: Path) -> tuple[list[Entry], list[Claim]]:
         run = RunDirectory(row.run(out, seed))
         if run.config.is_file():
             _check_same(row, run)
-        try:
-            with FileLock(locks / run.path.name, timeout=0):
-                if is_done(run.path):
-                    continue
+        with _claim(locks / run.path.name) as mine:
+            if not mine:
+                _say(f"run {number + 1}: another process is at {row.name}, seed {seed}")
+            elif not is_done(run.path):
                 _say(f"run {number + 1} of {len(plan.seeds) * len(plan.rows)}: {row.name}, seed {seed}")
                 _do(row, run, seed)
-        except Timeout:
-            _say(f"run {number + 1}: another process is at {row.name}, seed {seed}")
-        else:
-            _write(out, plan, timings)
+                _write(out, plan, timings)
     return _write(out, plan, timings)
+
+
+@contextmanager
+def _claim(path: Path) -> Iterator[bool]:
+    """Whether a lock is ours, which it is until the end of the block or of the process."""
+    try:
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        yield False
+    else:
+        with lock:
+            yield True
 
 
 def _do(row: Row, run: RunDirectory, seed: int) -> None:

@@ -1,6 +1,7 @@
 """Evaluating what a run left, or any timm network: which weights, images and floors; results beside the run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,13 +63,19 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     size = settings.image_size or info.image_size
     results: dict[Kind, dict[str, Any]] = {}
     assert backbone is not None
-    for name, network, features in _all_features(backbone, info, size, (train, test), settings.floors, device):
+    for name, network, features in _all_features(backbone, info, size, settings.floors, device):
         for kind in kinds:
             if kind == "linear" and settings.protocol == "sgd" and network is not None:
-                scores = _published(network, info, size, train, features[1], settings)
+                scores = _published(network, info, size, train, features(test), settings)
             else:
                 scores = evaluate_features(
-                    *features, train.classes, kind=kind, k=settings.k, temperature=settings.temperature, device=device
+                    features(train),
+                    features(test),
+                    train.classes,
+                    kind=kind,
+                    k=settings.k,
+                    temperature=settings.temperature,
+                    device=device,
                 )
             if name == TRAINED:
                 results[kind] = {"data": str(data), **scores.to_json()}
@@ -101,24 +108,19 @@ def _published(
 
 
 def _all_features(
-    backbone: nn.Module, info: BackboneInfo, size: int, sources: tuple[Source, Source], floors: bool, device: str
-) -> Iterator[tuple[str, nn.Module | None, tuple[Features, Features]]]:
-    """Features of both sources by the trained backbone, then by the floors; and the network behind them."""
+    backbone: nn.Module, info: BackboneInfo, size: int, floors: bool, device: str
+) -> Iterator[tuple[str, nn.Module | None, Callable[[Source], Features]]]:
+    """The trained backbone, then the floors: the network, and a source's features by it, taken when first asked for."""
 
-    def features(network: nn.Module) -> tuple[Features, Features]:
-        first, second = (
-            extract_features(network, source, image_size=size, mean=info.mean, std=info.std, device=device)
-            for source in sources
-        )
-        return first, second
+    def by(network: nn.Module) -> Callable[[Source], Features]:
+        return cache(partial(extract_features, network, image_size=size, mean=info.mean, std=info.std, device=device))
 
-    yield TRAINED, backbone, features(backbone)
+    yield TRAINED, backbone, by(backbone)
     if floors:
         torch.manual_seed(0)
         random = build_backbone(info)
-        yield RANDOM, random, features(random)
-        first, second = (pixel_features(source, size) for source in sources)
-        yield PIXELS, None, (first, second)
+        yield RANDOM, random, by(random)
+        yield PIXELS, None, cache(partial(pixel_features, image_size=size))
 
 
 def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]:
