@@ -1,7 +1,7 @@
 """By what the constants of a comparison were chosen: its rows, trained shortly, scored on held-out training images.
 
-    python benchmarks/trials.py rates      each method with each learning rate: the same budget for all
     python benchmarks/trials.py momenta    the momentum encoder's, for the methods that have one
+    python benchmarks/trials.py rates      each method with each learning rate: the same budget for all
     python benchmarks/trials.py edges      and higher ones where the best of them was the highest
     python benchmarks/trials.py causes     AdCo with one thing changed at a time
 
@@ -27,25 +27,23 @@ TRIALS = RESULTS / RECIPE / "trials.jsonl"
 SHORT: dict[str, Any] = {"data": "cifar10-validation", "epochs": 2, "knn_images": 0}
 RATES, MIDDLE = (0.02, 0.05, 0.1), 0.05
 MOMENTA = {"BYOL": 0.9, "MoCo v2": 0.99, "AdCo 8192": 0.9}  # the better of each in "momenta"
-ADCO: dict[str, Any] = {"learning_rate": MIDDLE, "momentum": MOMENTA["AdCo 8192"]}
 FIXED = {"adversary_learning_rate": 0.0}
 Job = tuple[str, dict[str, Any]]
+
+
+def at(row: str, rate: float, **changed: Any) -> Job:
+    """A row at a learning rate, with its momentum where it has one."""
+    momentum = {"momentum": MOMENTA[row]} if row in MOMENTA else {}
+    return row, {"learning_rate": rate} | momentum | changed
+
+
 PLANS: dict[str, list[Job]] = {
     "momenta": [(row, {"learning_rate": MIDDLE, "momentum": momentum}) for momentum in (0.9, 0.99) for row in MOMENTA],
-    "rates": [
-        (row, {"learning_rate": rate} | ({"momentum": MOMENTA[row]} if row in MOMENTA else {}))
-        for rate in RATES
-        for row in ("SimCLR", "SimSiam", *MOMENTA)
-    ],
+    "rates": [at(row, rate) for rate in RATES for row in ("SimCLR", "SimSiam", *MOMENTA)],
     # Outwards from where the highest of three is the best, as long as that gains half a point.
-    "edges": [
-        ("BYOL", {"learning_rate": 0.2, "momentum": MOMENTA["BYOL"]}),
-        ("SimCLR", {"learning_rate": 0.2}),
-        ("SimCLR", {"learning_rate": 0.4}),
-        ("AdCo 8192", {"learning_rate": 0.2, "momentum": MOMENTA["AdCo 8192"]}),
-    ],
+    "edges": [at("BYOL", 0.2), at("SimCLR", 0.2), at("SimCLR", 0.4), at("AdCo 8192", 0.2)],
     "causes": [
-        ("AdCo 8192", ADCO | changed)
+        at("AdCo 8192", 0.1, **changed)  # the rate that was chosen
         for changed in (
             FIXED,
             {"adversary_temperature": 0.05},
