@@ -1,10 +1,7 @@
 """What the benchmarks share: timing in turns, a table of medians and ratios, and a file of results."""
 
-import json
-import platform
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,8 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
+from adco.run_directory import environment, write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -39,18 +38,5 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def save(name: str, figures: dict[str, Any]) -> None:
     """Write figures, versions and the machine into results/NAME.json."""
-    where = {
-        "processor": _processor(),
-        "cores": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "timm", "lightning", "numpy", "Pillow")},
-    }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(figures | where, indent=1) + "\n")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
+    write_json(RESULTS / f"{name}.json", {**figures, "threads": torch.get_num_threads(), **environment()})

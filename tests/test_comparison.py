@@ -12,9 +12,10 @@ from filelock import FileLock
 
 from adco import cli, recipes
 from adco.comparison import compare, read_plan
+from adco.comparison.claims import Claim, claims, markdown
 from adco.comparison.dry import dry_run
 from adco.comparison.plan import Plan, Row
-from adco.comparison.table import Claim, Entry, cells, claims, markdown, with_spread
+from adco.comparison.table import Entry, Table, cells, with_spread
 from adco.comparison.timing import Training, relative_time
 from adco.data.sources import open_source
 from adco.settings import AdCoSettings, BYOLSettings, MoCoSettings
@@ -67,6 +68,12 @@ def test_every_row_and_seed_is_trained_and_evaluated(done: Path) -> None:
     assert (first["negatives"], second["negatives"]) == (300, 64)
     assert (first["symmetric"], second["symmetric"]) == (False, True)
     assert (first["extra_parameters"], second["extra_parameters"]) == (0, 64 * 8)
+    floors = {
+        kind: json.loads((done / "out" / f"moco-v2-0/results/{kind}.json").read_text()) for kind in ("knn", "linear")
+    }
+    for name, floor in table(done)["floors"].items():
+        assert floor == {kind: found["floors"][name]["top1"] for kind, found in floors.items()}
+    assert list(table(done)["floors"]) == ["random weights", "raw pixels"]
     assert first["relative_time"] == 1
     assert second["relative_time"] > 1
     assert "| AdCo | yes | 2 | 256 | 64 | 512 |" in (done / "out" / "table.md").read_text()
@@ -109,9 +116,9 @@ def test_what_another_process_is_at_is_left_to_it(done: Path, capsys: pytest.Cap
     before = table(done)
     shutil.rmtree(done / "out" / "adco-0")
     with FileLock(done / "out" / ".locks" / "adco-0"):
-        entries, _ = compare(done / "tiny.yaml", done / "out")
+        found = compare(done / "tiny.yaml", done / "out")
     assert "another process is at AdCo, seed 0" in capsys.readouterr().err
-    assert [len(entry.linear) for entry in entries] == [2, 1]
+    assert [len(entry.linear) for entry in found.entries] == [2, 1]
     compare(done / "tiny.yaml", done / "out")
     assert table(done) == before
 
@@ -172,9 +179,14 @@ def test_parameters_beyond_backbone_and_projector() -> None:
     small = {"backbone_args": TINY["backbone_args"], "image_size": 8, "batch_size": 8, "accelerator": "cpu"}
     counts = [
         Training(settings, source).extra_parameters()
-        for settings in (AdCoSettings(**small, adversaries=8192), MoCoSettings(**small), BYOLSettings(**small))
+        for settings in (
+            AdCoSettings(**small, adversaries=8192),
+            AdCoSettings(**small, adversaries=8192, adversary_learning_rate=0),
+            MoCoSettings(**small),
+            BYOLSettings(**small),
+        )
     ]
-    assert counts == [8192 * 128, 0, 256 * 4096 + 2 * 4096 + 4096 * 256 + 256]
+    assert counts == [8192 * 128, 0, 0, 256 * 4096 + 2 * 4096 + 4096 * 256 + 256]
 
 
 # The table
@@ -259,8 +271,10 @@ def test_cells_and_markdown() -> None:
         "2.00",
         "–",
     ]
-    text = markdown(ENTRIES, claims(ENTRIES))
-    assert text.count("\n| ") == len(ENTRIES) + 2  # and two lines of a head
+    text = markdown(Table(ENTRIES, {"raw pixels": {"knn": 30.3, "linear": 40.24}}, "a machine, threads: 1"))
+    assert text.count("\n| ") == len(ENTRIES) + 3  # and two lines of a head, one of a floor
+    assert "\n| raw pixels | – | – | – | – | – | 30.3 | 40.2 | – | – | – | – |\n" in text
+    assert "measured in turns (a machine, threads: 1)" in text
     assert "5. multi-crop adds to the plain loss: not measured (a row is missing)" in text
 
 

@@ -49,6 +49,8 @@ def test_files_are_read_back(tmp_path: Path) -> None:
     environment = json.loads((run.path / "environment.json").read_text())
     assert (environment["seed"], environment["images"]) == (3, 7)
     assert {"adco", "torch", "timm", "lightning"} <= set(environment["packages"])
+    if Path("/proc/cpuinfo").is_file():
+        assert environment["machine"]["processor"] in Path("/proc/cpuinfo").read_text()
     run.write_unreadable([("a.jpg", "empty file")])
     assert json.loads((run.path / "unreadable.json").read_text()) == [{"file": "a.jpg", "reason": "empty file"}]
 

@@ -146,20 +146,21 @@ def compare(arguments: Sequence[str]) -> int:
             ],
         )
         return 0
+    from adco.comparison import claims
     from adco.comparison import compare as run_comparison
-    from adco.comparison.table import COLUMNS, cells
+    from adco.comparison.table import COLUMNS
 
     out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
     try:
-        entries, claims = run_comparison(flags.recipe, out)
+        table = run_comparison(flags.recipe, out)
     except Interrupted as stop:
         print("adco: stopped and saved; the same command goes on from there", file=sys.stderr)
         return stop.exit_code
     except NotFiniteError as error:
         print(f"adco: {error}", file=sys.stderr)
         return 1
-    _print_table(COLUMNS, [cells(entry) for entry in entries])
-    for claim in claims:
+    _print_table(COLUMNS, table.lines())
+    for claim in claims(table.entries):
         print(f"{claim.number}. {claim.sentence().replace('**', '')}")
     print(f"table.json, table.md and table.png are in {out}/")
     return 0

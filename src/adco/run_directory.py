@@ -13,7 +13,6 @@ results/               what evaluations found
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -100,12 +99,7 @@ class RunDirectory:
         return values
 
     def write_environment(self, **facts: Any) -> None:
-        packages = {name: version(name) for name in _PACKAGES}
-        machine = {"platform": platform.platform(), "processor": platform.processor(), "cores": os.cpu_count()}
-        write_json(
-            self.path / "environment.json",
-            {"started": _now(), "python": sys.version.split()[0], "packages": packages, "machine": machine, **facts},
-        )
+        write_json(self.path / "environment.json", {"started": _now(), **environment(), **facts})
 
     @property
     def is_finished(self) -> bool:
@@ -130,6 +124,22 @@ class RunDirectory:
         """Drop the records of steps that a resumed run will do again."""
         kept = [record for record in self.records() if float(record["step"]) <= step]
         write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what a run is made with, and its machine."""
+    machine = {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
+    packages = {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "packages": packages, "machine": machine}
+
+
+def _processor() -> str:
+    """Its model, which the standard library does not tell on Linux."""
+    known = Path("/proc/cpuinfo")
+    for line in known.read_text().splitlines() if known.is_file() else ():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
 
 
 def newest_run() -> RunDirectory:

@@ -10,26 +10,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from adco.api import pretrain
+from adco.comparison.claims import Claim, claims, markdown, to_json
 from adco.comparison.picture import save_picture
 from adco.comparison.plan import Plan, Row, read_plan
-from adco.comparison.table import Claim, Entry, claims, collect, is_done, markdown, to_json
-from adco.comparison.timing import time_rows
+from adco.comparison.table import Entry, Table, collect, is_done
+from adco.comparison.timing import known_timings
 from adco.evaluation.runs import evaluate_kinds
 from adco.run_directory import RunDirectory, write_json, write_whole
 from adco.settings import EvaluateSettings, to_dict
 
-__all__ = ["Claim", "Entry", "Plan", "Row", "compare", "read_plan"]
+__all__ = ["Claim", "Entry", "Plan", "Row", "Table", "claims", "compare", "read_plan"]
 
 
-def compare(recipe: str | Path, out: Path) -> tuple[list[Entry], list[Claim]]:
+def compare(recipe: str | Path, out: Path) -> Table:
     """Train and evaluate what is missing, measure what it costs, and write table.json, table.md and table.png.
 
     The table is written anew after each run, so that it can be read before the last is done. Seeds are taken one after
-    another, all rows each.
+    another, all rows each. With the first run, what the rows should beat is evaluated too: raw pixels, and its network
+    with random weights.
 
     Raises:
         ValueError: if the recipe is no comparison, a row cannot be trained, or a run in `out` is of other settings.
@@ -39,7 +42,7 @@ def compare(recipe: str | Path, out: Path) -> tuple[list[Entry], list[Claim]]:
     locks = out / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / "timing"):  # whoever comes second waits, and finds it measured
-        timings = time_rows(plan.rows, out / "timing.json", _say)
+        timing = known_timings(plan.rows, out / "timing.json", _say)
     for number, (seed, row) in enumerate((seed, row) for seed in plan.seeds for row in plan.rows):
         run = RunDirectory(row.run(out, seed))
         if run.config.is_file():
@@ -49,9 +52,9 @@ def compare(recipe: str | Path, out: Path) -> tuple[list[Entry], list[Claim]]:
                 _say(f"run {number + 1}: another process is at {row.name}, seed {seed}")
             elif not is_done(run.path):
                 _say(f"run {number + 1} of {len(plan.seeds) * len(plan.rows)}: {row.name}, seed {seed}")
-                _do(row, run, seed)
-                _write(out, plan, timings)
-    return _write(out, plan, timings)
+                _do(row, run, seed, floors=number == 0)
+                _write(out, plan, timing)
+    return _write(out, plan, timing)
 
 
 @contextmanager
@@ -66,13 +69,13 @@ def _claim(path: Path) -> Iterator[bool]:
             yield True
 
 
-def _do(row: Row, run: RunDirectory, seed: int) -> None:
+def _do(row: Row, run: RunDirectory, seed: int, *, floors: bool) -> None:
     """Train, or go on, and evaluate one run."""
     if not run.config.is_file():
         pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(run.path)})
     elif not run.is_finished:
         pretrain(resume=run.path)
-    evaluate_kinds(["knn", "linear"], run.path, EvaluateSettings())
+    evaluate_kinds(["knn", "linear"], run.path, EvaluateSettings(floors=floors))
 
 
 def _check_same(row: Row, run: RunDirectory) -> None:
@@ -84,13 +87,12 @@ def _check_same(row: Row, run: RunDirectory) -> None:
             raise ValueError(f"{run.path} {was}: remove it to begin anew")
 
 
-def _write(out: Path, plan: Plan, timings: dict[str, dict[str, object]]) -> tuple[list[Entry], list[Claim]]:
-    entries = collect(plan, out, timings)
-    read = claims(entries)
-    write_json(out / "table.json", to_json(entries, read))
-    write_whole(out / "table.md", markdown(entries, read))
-    save_picture(out / "table.png", entries)
-    return entries, read
+def _write(out: Path, plan: Plan, timing: dict[str, Any]) -> Table:
+    table = collect(plan, out, timing)
+    write_json(out / "table.json", to_json(table))
+    write_whole(out / "table.md", markdown(table))
+    save_picture(out / "table.png", table.entries)
+    return table
 
 
 def _say(words: str) -> None:

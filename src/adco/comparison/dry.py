@@ -32,9 +32,8 @@ def _try(settings: PretrainSettings) -> dict[str, Any]:
     before = high_water()
     training = Training(replace(settings, batch_size=BATCH, accumulate=1), source)
     training(steps=2)
-    trained = [p for player in training.method.players() for p in player.parameters]
     return {
-        "parameters": sum(p.numel() for p in trained) / 1e6,
+        "parameters": training.trained_parameters() / 1e6,
         "megabytes": peak_since(before, training.device),
-        "finite": all(bool(p.isfinite().all()) for p in trained),
+        "finite": all(bool(p.isfinite().all()) for p in training.method.parameters()),
     }

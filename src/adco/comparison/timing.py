@@ -3,6 +3,7 @@
 Training runs are no measure of it: whatever else the machine does slows one and not the other.
 """
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -22,7 +23,7 @@ from adco.data.loader import Batch, Loader, Order
 from adco.data.sources import Source, open_source
 from adco.pretraining import make_method, make_views
 from adco.resolve import resolve
-from adco.run_directory import write_json
+from adco.run_directory import environment, write_json
 from adco.settings import PretrainSettings, to_dict
 
 ROUNDS, STEPS = 5, 2
@@ -69,20 +70,27 @@ class Training:
 
     def extra_parameters(self) -> int:
         """Of what is trained, how many are in neither backbone nor projector: adversaries, or a predictor."""
-        trained = sum(p.numel() for player in self.method.players() for p in player.parameters)
-        return trained - sum(p.numel() for p in self.method.encoder.parameters())
+        return self.trained_parameters() - sum(p.numel() for p in self.method.encoder.parameters())
+
+    def trained_parameters(self) -> int:
+        """How many there are."""
+        return sum(p.numel() for player in self.method.players() for p in player.parameters if p.requires_grad)
 
 
-def time_rows(rows: Sequence[Row], path: Path, say: Callable[[str], None], *, steps: int = STEPS) -> Any:
-    """Seconds of an image in each round, extra parameters, and megabytes at the peak, of each row; kept in a file.
+def known_timings(rows: Sequence[Row], path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """What `time_rows` has measured, where and with how many threads; from a file, or into it if it has other rows."""
+    asked = json.dumps({row.name: to_dict(row.settings) for row in rows}, sort_keys=True)
+    of = hashlib.sha256(asked.encode()).hexdigest()
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if known.get("of") != of:
+        measured = time_rows(rows, say)
+        known = {"of": of, "rows": measured, "threads": torch.get_num_threads(), **environment()}
+        write_json(path, known)
+    return known
 
-    Where the file holds these rows already, nothing is measured.
-    """
-    settings = {row.name: to_dict(row.settings) for row in rows}
-    if path.is_file():
-        known = json.loads(path.read_text())
-        if known["settings"] == settings:
-            return known["rows"]
+
+def time_rows(rows: Sequence[Row], say: Callable[[str], None], *, steps: int = STEPS) -> dict[str, Any]:
+    """Seconds of an image in each round, extra parameters, and megabytes at the peak, of each row."""
     say(f"timing {len(rows)} rows in turns, {ROUNDS} rounds of {steps} steps")
     sources = {data: open_source(data) for data in {row.settings.data for row in rows}}
     trainings = {row.name: Training(row.settings, sources[row.settings.data]) for row in rows}
@@ -94,7 +102,7 @@ def time_rows(rows: Sequence[Row], path: Path, say: Callable[[str], None], *, st
                 seconds[name].append(took)
     extra = {name: training.extra_parameters() for name, training in trainings.items()}
     del trainings
-    found = {
+    return {
         row.name: {
             "seconds_per_image": seconds[row.name],
             "extra_parameters": extra[row.name],
@@ -102,8 +110,6 @@ def time_rows(rows: Sequence[Row], path: Path, say: Callable[[str], None], *, st
         }
         for row in rows
     }
-    write_json(path, {"settings": settings, "rows": found})
-    return found
 
 
 def peak_megabytes(settings: PretrainSettings) -> float | None:

@@ -64,7 +64,7 @@ class AdCo(QueryKeyMethod):
         **method_arguments: Any,
     ) -> None:
         super().__init__(encoder, **method_arguments)
-        self.adversaries = adversaries
+        self.adversaries = adversaries.requires_grad_(adversary_learning_rate > 0)
         self.pairs = view_pairs(views, self.keys)
         self.temperature, self.adversary_temperature = temperature, adversary_temperature
         self.in_batch_negatives = in_batch_negatives
