@@ -50,7 +50,7 @@ def test_files_are_read_back(tmp_path: Path) -> None:
     assert (environment["seed"], environment["images"]) == (3, 7)
     assert {"adco", "torch", "timm", "lightning"} <= set(environment["packages"])
     if Path("/proc/cpuinfo").is_file():
-        assert environment["machine"]["processor"] in Path("/proc/cpuinfo").read_text()
+        assert f": {environment['machine']['processor']}\n" in Path("/proc/cpuinfo").read_text()
     run.write_unreadable([("a.jpg", "empty file")])
     assert json.loads((run.path / "unreadable.json").read_text()) == [{"file": "a.jpg", "reason": "empty file"}]
 
