@@ -2,22 +2,28 @@
 
 import json
 import shutil
-import statistics
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from filelock import FileLock
+from scipy.stats import ttest_1samp, ttest_ind
 
 from adco import cli, recipes
-from adco.comparison import compare, read_plan
+from adco.comparison import BUSY, RunsFailed, compare, do_one, read_plan
 from adco.comparison.claims import Claim, claims, markdown
 from adco.comparison.dry import dry_run
 from adco.comparison.plan import Plan, Row
 from adco.comparison.table import Entry, Table, cells, with_spread
 from adco.comparison.timing import Training, relative_time
 from adco.data.sources import open_source
+from adco.run_directory import RunDirectory
 from adco.settings import AdCoSettings, BYOLSettings, MoCoSettings
 
 TINY: dict[str, Any] = {
@@ -115,11 +121,58 @@ def test_what_another_process_is_at_is_left_to_it(done: Path, capsys: pytest.Cap
     before = table(done)
     shutil.rmtree(done / "out" / "adco-0")
     with FileLock(done / "out" / ".locks" / "adco-0"):
+        assert do_one(done / "tiny.yaml", done / "out", "adco-0") == BUSY
         found = compare(done / "tiny.yaml", done / "out")
     assert "another process is at AdCo, seed 0" in capsys.readouterr().err
     assert [len(entry.linear) for entry in found.entries] == [2, 1]
     compare(done / "tiny.yaml", done / "out")
     assert table(done) == before
+
+
+def test_a_run_that_fails_keeps_no_other_from_being_done(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "r.yaml", seeds=[0], rows={"Too fast": {"learning_rate": 1e30}, "MoCo": ROWS["MoCo v2"]})
+    with pytest.raises(RunsFailed, match=r"failed, see above: too-fast-0; the same command tries them again"):
+        compare(recipe, tmp_path)
+    assert [row["name"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == ["MoCo"]
+
+
+def test_a_run_on_two_devices_is_one_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Lightning starts the second process by the command line of the first; a second call finds all done."""
+    row = {"MoCo": ROWS["MoCo v2"]}
+    recipe = write(tmp_path / "r.yaml", seeds=[0], shared={**TINY, "devices": 2}, rows=row)
+    first = compare(recipe, tmp_path / "out")
+    assert [len(entry.linear) for entry in first.entries] == [1]
+    assert RunDirectory(tmp_path / "out" / "moco-0").read_config()["batch_norm"] == "shuffle"
+    capfd.readouterr()
+    assert compare(recipe, tmp_path / "out") == first
+    assert "run 1" not in capfd.readouterr().err
+
+
+def test_a_comparison_that_is_told_to_stop_saves_and_goes(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "long.yaml", shared={**TINY, "epochs": 1000}, rows={"MoCo": ROWS["MoCo v2"]})
+    command = [sys.executable, "-m", "adco.cli", "compare", str(recipe), "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    run = RunDirectory(tmp_path / "moco-0")
+    while not run.records():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.rstrip().endswith("stopped and saved; the same command goes on from there")
+    assert run.checkpoint.is_file()
+    FileLock(tmp_path / ".locks" / "moco-0").acquire(timeout=0)  # nobody is at it any more
+
+
+def test_a_launcher_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="starts a process a device by itself: call it once"):
+        compare(write(tmp_path / "tiny.yaml"), tmp_path)
+
+
+def test_one_run_alone_is_named_as_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only 'moco' must be one of moco-v2-0, adco-0, moco-v2-1, adco-1"):
+        do_one(write(tmp_path / "tiny.yaml"), tmp_path, "moco")
 
 
 def test_a_run_begun_with_other_settings_is_not_taken_for_this_row(done: Path) -> None:
@@ -135,6 +188,8 @@ def test_a_run_begun_with_other_settings_is_not_taken_for_this_row(done: Path) -
         ({"rows": {}}, "is no comparison: it must hold shared, seeds and rows$"),
         ({"row": 1}, "is no comparison: it must hold shared, seeds and rows, not row$"),
         ({"seeds": []}, r"seeds \[\] must be a list of whole numbers, at least 0"),
+        ({"protocol": "paper"}, "protocol paper must be one of cached, sgd"),
+        ({"shared": {**TINY, "recipe": "imagenet_moco"}}, "recipe is of a row: it cannot stand in shared"),
         ({"seeds": [0.5]}, r"seeds \[0.5\] must be a list"),
         ({"rows": {"A": {"method": "mocco"}}}, "row A: method 'mocco' must be one of adco, moco"),
         ({"rows": {"A": {"method": "moco", "adversaries": 3}}}, "row A: unknown setting adversaries"),
@@ -198,24 +253,25 @@ def entry(name: str, method: str, symmetric: bool, negatives: int | None, linear
         "trained_negatives": method == "adco",
         "extra_parameters": 10,
         "knn": linear,
-        "images_per_second": 100.0,
     }
+    relative_time = more.get("relative_time", 1.0)
     return Entry(
         name=name,
         method=method,
         symmetric=symmetric,
         negatives=negatives,
         linear=linear,
+        seconds_per_image=[relative_time / 100 * speed for speed in (0.9, 1.0, 1.1)],  # of the machine, in each round
         **{"relative_time": 1.0, "peak_megabytes": None, **figures, **more},
     )
 
 
 ENTRIES = [
     entry("MoCo", "moco", False, 800, [60.0, 61.0, 62.0]),
-    entry("BYOL", "byol", True, None, [64.0, 64.0], relative_time=2.0, extra_parameters=20),
+    entry("BYOL", "byol", True, None, [63.9, 64.0, 64.1], relative_time=2.0, extra_parameters=20),
     entry("A800", "adco", False, 800, [62.4, 62.5, 62.6], relative_time=1.05),
     entry("A100", "adco", False, 100, [61.6, 61.7, 61.8]),
-    entry("S800", "adco", True, 800, [65.0, 65.2], relative_time=1.6),
+    entry("S800", "adco", True, 800, [65.0, 65.1, 65.2], relative_time=1.6),
     entry("S100", "adco", True, 100, [65.0], relative_time=1.6),
     entry("F100", "adco", False, 100, [61.5, 61.6], trained_negatives=False),
 ]
@@ -229,9 +285,9 @@ def test_claims_are_read_off_the_right_rows() -> None:
         "an eighth of the adversaries costs at most 0.4 points": 0.8,
         "symmetric AdCo reaches BYOL's accuracy": 1.1,
         "symmetric AdCo reaches symmetric MoCo v2's accuracy": None,
-        "symmetric AdCo takes 15 to 20 % less time an epoch than BYOL": 0.8,
+        "symmetric AdCo: its time an epoch beside that of BYOL (paper: 3.50 / 4.10)": 0.8,
         "AdCo beats MoCo v2 by about a point": 1.5,
-        "AdCo costs about what MoCo v2 does (2.26 / 2.12)": 1.05,
+        "AdCo: its time an epoch beside that of MoCo v2 (paper: 2.26 / 2.12)": 1.05,
         "multi-crop adds to the plain loss": None,
         "the fewest adversaries are no more parameters than BYOL's predictor": 0.5,
         "training the negatives adds to fixed ones (not the appendix's)": 0.15,
@@ -240,15 +296,43 @@ def test_claims_are_read_off_the_right_rows() -> None:
     unclear = "cannot tell"
     expected = ["holds", "does not hold", "holds", unclear, "holds", unclear, "holds", unclear, "holds", unclear]
     assert verdicts == expected
-    spread = 2 * (statistics.variance([60, 61, 62]) / 3 + statistics.variance([62.4, 62.5, 62.6]) / 3) ** 0.5
-    assert found["AdCo beats MoCo v2 by about a point"].error == pytest.approx(spread)
+    interval = ttest_ind([60, 61, 62], [62.4, 62.5, 62.6], equal_var=False).confidence_interval(0.95)
+    assert found["AdCo beats MoCo v2 by about a point"].error == pytest.approx((interval.high - interval.low) / 2)
+    assert found["symmetric AdCo: its time an epoch beside that of BYOL (paper: 3.50 / 4.10)"].error == pytest.approx(0)
+
+
+def test_the_papers_own_costs_are_what_it_says() -> None:
+    rows = [
+        entry("MoCo", "moco", False, 800, [60.0], relative_time=2.12),
+        entry("BYOL", "byol", True, None, [60.0], relative_time=4.10),
+        entry("plain", "adco", False, 800, [60.0], relative_time=2.26),
+        entry("both", "adco", True, 800, [60.0], relative_time=3.50),
+    ]
+    costs = [claim for claim in claims(rows) if "time per epoch" in claim.measured]
+    assert [round(claim.figure or 0, 3) for claim in costs] == [0.854, 1.066]
+    assert all((claim.at_most or 0) - (claim.figure or 0) == pytest.approx(0, abs=1e-9) for claim in costs)
+
+
+def test_costs_that_change_from_round_to_round_tell_nothing() -> None:
+    byol = entry("BYOL", "byol", True, None, [60.0])
+    both = replace(entry("both", "adco", True, 800, [60.0]), seconds_per_image=[0.007, 0.008, 0.012])
+    (cost,) = (claim for claim in claims([byol, both]) if "time per epoch" in claim.measured)
+    interval = ttest_1samp([0.007 / 0.009, 0.8, 0.012 / 0.011], 0).confidence_interval(0.95)
+    assert cost.error == pytest.approx((interval.high - interval.low) / 2)
+    assert cost.verdict == "cannot tell"
+
+
+def test_an_eighth_is_no_quarter() -> None:
+    rows = [entry(f"A{count}", "adco", False, count, [60.0, 61.0]) for count in (800, 200)]
+    (claim,) = (claim for claim in claims(rows) if claim.number == 2)
+    assert claim.figure is None
 
 
 @pytest.mark.parametrize(
     ("figure", "error", "verdict"),
     [(2.1, 0.4, "holds"), (1.1, 0.4, "does not hold"), (1.6, 0.4, "cannot tell"), (9.0, None, "cannot tell")],
 )
-def test_within_two_standard_errors_nobody_can_tell(figure: float, error: float | None, verdict: str) -> None:
+def test_within_the_interval_nobody_can_tell(figure: float, error: float | None, verdict: str) -> None:
     assert Claim(1, "more", "a minus b", figure, error, at_least=1.6).verdict == verdict
     assert Claim(1, "less", "b minus a", -figure, error, at_most=-1.6).verdict == verdict
 
@@ -263,10 +347,10 @@ def test_cells_and_markdown() -> None:
         "256",
         "–",
         "20",
-        "64.0 ± 0.0",
-        "64.0 ± 0.0",
-        "2",
-        "100",
+        "64.0 ± 0.1",
+        "64.0 ± 0.1",
+        "3",
+        "50",
         "2.00",
         "–",
     ]

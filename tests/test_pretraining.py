@@ -243,6 +243,7 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         ({"batch_size": 4, "accumulate": 4}, "batch_size 4 leaves 1 image .*: it must be at least 8"),
         ({"small_crops": [[9, 0.1, 0.2]]}, "small_crops has a size of 9: it must be at most image_size 8"),
         ({"batch_norm": "shuffle"}, "batch_norm shuffle needs more than one device"),
+        ({"batch_norm": "sync", "devices": 2}, "batch_norm sync over several devices needs GPUs"),
         ({"backbone": "resnet19"}, "backbone 'resnet19' is not a timm model: try .*resnet18"),
         ({"backbone": "convnext_atto", "backbone_args": {}}, "has no plain conv1 and maxpool"),
         ({"backbone_args": {"colour": "red"}}, "backbone_args .* do not fit timm's resnet18"),

@@ -134,29 +134,38 @@ def compare(arguments: Sequence[str]) -> int:
     from adco.callbacks import Interrupted, NotFiniteError
 
     _quieten()
+    out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
     if flags.dry_run:
         from adco.comparison.dry import dry_run
         from adco.comparison.plan import read_plan
 
         _print_table(
-            ["row", "parameters, M", "MB, batch 8", "planned steps"],
+            ["row", "parameters, M", "MB, batch 8", "finite", "planned steps"],
             [
-                [found["row"], f"{found['parameters']:.1f}", _or_dash(found["megabytes"]), _or_dash(found["steps"])]
+                [
+                    found["row"],
+                    f"{found['parameters']:.1f}",
+                    _or_dash(found["megabytes"]),
+                    "yes" if found["finite"] else "no",
+                    _or_dash(found["steps"]),
+                ]
                 for found in dry_run(read_plan(flags.recipe))
             ],
         )
         return 0
-    from adco.comparison import claims
+    from adco.comparison import RunsFailed, claims, do_one
     from adco.comparison import compare as run_comparison
     from adco.comparison.table import COLUMNS
 
-    out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
     try:
+        if flags.only:
+            return do_one(flags.recipe, out, flags.only)
         table = run_comparison(flags.recipe, out)
     except Interrupted as stop:
-        print("adco: stopped and saved; the same command goes on from there", file=sys.stderr)
+        if not flags.only:
+            print("adco: stopped and saved; the same command goes on from there", file=sys.stderr)
         return stop.exit_code
-    except NotFiniteError as error:
+    except (NotFiniteError, RunsFailed) as error:
         print(f"adco: {error}", file=sys.stderr)
         return 1
     _print_table(COLUMNS, table.lines())
@@ -279,3 +288,7 @@ def _unknown_command(name: str, known: list[str]) -> str:
 
     near = difflib.get_close_matches(name, known, n=1)
     return f"unknown command {name}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -229,8 +229,8 @@ def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> Run
     )
     resume = run.checkpoint if run.checkpoint.is_file() else None
     trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(run.checkpoint)  # on all ranks: they wait for each other there
     if trainer.is_global_zero:
-        trainer.save_checkpoint(run.checkpoint)
         save_backbone(run.backbone, method.encoder.backbone, backbone_info(settings))
         plot_curves(run.records(), run.curves)
         run.write_finished()

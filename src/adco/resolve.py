@@ -30,7 +30,7 @@ def resolve(settings: AnySettings, source: Source) -> AnySettings:
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise ValueError("tensorboard true needs a package that is not here: pip install tensorboard")
     image_size = _image_size(settings, source)
-    processes = _processes(settings)
+    processes = count_processes(settings)
     share, rest = divmod(settings.batch_size, processes * settings.accumulate)
     if rest:
         raise ValueError(
@@ -55,7 +55,7 @@ def resolve(settings: AnySettings, source: Source) -> AnySettings:
         "checkpoint_every": len(source) // settings.batch_size if settings.checkpoint_every is None else None,
     }
     if isinstance(settings, QueryKeySettings):
-        batch_norm = _batch_norm(settings.batch_norm, processes)
+        batch_norm = _batch_norm(settings.batch_norm, settings.accelerator, processes)
         # A group of one image has no variance.
         groups = max(1, min(settings.split_groups, share // 2)) if batch_norm == "split" else 1
         chosen |= {"batch_norm": batch_norm, "split_groups": groups}
@@ -85,15 +85,17 @@ def _image_size(settings: PretrainSettings, source: Source) -> int:
     return size
 
 
-def _batch_norm(choice: BatchNorm, processes: int) -> BatchNorm:
+def _batch_norm(choice: BatchNorm, accelerator: str, processes: int) -> BatchNorm:
     if choice == "shuffle" and processes == 1:
         raise ValueError("batch_norm shuffle needs more than one device: take split, or leave it auto")
+    if choice == "sync" and processes > 1 and (accelerator == "cpu" or not torch.cuda.is_available()):
+        raise ValueError("batch_norm sync over several devices needs GPUs: take shuffle, or leave it auto")
     if choice == "auto":
         return "shuffle" if processes > 1 else "split"
     return choice
 
 
-def _processes(settings: PretrainSettings) -> int:
+def count_processes(settings: PretrainSettings) -> int:
     """How many processes will train: torchrun says it, else Lightning counts the devices."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])

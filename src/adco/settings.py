@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 Optimizer = Literal["sgd", "muon", "lars"]
 BatchNorm = Literal["auto", "shuffle", "split", "sync"]
+Protocol = Literal["cached", "sgd"]
 
 
 @dataclass(kw_only=True)
@@ -369,7 +370,7 @@ class EvaluateSettings:
     weights: str | None = None
     image_size: int | None = None
     floors: bool = False
-    protocol: Literal["cached", "sgd"] = "cached"
+    protocol: Protocol = "cached"
     epochs: int = 100
     batch_size: int = 256
     learning_rate: float = 10.0
@@ -394,9 +395,12 @@ class CompareSettings:
 
     Args:
         out: where runs and table lie, and where a comparison that was stopped goes on; none for runs/RECIPE.
+        only: do what is next of one run alone, named as its folder (adco-8192-0): its training, then, called again,
+            its evaluation; also under torchrun or SLURM.
     """
 
     out: str | None = None
+    only: str | None = None
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from adco.data.draws import permutation, uniform
 

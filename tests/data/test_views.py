@@ -10,7 +10,7 @@ import torch
 import torchvision.transforms.functional as TF  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from adco.data.loader import Order
 from adco.data.sources import ArraySource, open_source
 from adco.evaluation import published
 from adco.evaluation.linear import LinearProbe
-from adco.evaluation.published import Classifier, fit_published_probe
+from adco.evaluation.published import Classifier, Images, fit_published_probe
 from adco.methods.method import Schedule
 from adco.settings import EvaluateSettings
 
@@ -84,6 +85,14 @@ def test_too_few_images_are_told(source: ArraySource) -> None:
     few = source.subset(range(5))
     with pytest.raises(ValueError, match="batch_size 16 is more than the 5 images of digits"):
         fit(Rows(), few)
+
+
+def test_devices_that_do_not_divide_the_batch_are_told(source: ArraySource) -> None:
+    """Images would be left out of each batch, silently."""
+    images = Images(source, 8, BATCH)
+    images.trainer = SimpleNamespace(world_size=3, global_rank=0, num_devices=3)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="batch_size 16 must be a multiple of devices, here 3"):
+        images.train_dataloader()
 
 
 def test_the_command_knows_both_protocols(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

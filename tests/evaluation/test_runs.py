@@ -21,6 +21,8 @@ TINY: dict[str, Any] = {
     "adversaries": 100,
     "epochs": 1,
     "batch_size": 360,
+    "image_size": 6,
+    "test_size": 8,
     "knn_images": 0,
     "accelerator": "cpu",
 }

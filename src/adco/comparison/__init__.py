@@ -6,81 +6,144 @@ Whatever is done already is skipped, so the same call goes on where one was stop
 devices at once, each takes the next run that no other is at.
 """
 
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from adco.api import pretrain
+from adco.callbacks import Interrupted
 from adco.comparison.claims import Claim, claims, markdown, to_json
 from adco.comparison.picture import save_picture
 from adco.comparison.plan import Plan, Row, read_plan
 from adco.comparison.table import Entry, Table, collect, is_done
 from adco.comparison.timing import known_timings
+from adco.distributed import is_first_rank
 from adco.evaluation.runs import evaluate_kinds
 from adco.run_directory import RunDirectory, write_json, write_whole
 from adco.settings import EvaluateSettings, to_dict
 
-__all__ = ["Claim", "Entry", "Plan", "Row", "Table", "claims", "compare", "read_plan"]
+__all__ = ["Claim", "Entry", "Plan", "Row", "RunsFailed", "Table", "claims", "compare", "do_one", "read_plan"]
+
+BUSY = 75  # exit code of a process that leaves a run to another (EX_TEMPFAIL of sysexits.h)
+
+
+class RunsFailed(RuntimeError):
+    """Some runs of a comparison ended without results; the others are done."""
 
 
 def compare(recipe: str | Path, out: Path) -> Table:
     """Train and evaluate what is missing, measure what it costs, and write table.json, table.md and table.png.
 
     The table is written anew after each run, so that it can be read before the last is done. Seeds are taken one after
-    another, all rows each. With the first run, what the rows should beat is evaluated too: raw pixels, and its network
-    with random weights.
+    another, all rows each; a run that fails does not keep the others from being done.
 
     Raises:
         ValueError: if the recipe is no comparison, a row cannot be trained, or a run in `out` is of other settings.
-        adco.callbacks.Interrupted: if a signal stopped a run; the same call goes on from there.
+        Interrupted: if a signal stopped a run; the same call goes on from there.
+        RunsFailed: if runs failed; the same call tries them again.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("adco compare starts a process a device by itself: call it once, or with --only for one run")
     plan = read_plan(recipe)
-    locks = out / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    locks = _locks(out)
     with FileLock(locks / "timing"):  # whoever comes second waits, and finds it measured
         timing = known_timings(plan.rows, out / "timing.json", _say)
-    for number, (seed, row) in enumerate((seed, row) for seed in plan.seeds for row in plan.rows):
-        run = RunDirectory(row.run(out, seed))
-        if run.config.is_file():
-            _check_same(row, run)
-        with _claim(locks / run.path.name) as mine:
-            if not mine:
-                _say(f"run {number + 1}: another process is at {row.name}, seed {seed}")
-            elif not is_done(run.path):
-                _say(f"run {number + 1} of {len(plan.seeds) * len(plan.rows)}: {row.name}, seed {seed}")
-                _do(row, run, seed, floors=number == 0)
+    failed = []
+    for number, (row, seed) in enumerate(plan.runs()):
+        run = row.run(out, seed)
+        if (run / "config.yaml").is_file():
+            _check_same(row, RunDirectory(run))
+        if not is_done(run):
+            _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
+            code = _in_a_process(recipe, out, run) or _in_a_process(recipe, out, run)
+            if code == BUSY:
+                _say(f"another process is at {row.name}, seed {seed}")
+            elif code:
+                failed.append(run.name)
+            else:
                 _write(out, plan, timing)
-    return _write(out, plan, timing)
+    table = _write(out, plan, timing)
+    if failed:
+        raise RunsFailed(f"failed, see above: {', '.join(failed)}; the same command tries them again")
+    return table
 
 
-@contextmanager
-def _claim(path: Path) -> Iterator[bool]:
-    """Whether a lock is ours, which it is until the end of the block or of the process."""
-    try:
-        lock = FileLock(path).acquire(timeout=0)
+def do_one(recipe: str | Path, out: Path, name: str) -> int:
+    """Train one run, or go on with it, or evaluate it where it is trained, unless another process is at it.
+
+    Training and evaluation are calls of their own, as each may be on several devices. With the plan's first run, what
+    the rows should beat is evaluated too: raw pixels, and the network with random weights.
+
+    Returns:
+        An exit code: 0 or BUSY.
+
+    Raises:
+        ValueError: if the plan has no such run.
+        Interrupted, NotFiniteError: as of `adco.pretrain`.
+    """
+    plan = read_plan(recipe)
+    runs = {row.run(out, seed).name: (row, seed) for row, seed in plan.runs()}
+    if name not in runs:
+        raise ValueError(f"only {name!r} must be one of {', '.join(runs)}")
+    row, seed = runs[name]
+    run = RunDirectory(row.run(out, seed))
+    try:  # on several devices the first rank's lock is that of all
+        with FileLock(_locks(out) / name, timeout=0) if is_first_rank() else nullcontext():
+            if not run.config.is_file():
+                pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(run.path)})
+            elif not run.is_finished:
+                pretrain(resume=run.path)
+            else:
+                settings = EvaluateSettings(floors=name == next(iter(runs)), protocol=plan.protocol)
+                evaluate_kinds(["knn", "linear"], run.path, settings)
     except Timeout:
-        yield False
-    else:
-        with lock:
-            yield True
+        return BUSY
+    return 0
 
 
-def _do(row: Row, run: RunDirectory, seed: int, *, floors: bool) -> None:
-    """Train, or go on, and evaluate one run."""
-    if not run.config.is_file():
-        pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(run.path)})
-    elif not run.is_finished:
-        pretrain(resume=run.path)
-    evaluate_kinds(["knn", "linear"], run.path, EvaluateSettings(floors=floors))
+def _in_a_process(recipe: str | Path, out: Path, run: Path) -> int:
+    """The exit code of `do_one` in a process of its own, whose command line Lightning repeats for further devices.
+
+    Raises:
+        Interrupted: if this process is told to stop; so is the other then, and waited for.
+    """
+    command = [sys.executable, "-m", "adco.cli", "compare", str(recipe), "--out", str(out), "--only", run.name]
+    process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C reaches it once, through us
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        raise Interrupted(received[0], RunDirectory(run))
+    return code
+
+
+def _locks(out: Path) -> Path:
+    folder = out / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _check_same(row: Row, run: RunDirectory) -> None:
     """A run that was begun with other settings would end up in the wrong row."""
     begun, asked = run.read_config(), to_dict(row.settings)
+    if begun.get("batch_norm") != "split":
+        asked.pop("split_groups", None)  # of no use then, and resolved to one
     for name, value in asked.items():
         if name != "seed" and value is not None and value != "auto" and begun.get(name) != value:
             was = f"was begun with {name} {begun.get(name)}, not {value}"
@@ -88,10 +151,11 @@ def _check_same(row: Row, run: RunDirectory) -> None:
 
 
 def _write(out: Path, plan: Plan, timing: dict[str, Any]) -> Table:
-    table = collect(plan, out, timing)
-    write_json(out / "table.json", to_json(table))
-    write_whole(out / "table.md", markdown(table))
-    save_picture(out / "table.png", table.entries)
+    with FileLock(_locks(out) / "table"):
+        table = collect(plan, out, timing)
+        write_json(out / "table.json", to_json(table))
+        write_whole(out / "table.md", markdown(table))
+        save_picture(out / "table.png", table.entries)
     return table
 
 

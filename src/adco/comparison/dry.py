@@ -14,7 +14,8 @@ BATCH, HEIGHT, WIDTH = 8, 375, 500  # images of a step and their size; ImageNet'
 
 
 def dry_run(plan: Plan) -> list[dict[str, Any]]:
-    """For each row: trained parameters in millions, MB at the highest with a batch of eight, planned steps, the loss.
+    """For each row: trained parameters in millions, MB at the highest with a batch of eight, whether all weights were
+    finite after the two steps, and how many steps are planned.
 
     Each runs in a process of its own.
     """

@@ -2,6 +2,7 @@
 
 shared: {data: cifar10, epochs: 10, ...}    settings of all rows
 seeds: [0, 1, 2]
+protocol: sgd                               of the linear probe, as of adco evaluate; cached where it is not given
 rows:
   AdCo: {method: adco, symmetric: true}     settings of one, over the shared ones
   MoCo v2: {recipe: imagenet_moco}          or over a recipe's
@@ -12,10 +13,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from adco.configure import pretrain_settings, read_recipe
-from adco.settings import PretrainSettings
+from adco.settings import PretrainSettings, Protocol
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Plan:
     rows: list[Row]
     seeds: list[int]
     images: int | None = None  # how many there are, for a dry run where they are not
+    protocol: Protocol = "cached"  # of the linear probe
+
+    def runs(self) -> list[tuple[Row, int]]:
+        """Every row with every seed, all rows with the first one first."""
+        return [(row, seed) for seed in self.seeds for row in self.rows]
 
 
 def read_plan(recipe: str | Path) -> Plan:
@@ -46,7 +52,7 @@ def read_plan(recipe: str | Path) -> Plan:
         ValueError: of one line, for an unknown recipe, a key that is none, a row that cannot be, or two of one name.
     """
     values = read_recipe(recipe)
-    unknown = set(values) - {"shared", "seeds", "rows", "images"}
+    unknown = set(values) - {"shared", "seeds", "rows", "images", "protocol"}
     if unknown or not isinstance(values.get("rows"), Mapping) or not values["rows"]:
         found = f", not {', '.join(sorted(unknown))}" if unknown else ""
         raise ValueError(f"{recipe} is no comparison: it must hold shared, seeds and rows{found}")
@@ -59,13 +65,18 @@ def read_plan(recipe: str | Path) -> Plan:
         if folder in folders[:number]:
             twin = rows[folders.index(folder)].name
             raise ValueError(f"rows {twin} and {rows[number].name} would share the folder {folder.name}: rename one")
-    return Plan(rows, seeds, values.get("images"))
+    protocol = values.get("protocol", "cached")
+    if protocol not in get_args(Protocol):
+        raise ValueError(f"protocol {protocol} must be one of {', '.join(get_args(Protocol))}")
+    return Plan(rows, seeds, values.get("images"), protocol)
 
 
 def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
     fixed = [key for key in ("seed", "out") if key in {**shared, **given}]
     if fixed:
         raise ValueError(f"row {name}: {fixed[0]} is the comparison's to give: leave it out")
+    if "recipe" in shared:
+        raise ValueError("recipe is of a row: it cannot stand in shared")
     over = {key: value for key, value in {**shared, **given}.items() if key != "recipe"}
     try:
         settings = pretrain_settings(given.get("recipe"), **over)

@@ -27,7 +27,7 @@ class Entry:
     extra_parameters: int
     knn: list[float]  # top-1 in %
     linear: list[float]
-    images_per_second: float
+    seconds_per_image: list[float]  # of one device, in each round of the timing
     relative_time: float  # of an epoch, to plain MoCo v2's; to the first row's where there is none
     peak_megabytes: float | None
 
@@ -58,7 +58,8 @@ def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
 def _entries(plan: Plan, out: Path, timings: Mapping[str, Any]) -> list[Entry]:
     found = {row.name: [_results(row.run(out, seed)) for seed in plan.seeds] for row in plan.rows}
     done = {name: [result for result in results if result] for name, results in found.items()}
-    reference = next((row for row in plan.rows if _is_plain(row, MoCoSettings)), plan.rows[0])
+    plain = (row for row in plan.rows if isinstance(row.settings, MoCoSettings) and not row.settings.symmetric)
+    reference = next(plain, plan.rows[0])
     return [
         _entry(row, done[row.name], timings[row.name], timings[reference.name]["seconds_per_image"])
         for row in plan.rows
@@ -80,7 +81,7 @@ def _entry(row: Row, results: Sequence[Mapping[str, Any]], timing: Mapping[str, 
         extra_parameters=timing["extra_parameters"],
         knn=[result["knn"]["top1"] for result in results],
         linear=[result["linear"]["top1"] for result in results],
-        images_per_second=1 / statistics.median(seconds),
+        seconds_per_image=seconds,
         relative_time=relative_time(seconds, to),
         peak_megabytes=timing["peak_megabytes"],
     )
@@ -96,10 +97,6 @@ def negatives(settings: PretrainSettings) -> int | None:
 def is_symmetric(settings: PretrainSettings) -> bool:
     """Whether both views are queries or predicted; all methods but adco and moco always are."""
     return bool(getattr(settings, "symmetric", True))
-
-
-def _is_plain(row: Row, kind: type[PretrainSettings]) -> bool:
-    return isinstance(row.settings, kind) and not is_symmetric(row.settings)
 
 
 def is_done(path: Path) -> bool:
@@ -159,7 +156,7 @@ def cells(entry: Entry) -> list[str]:
         with_spread(entry.knn),
         with_spread(entry.linear),
         str(len(entry.linear)),
-        f"{entry.images_per_second:.0f}",
+        f"{1 / statistics.median(entry.seconds_per_image):.0f}",
         f"{entry.relative_time:.2f}",
         "–" if entry.peak_megabytes is None else f"{entry.peak_megabytes:.0f}",
     ]

@@ -22,7 +22,7 @@ from adco.comparison.plan import Row
 from adco.data.loader import Batch, Loader, Order
 from adco.data.sources import Source, open_source
 from adco.pretraining import make_method, make_views
-from adco.resolve import resolve
+from adco.resolve import count_processes, resolve
 from adco.run_directory import environment, write_json
 from adco.settings import PretrainSettings, to_dict
 
@@ -31,10 +31,15 @@ Found = TypeVar("Found")
 
 
 class Training:
-    """A row's training on this process's device: views, forward, backward and step; neither records nor checkpoints."""
+    """A row's training on this process's device: views, forward, backward and step; neither records nor checkpoints.
+
+    Of a row on several devices it is one device's share.
+    """
 
     def __init__(self, settings: PretrainSettings, source: Source) -> None:
-        self.settings = settings = resolve(replace(settings, devices=1, num_nodes=1), source)
+        share = settings.batch_size // count_processes(settings)
+        alone = replace(settings, devices=1, num_nodes=1, batch_size=share)
+        self.settings = settings = resolve(alone, source)
         self.device = _device(settings)
         torch.manual_seed(0)
         self.method = make_method(settings, len(source) // settings.batch_size).to(self.device).train()

@@ -74,6 +74,8 @@ class Images(L.LightningDataModule):
     def train_dataloader(self) -> Loader:
         assert self.trainer is not None
         ranks = self.trainer.world_size
+        if self.batch_size % ranks:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of devices, here {ranks}")
         order = Order(
             len(self.source), batch_size=self.batch_size, seed=0, rank=self.trainer.global_rank, world_size=ranks
         )
@@ -105,7 +107,8 @@ def fit_published_probe(
         settings: `epochs`, `batch_size`, `learning_rate` (the cosine ends at a thousandth of it), `devices`, `device`.
 
     Raises:
-        ValueError: if the images do not fill a batch, or the loss is not finite at the end.
+        ValueError: if the images do not fill a batch, the devices do not divide it, or the loss is not finite at the
+            end.
     """
     batches = len(source) // settings.batch_size
     if not batches:

@@ -79,12 +79,14 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
                 )
             if name == TRAINED:
                 results[kind] = {"data": str(data), **scores.to_json()}
-                if directory and is_first_rank():
-                    _save(directory, kind, results[kind], scores, train.classes)
             else:
                 results[kind].setdefault("floors", {})[name] = scores.to_json()
-                if directory and is_first_rank():
-                    write_json(directory.results / f"{kind}.json", results[kind])
+    if directory and is_first_rank():
+        directory.results.mkdir(exist_ok=True)
+        for kind, result in results.items():
+            picture = directory.results / f"{kind}_confusion.png"
+            save_confusion(picture, torch.tensor(result["confusion"]), train.classes)
+            write_json(directory.results / f"{kind}.json", result)
     return results
 
 
@@ -143,7 +145,7 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
         raise ValueError(f"{run.path} has neither a backbone.safetensors nor {checkpoint}: has it trained yet?")
     config = run.read_config()
     info = BackboneInfo(
-        config["backbone"], config["image_size"], tuple(config["mean"]), tuple(config["std"]), config["backbone_args"]
+        config["backbone"], config["test_size"], tuple(config["mean"]), tuple(config["std"]), config["backbone_args"]
     )
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "encoder.backbone."
@@ -172,9 +174,3 @@ def _named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modu
                 f"weights {path} do not fit {settings.backbone}: {' '.join(str(error).split())}"
             ) from error
     return backbone, info
-
-
-def _save(run: RunDirectory, kind: Kind, result: dict[str, Any], scores: Scores, classes: tuple[str, ...]) -> None:
-    run.results.mkdir(exist_ok=True)
-    write_json(run.results / f"{kind}.json", result)
-    save_confusion(run.results / f"{kind}_confusion.png", scores.confusion, classes)
