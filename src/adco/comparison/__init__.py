@@ -60,15 +60,17 @@ def compare(recipe: str | Path, out: Path) -> Table:
         run = row.run(out, seed)
         if (run / "config.yaml").is_file():
             _check_same(row, RunDirectory(run))
-        if not is_done(run):
-            _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
-            code = _in_a_process(recipe, out, run) or _in_a_process(recipe, out, run)
-            if code == BUSY:
-                _say(f"another process is at {row.name}, seed {seed}")
-            elif code:
-                failed.append(run.name)
-            else:
-                _write(out, plan, timing)
+        if is_done(run):
+            continue
+        _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
+        code = 0
+        while not code and not is_done(run):  # trained, then evaluated
+            code = _in_a_process(recipe, out, run)
+        if code == BUSY:
+            _say(f"another process is at {row.name}, seed {seed}")
+        elif code:
+            failed.append(run.name)
+        _write(out, plan, timing)
     table = _write(out, plan, timing)
     if failed:
         raise RunsFailed(f"failed, see above: {', '.join(failed)}; the same command tries them again")
