@@ -134,7 +134,6 @@ def compare(arguments: Sequence[str]) -> int:
     from adco.callbacks import Interrupted, NotFiniteError
 
     _quieten()
-    out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
     if flags.dry_run:
         from adco.comparison.dry import dry_run
         from adco.comparison.plan import read_plan
@@ -157,6 +156,7 @@ def compare(arguments: Sequence[str]) -> int:
     from adco.comparison import compare as run_comparison
     from adco.comparison.table import COLUMNS
 
+    out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
     try:
         if flags.only:
             return do_one(flags.recipe, out, flags.only)
