@@ -4,6 +4,8 @@
     python benchmarks/trials.py rates      each method with each learning rate: the same budget for all
     python benchmarks/trials.py edges      and higher ones where the best of them was the highest
     python benchmarks/trials.py causes     AdCo with one thing changed at a time, ten epochs each
+    python benchmarks/trials.py seeds      the adversaries as published, awake and fixed: other seeds
+    python benchmarks/trials.py longer     and four times the epochs
 
 A trial is one seed and two epochs, where nothing else is said. Its line lands in results/cifar10_table5/trials.jsonl as
 soon as it ends; what has a line there is not done again.
@@ -27,6 +29,8 @@ TRIALS = RESULTS / RECIPE / "trials.jsonl"
 SHORT: dict[str, Any] = {"data": "cifar10-validation", "epochs": 2, "knn_images": 0}
 RATES, MIDDLE = (0.02, 0.05, 0.1), 0.05
 MOMENTA = {"BYOL": 0.9, "MoCo v2": 0.99, "AdCo 8192": 0.9}  # the better of each in "momenta"
+PUBLISHED: dict[str, Any] = {}
+AWAKE = {"adversary_learning_rate": 30.0}
 FIXED = {"adversary_learning_rate": 0.0}
 Job = tuple[str, dict[str, Any]]
 
@@ -48,8 +52,8 @@ PLANS: dict[str, list[Job]] = {
     "causes": [
         at("AdCo 8192", 0.1, epochs=10, **changed)
         for changed in (
-            {},
-            {"adversary_learning_rate": 30.0},
+            PUBLISHED,
+            AWAKE,
             {"adversary_weight_decay": 1e-3},
             {"adversary_temperature": 0.05},
             FIXED,
@@ -57,6 +61,17 @@ PLANS: dict[str, list[Job]] = {
             {"in_batch_negatives": False},
             {"adversary_temperature": 0.1},
         )
+    ],
+    "seeds": [
+        at("AdCo 8192", 0.1, epochs=10, seed=seed, **changed)
+        for seed in (1, 2)
+        for changed in (PUBLISHED, AWAKE, FIXED)
+    ],
+    # Four times the steps: rows at the published rate are short enough to turn by then, if steps are what they lack.
+    "longer": [
+        at("AdCo 8192", 0.1, epochs=40, seed=seed, **changed)
+        for seed in (0, 1)
+        for changed in (PUBLISHED, AWAKE, FIXED)
     ],
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from adco.comparison.table import COLUMNS, Entry, Table
+from adco.comparison.timing import ratios
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,9 @@ def _cost(number: int, claim: str, one: Sequence[Entry], other: Sequence[Entry],
     if not one or not other:
         return Claim(number, claim, "a row is missing", None, None, **bound)
     measured = f"{one[0].name} over {other[0].name}, time per epoch,"
-    pairs = zip(one[0].seconds_per_image, other[0].seconds_per_image, strict=True)
-    ratios = [a / b for a, b in pairs]
-    error = float(student.ppf(0.975, len(ratios) - 1)) * statistics.stdev(ratios) / math.sqrt(len(ratios))
-    return Claim(number, claim, measured, statistics.median(ratios), error, **bound)
+    found = ratios(one[0].seconds_per_image, other[0].seconds_per_image)
+    error = float(student.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
+    return Claim(number, claim, measured, statistics.median(found), error, **bound)
 
 
 def _parameters(number: int, claim: str, one: Sequence[Entry], other: Sequence[Entry]) -> Claim:

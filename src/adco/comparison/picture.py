@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from adco.comparison.table import Entry
@@ -16,7 +17,7 @@ def save_picture(path: Path, entries: Sequence[Entry]) -> None:
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for number, entry in enumerate(entries):
-        colour = f"C{number % 10}"
+        colour = colormaps["turbo"](number / len(entries))
         axes.errorbar(
             entry.relative_time,
             statistics.fmean(entry.linear),

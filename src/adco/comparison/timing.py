@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from adco.comparison.plan import Row
@@ -24,7 +23,7 @@ from adco.data.sources import Source, open_source
 from adco.pretraining import make_method, make_views
 from adco.resolve import count_processes, resolve
 from adco.run_directory import environment, write_json
-from adco.settings import PretrainSettings, to_dict
+from adco.settings import PretrainSettings, QueryKeySettings, to_dict
 
 ROUNDS, STEPS = 5, 2
 Found = TypeVar("Found")
@@ -39,6 +38,8 @@ class Training:
     def __init__(self, settings: PretrainSettings, source: Source) -> None:
         share = settings.batch_size // count_processes(settings)
         alone = replace(settings, devices=1, num_nodes=1, batch_size=share)
+        if isinstance(alone, QueryKeySettings) and alone.batch_norm == "shuffle":
+            alone = replace(alone, batch_norm="auto")  # there is nobody to shuffle with
         self.settings = settings = resolve(alone, source)
         self.device = _device(settings)
         torch.manual_seed(0)
@@ -160,6 +161,11 @@ def _device(settings: PretrainSettings) -> torch.device:
     return torch.device("cpu")
 
 
+def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
+    """Within each round, which what slows a whole round leaves alone."""
+    return [one / other for one, other in zip(of, to, strict=True)]
+
+
 def relative_time(of: Sequence[float], to: Sequence[float]) -> float:
-    """The median over rounds of the ratio within a round, which what slows a whole round leaves alone."""
-    return statistics.median(float(ratio) for ratio in np.divide(of, to))
+    """The median over rounds of the ratio within a round."""
+    return statistics.median(ratios(of, to))
