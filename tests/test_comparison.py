@@ -1,6 +1,7 @@
 """A comparison: what is read from its file, what is skipped and redone, and what the table and the claims say."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
+from scipy.stats import t as student
 from scipy.stats import ttest_1samp, ttest_ind
 
 from adco import cli, recipes
@@ -272,7 +274,7 @@ ENTRIES = [
     entry("A800", "adco", False, 800, [62.4, 62.5, 62.6], relative_time=1.05),
     entry("A100", "adco", False, 100, [61.6, 61.7, 61.8]),
     entry("S800", "adco", True, 800, [65.0, 65.1, 65.2], relative_time=1.6),
-    entry("S100", "adco", True, 100, [65.0], relative_time=1.6),
+    entry("S50", "adco", True, 50, [65.0], relative_time=1.6),
     entry("F100", "adco", False, 100, [61.5, 61.6], trained_negatives=False),
 ]
 
@@ -299,6 +301,22 @@ def test_claims_are_read_off_the_right_rows() -> None:
     interval = ttest_ind([60, 61, 62], [62.4, 62.5, 62.6], equal_var=False).confidence_interval(0.95)
     assert found["AdCo beats MoCo v2 by about a point"].error == pytest.approx((interval.high - interval.low) / 2)
     assert found["symmetric AdCo: its time an epoch beside that of BYOL (paper: 3.50 / 4.10)"].error == pytest.approx(0)
+
+
+def test_what_is_said_of_any_number_of_adversaries_is_read_off_all() -> None:
+    """The mean of the differences. Welch's interval is Student's where all have as many seeds and one variance."""
+    means = {(False, 800): 60, (False, 400): 61, (False, 100): 62, (True, 800): 62, (True, 400): 62, (True, 100): 65}
+    rows = [
+        entry(f"{symmetric}{count}", "adco", symmetric, count, [mean - 0.1, mean, mean + 0.1])
+        for (symmetric, count), mean in means.items()
+    ]
+    again = entry("another of 100", "adco", True, 100, [10.0, 20.0, 30.0])  # the first of a kind is the one
+    symmetric, eighth = claims([*rows, again])[:2]
+    assert symmetric.figure == pytest.approx((2 + 1 + 3) / 3)
+    assert symmetric.error == pytest.approx(student.ppf(0.975, 6 * 2) * 0.1 * math.sqrt(6 / 3**2 / 3))
+    assert symmetric.measured == "True800, True400, True100 minus False800, False400, False100, linear top-1,"
+    assert eighth.figure == pytest.approx((-2 + -3) / 2)
+    assert eighth.error == pytest.approx(student.ppf(0.975, 4 * 2) * 0.1 * math.sqrt(4 / 2**2 / 3))
 
 
 def test_the_papers_own_costs_are_what_it_says() -> None:

@@ -11,6 +11,8 @@ from scipy.stats import t as student
 from adco.comparison.table import COLUMNS, Entry, Table
 from adco.comparison.timing import ratios
 
+Pair = tuple[Entry, Entry]
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -46,48 +48,65 @@ class Claim:
 
 def claims(entries: Sequence[Entry]) -> list[Claim]:
     """The appendix's six claims on these rows, and ours, the seventh; the rows are found by their settings."""
-    adco = sorted((e for e in entries if e.method == "adco" and e.crops == 2), key=lambda e: -(e.negatives or 0))
-    trained, fixed = ([e for e in adco if e.trained_negatives == which] for which in (True, False))
-    plain, both = ([e for e in trained if e.symmetric == which] for which in (False, True))
-    eighth = [e for e in plain if e.negatives and e.negatives * 8 == plain[0].negatives]
+    adco = [e for e in entries if e.method == "adco" and e.crops == 2]
+    plain, both, plain_fixed, both_fixed = (
+        _one_a_count([e for e in adco if (e.trained_negatives, e.symmetric) == which])
+        for which in ((True, False), (True, True), (False, False), (False, True))
+    )
     moco, moco_both = ([e for e in entries if e.method == "moco" and e.symmetric == which] for which in (False, True))
     byol = [e for e in entries if e.method == "byol"]
     crops = [e for e in entries if e.method == "adco" and e.crops > 2]
-    symmetric_twins = [e for e in both for p in plain[:1] if e.negatives == p.negatives]
-    twins = [e for e in trained for f in fixed[:1] if (e.symmetric, e.negatives) == (f.symmetric, f.negatives)]
+    eighths = [(e[0], f) for e in (plain, both) for f in e if (f.negatives or 0) * 8 == e[0].negatives]
+    twins = _same_count(plain, plain_fixed) + _same_count(both, both_fixed)
     time = "its time an epoch beside that of"
     return [
-        _difference(1, "the symmetric loss adds 1.5 to 2.0 points", symmetric_twins, plain, at_least=1.5),
-        _difference(2, "an eighth of the adversaries costs at most 0.4 points", plain, eighth, at_most=0.4),
-        _difference(3, "symmetric AdCo reaches BYOL's accuracy", both, byol, at_least=0.0),
-        _difference(3, "symmetric AdCo reaches symmetric MoCo v2's accuracy", both, moco_both, at_least=0.0),
+        _difference(1, "the symmetric loss adds 1.5 to 2.0 points", _same_count(both, plain), at_least=1.5),
+        _difference(2, "an eighth of the adversaries costs at most 0.4 points", eighths, at_most=0.4),
+        _difference(3, "symmetric AdCo reaches BYOL's accuracy", _first(both, byol), at_least=0.0),
+        _difference(3, "symmetric AdCo reaches symmetric MoCo v2's accuracy", _first(both, moco_both), at_least=0.0),
         _cost(3, f"symmetric AdCo: {time} BYOL (paper: 3.50 / 4.10)", both, byol, at_most=3.50 / 4.10),
-        _difference(4, "AdCo beats MoCo v2 by about a point", plain, moco, at_least=1.0),
+        _difference(4, "AdCo beats MoCo v2 by about a point", _first(plain, moco), at_least=1.0),
         _cost(4, f"AdCo: {time} MoCo v2 (paper: 2.26 / 2.12)", plain, moco, at_most=2.26 / 2.12),
-        _difference(5, "multi-crop adds to the plain loss", crops, plain, at_least=0.0),
+        _difference(5, "multi-crop adds to the plain loss", _first(crops, plain), at_least=0.0),
         _parameters(6, "the fewest adversaries are no more parameters than BYOL's predictor", both[-1:], byol),
-        _difference(7, "training the negatives adds to fixed ones (not the appendix's)", twins, fixed, at_least=0.0),
+        _difference(7, "training the negatives adds to fixed ones (not the appendix's)", twins, at_least=0.0),
     ]
 
 
-def _difference(number: int, claim: str, one: Sequence[Entry], other: Sequence[Entry], **bound: float) -> Claim:
-    """Of linear top-1 of the first of each, in points."""
-    if not one or not other:
+def _one_a_count(entries: Sequence[Entry]) -> list[Entry]:
+    """The first row of each number of adversaries, the most first."""
+    first = {entry.negatives or 0: entry for entry in reversed(entries)}
+    return [first[count] for count in sorted(first, reverse=True)]
+
+
+def _same_count(one: Sequence[Entry], other: Sequence[Entry]) -> list[Pair]:
+    return [(a, b) for a in one for b in other if a.negatives == b.negatives]
+
+
+def _first(one: Sequence[Entry], other: Sequence[Entry]) -> list[Pair]:
+    return list(zip(one[:1], other[:1], strict=False))
+
+
+def _difference(number: int, claim: str, pairs: Sequence[Pair], **bound: float) -> Claim:
+    """Of linear top-1 within a pair, in points: the mean over the pairs, in no two of which is the same row."""
+    if not pairs:
         return Claim(number, claim, "a row is missing", None, None, **bound)
-    a, b = one[0].linear, other[0].linear
-    measured = f"{one[0].name} minus {other[0].name}, linear top-1,"
-    return Claim(number, claim, measured, statistics.fmean(a) - statistics.fmean(b), _margin(a, b), **bound)
+    one, other = zip(*pairs, strict=True)
+    names = [", ".join(entry.name for entry in side) for side in (one, other)]
+    figure = statistics.fmean(statistics.fmean(a.linear) - statistics.fmean(b.linear) for a, b in pairs)
+    error = _margin([entry.linear for entry in (*one, *other)], 1 / len(pairs))
+    return Claim(number, claim, f"{names[0]} minus {names[1]}, linear top-1,", figure, error, **bound)
 
 
-def _margin(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Half of Welch's 95 % interval of a difference of means; None where one has no spread to tell it by."""
-    if min(len(a), len(b)) < 2:
+def _margin(samples: Sequence[Sequence[float]], weight: float) -> float | None:
+    """Half of Welch's 95 % interval of a sum of ± weight · mean; None where a sample has no spread to tell it by."""
+    if min(map(len, samples)) < 2:
         return None
-    squares = [statistics.variance(x) / len(x) for x in (a, b)]
+    squares = [weight**2 * statistics.variance(x) / len(x) for x in samples]
     total = sum(squares)
     if not total:
         return 0.0
-    freedom = total**2 / sum(square**2 / (len(x) - 1) for square, x in zip(squares, (a, b), strict=True))
+    freedom = total**2 / sum(square**2 / (len(x) - 1) for square, x in zip(squares, samples, strict=True))
     return float(student.ppf(0.975, freedom)) * math.sqrt(total)
 
 
