@@ -2,7 +2,9 @@
 
     python benchmarks/trials.py momenta    the momentum encoder's, for the methods that have one
     python benchmarks/trials.py rates      each method with each learning rate: the same budget for all
-    python benchmarks/trials.py edges      and higher ones where the best of them was the highest
+    python benchmarks/trials.py edges      and further values where the best was the highest or lowest
+    python benchmarks/trials.py target     BYOL with a faster target network, ten epochs each
+    python benchmarks/trials.py gap        MoCo v2 with AdCo's constants, and AdCo with MoCo's
     python benchmarks/trials.py causes     AdCo with one thing changed at a time, ten epochs each
     python benchmarks/trials.py seeds      the adversaries as published, awake and fixed: other seeds
     python benchmarks/trials.py alone      the same with adversaries as the only negatives
@@ -46,7 +48,17 @@ PLANS: dict[str, list[Job]] = {
     "momenta": [(row, {"learning_rate": MIDDLE, "momentum": momentum}) for momentum in (0.9, 0.99) for row in MOMENTA],
     "rates": [at(row, rate) for rate in RATES for row in ("SimCLR", "SimSiam", *MOMENTA)],
     # Outwards from where the highest of three is the best, as long as that gains half a point.
-    "edges": [at("BYOL", 0.2), at("SimCLR", 0.2), at("SimCLR", 0.4), at("AdCo 8192", 0.2)],
+    "edges": [
+        *(at("BYOL", 0.2), at("SimCLR", 0.2), at("SimCLR", 0.4), at("AdCo 8192", 0.2)),
+        *(at("MoCo v2", MIDDLE, momentum=momentum) for momentum in (0.995, 0.999)),
+        *(at(row, MIDDLE, momentum=0.8) for row in ("BYOL", "AdCo 8192")),
+    ],
+    "target": [at("BYOL", 0.1, epochs=10, momentum=momentum) for momentum in (0.9, 0.8)],
+    "gap": [
+        at("MoCo v2", 0.05, temperature=0.12),
+        at("MoCo v2", 0.1, temperature=0.12),
+        at("AdCo 8192", 0.05, momentum=0.99, temperature=0.2),
+    ],
     # At the comparison's length. With the paper's constants rows that get no gradient lose their length by decay, to
     # 1/e in (1 − 0.9) / (3.0 · 1e-4) = 333 steps, and only short rows turn by a small gradient: ImageNet's 200 epochs
     # are a million steps, ten of CIFAR two thousand. Ten times the rate or the decay is ten times sooner.

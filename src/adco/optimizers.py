@@ -24,11 +24,12 @@ class Player:
 
 
 def make_optimizer(name: str, players: Iterable[Player]) -> tuple[torch.optim.Optimizer, list[Callable[[int], float]]]:
-    """An optimizer of all players, with momentum 0.9, and the learning rate of each of its groups.
+    """An optimizer of all players, with the papers' momentum of 0.9, and the learning rate of each of its groups.
 
     Args:
         name: sgd; muon or lars, whose steps only weights of two or more dimensions take. lars has no weight decay on
-            the others, biases and norms (You et al. 2017, arXiv 1708.03888; as in SimCLR and BYOL).
+            the others, biases and norms (You et al. 2017, arXiv 1708.03888; as in SimCLR and BYOL, whose trust
+            coefficient of 0.001 timm's has too).
         players: one that maximizes is trained by SGD.
 
     Raises:

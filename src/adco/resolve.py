@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -21,15 +22,42 @@ def resolve(settings: AnySettings, source: Source) -> AnySettings:
     Raises:
         ValueError: if the images are too few or too small for the settings, or the devices do not divide the batch.
     """
+    return _for_device(resolve_for_images(settings, source), source)
+
+
+def resolve_for_images(settings: AnySettings, source: Source) -> AnySettings:
+    """The same for all that the machine has no say in.
+
+    Raises:
+        ValueError: if the images are too few or too small for the settings.
+    """
     most = 1 << (len(source).bit_length() - 1)  # the largest power of two that the images fill
     if len(source) < settings.batch_size:
         raise ValueError(
             f"batch_size {settings.batch_size} is more than the {len(source)} images of {source.name}: "
             f"try --batch_size {most}"
         )
+    image_size = _image_size(settings, source)
+    rate = settings.RATE * settings.batch_size / 256 if settings.learning_rate is None else settings.learning_rate
+    chosen: dict[str, Any] = {
+        "image_size": image_size,
+        "test_size": settings.test_size or image_size,
+        "learning_rate": rate,
+        "final_learning_rate": rate * settings.FINAL if settings.final_learning_rate is None else None,
+        "warmup_epochs": min(settings.WARMUP, settings.epochs / 10) if settings.warmup_epochs is None else None,
+        "channels_last": True if settings.channels_last is None else None,
+        "checkpoint_every": len(source) // settings.batch_size if settings.checkpoint_every is None else None,
+    }
+    if isinstance(settings, AdCoSettings) and settings.adversaries is None:
+        chosen["adversaries"] = min(8192, most)
+    if isinstance(settings, MoCoSettings) and settings.queue is None:
+        chosen["queue"] = min(65_536, most)
+    return _fill_in(settings, chosen)
+
+
+def _for_device(settings: AnySettings, source: Source) -> AnySettings:
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise ValueError("tensorboard true needs a package that is not here: pip install tensorboard")
-    image_size = _image_size(settings, source)
     processes = count_processes(settings)
     share, rest = divmod(settings.batch_size, processes * settings.accumulate)
     if rest:
@@ -42,27 +70,20 @@ def resolve(settings: AnySettings, source: Source) -> AnySettings:
             f"batch_size {settings.batch_size} leaves {share} image to each device and accumulated batch: "
             f"it must be at least {2 * processes * settings.accumulate}, as contrast needs two"
         )
-    rate = settings.RATE * settings.batch_size / 256 if settings.learning_rate is None else settings.learning_rate
     chosen: dict[str, Any] = {
-        "image_size": image_size,
-        "test_size": settings.test_size or image_size,
-        "learning_rate": rate,
-        "final_learning_rate": rate * settings.FINAL if settings.final_learning_rate is None else None,
-        "warmup_epochs": min(settings.WARMUP, settings.epochs / 10) if settings.warmup_epochs is None else None,
         "workers": default_workers(source, processes // settings.num_nodes) if settings.workers is None else None,
         "precision": _precision(settings.accelerator) if settings.precision == "auto" else None,
-        "channels_last": True if settings.channels_last is None else None,
-        "checkpoint_every": len(source) // settings.batch_size if settings.checkpoint_every is None else None,
     }
     if isinstance(settings, QueryKeySettings):
         batch_norm = _batch_norm(settings.batch_norm, settings.accelerator, processes)
         # A group of one image has no variance.
         groups = max(1, min(settings.split_groups, share // 2)) if batch_norm == "split" else 1
         chosen |= {"batch_norm": batch_norm, "split_groups": groups}
-    if isinstance(settings, AdCoSettings) and settings.adversaries is None:
-        chosen["adversaries"] = min(8192, most)
-    if isinstance(settings, MoCoSettings) and settings.queue is None:
-        chosen["queue"] = min(65_536, most)
+    return _fill_in(settings, chosen)
+
+
+def _fill_in(settings: AnySettings, chosen: Mapping[str, Any]) -> AnySettings:
+    """What is chosen, and for None what is there already."""
     return replace(settings, **{name: value for name, value in chosen.items() if value is not None})
 
 
@@ -77,7 +98,7 @@ def _image_size(settings: PretrainSettings, source: Source) -> int:
         warnings.warn(
             f"some images of {source.name} are smaller than image_size {size} and are enlarged; "
             f"the smallest has a side of {source.smallest_side} px",
-            stacklevel=3,
+            stacklevel=4,
         )
     for crop, *_ in settings.small_crops if isinstance(settings, AdCoSettings) else ():
         if crop > size:

@@ -48,7 +48,8 @@ class PretrainSettings:
         mean: of red, green and blue in 0 to 1, to subtract (ImageNet's).
         std: of red, green and blue, to divide by (ImageNet's).
         dim: width of the embeddings (paper, MoCo v2, SimCLR: 128; BYOL: 256; SimSiam: 2048).
-        hidden: width of the hidden layers of the projector, and of BYOL's predictor (paper; BYOL: 4096).
+        hidden: width of the hidden layers of the projector, and of BYOL's predictor (paper, MoCo v2, SimCLR,
+            SimSiam: 2048, as wide as ResNet-50's features; BYOL: 4096).
         optimizer: of the encoder, with momentum 0.9: sgd (paper); muon, whose steps move all directions of a weight
             matrix equally far and which learns several times as much in the first epochs; or lars (SimCLR, BYOL).
         learning_rate: of the encoder, after the warm-up; none for the method's own, for each 256 images of the batch:

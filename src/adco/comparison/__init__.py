@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,10 +24,12 @@ from adco.callbacks import Interrupted
 from adco.comparison.claims import Claim, claims, markdown, to_json
 from adco.comparison.picture import save_picture
 from adco.comparison.plan import Plan, Row, read_plan
-from adco.comparison.table import Entry, Table, collect, is_done
+from adco.comparison.table import KINDS, Entry, Table, collect, is_done, results
 from adco.comparison.timing import known_timings
+from adco.data.sources import Source, open_source
 from adco.distributed import is_first_rank
-from adco.evaluation.runs import evaluate_kinds
+from adco.evaluation.runs import evaluate_run
+from adco.resolve import resolve_for_images
 from adco.run_directory import RunDirectory, write_json, write_whole
 from adco.settings import EvaluateSettings, to_dict
 
@@ -56,15 +60,15 @@ def compare(recipe: str | Path, out: Path) -> Table:
     with FileLock(locks / "timing"):  # whoever comes second waits, and finds it measured
         timing = known_timings(plan.rows, out / "timing.json", _say)
     failed = []
+    source_of = cache(open_source)
     for number, (row, seed) in enumerate(plan.runs()):
         run = row.run(out, seed)
-        if (run / "config.yaml").is_file():
-            _check_same(row, RunDirectory(run))
-        if is_done(run):
+        _check_same(row, RunDirectory(run), source_of)
+        if is_done(run, plan):
             continue
         _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
         code = 0
-        while not code and not is_done(run):  # trained, then evaluated
+        while not code and not is_done(run, plan):  # trained, then evaluated
             code = _in_a_process(recipe, out, run)
         if code == BUSY:
             _say(f"another process is at {row.name}, seed {seed}")
@@ -78,10 +82,10 @@ def compare(recipe: str | Path, out: Path) -> Table:
 
 
 def do_one(recipe: str | Path, out: Path, name: str) -> int:
-    """Train one run, or go on with it, or evaluate it where it is trained, unless another process is at it.
+    """Train one run, or go on with it, or evaluate it in one way where it is trained, unless another process is at it.
 
-    Training and evaluation are calls of their own, as each may be on several devices. With the plan's first run, what
-    the rows should beat is evaluated too: raw pixels, and the network with random weights.
+    Each is a call of its own, as some may be on several devices and some not. With the plan's first run, what the rows
+    should beat is evaluated too: raw pixels, and the network with random weights.
 
     Returns:
         An exit code: 0 or BUSY.
@@ -103,11 +107,18 @@ def do_one(recipe: str | Path, out: Path, name: str) -> int:
             elif not run.is_finished:
                 pretrain(resume=run.path)
             else:
-                settings = EvaluateSettings(floors=name == next(iter(runs)), protocol=plan.protocol)
-                evaluate_kinds(["knn", "linear"], run.path, settings)
+                _evaluate(run, plan, floors=name == next(iter(runs)))
     except Timeout:
         return BUSY
     return 0
+
+
+def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
+    """In the first way that is missing, by the first rank alone but for the papers' probe."""
+    found = results(run.path, plan)
+    kind = next((kind for kind in KINDS if kind not in found), None)
+    if kind and (is_first_rank() or (kind, plan.protocol) == ("linear", "sgd")):
+        evaluate_run(kind, run.path, EvaluateSettings(floors=floors, protocol=plan.protocol))
 
 
 def _in_a_process(recipe: str | Path, out: Path, run: Path) -> int:
@@ -141,13 +152,15 @@ def _locks(out: Path) -> Path:
     return folder
 
 
-def _check_same(row: Row, run: RunDirectory) -> None:
-    """A run that was begun with other settings would end up in the wrong row."""
-    begun, asked = run.read_config(), to_dict(row.settings)
-    if begun.get("batch_norm") != "split":
-        asked.pop("split_groups", None)  # of no use then, and resolved to one
+def _check_same(row: Row, run: RunDirectory, source_of: Callable[[str], Source]) -> None:
+    """A run that was begun with other settings would end up in the wrong row; what the machine decides may differ."""
+    if not run.config.is_file():
+        return
+    begun, asked = run.read_config(), to_dict(resolve_for_images(row.settings, source_of(row.settings.data)))
+    if begun.get("batch_norm") != "split" or begun["split_groups"] < asked["split_groups"]:
+        asked.pop("split_groups", None)  # of no use then, or as many as a device's share allows
     for name, value in asked.items():
-        if name != "seed" and value is not None and value != "auto" and begun.get(name) != value:
+        if name not in ("seed", "out") and value is not None and value != "auto" and begun.get(name) != value:
             was = f"was begun with {name} {begun.get(name)}, not {value}"
             raise ValueError(f"{run.path} {was}: remove it to begin anew")
 

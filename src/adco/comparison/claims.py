@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import t as student
+from scipy.stats import quantile_test, ttest_ind
 
 from adco.comparison.table import COLUMNS, Entry, Table
 from adco.comparison.timing import ratios
@@ -22,28 +22,28 @@ class Claim:
     claim: str
     measured: str
     figure: float | None  # None: the rows are not there
-    error: float | None  # half of its 95 % interval, over seeds or rounds; None where there is one seed
+    interval: tuple[float, float] | None  # of 95 %, over seeds or rounds; None where there is one seed
     at_least: float | None = None
     at_most: float | None = None
 
     @property
     def verdict(self) -> str:
         """holds, does not hold, or cannot tell: the bound is within the interval, or that is not known."""
-        if self.figure is None or self.error is None:
+        if self.interval is None:
             return "cannot tell"
-        above = None if self.at_least is None else self.figure - self.at_least
-        below = None if self.at_most is None else self.at_most - self.figure
-        (margin,) = (side for side in (above, below) if side is not None)
-        if margin >= self.error:
+        least = -math.inf if self.at_least is None else self.at_least
+        most = math.inf if self.at_most is None else self.at_most
+        low, high = self.interval
+        if least <= low and high <= most:
             return "holds"
-        return "does not hold" if margin <= -self.error else "cannot tell"
+        return "does not hold" if high < least or low > most else "cannot tell"
 
     def sentence(self) -> str:
         """The claim, the figure and the verdict on one line."""
         if self.figure is None:
             return f"{self.claim}: not measured ({self.measured})"
-        error = "one seed" if self.error is None else f"± {self.error:.2f}"
-        return f"{self.claim}: {self.measured} {self.figure:.2f} ({error}): **{self.verdict}**"
+        interval = "one seed" if self.interval is None else "{:.2f} to {:.2f}".format(*self.interval)
+        return f"{self.claim}: {self.measured} {self.figure:.2f} ({interval}): **{self.verdict}**"
 
 
 def claims(entries: Sequence[Entry]) -> list[Claim]:
@@ -55,7 +55,7 @@ def claims(entries: Sequence[Entry]) -> list[Claim]:
     )
     moco, moco_both = ([e for e in entries if e.method == "moco" and e.symmetric == which] for which in (False, True))
     byol = [e for e in entries if e.method == "byol"]
-    crops = [e for e in entries if e.method == "adco" and e.crops > 2]
+    crops = [e for e in entries if e.trained_negatives and e.crops > 2]
     crops, crops_both = ([e for e in crops if e.symmetric == which] for which in (False, True))
     eighths = [(e[0], f) for e in (plain, both) for f in e if (f.negatives or 0) * 8 == e[0].negatives]
     twins = _same_count(plain, plain_fixed) + _same_count(both, both_fixed)
@@ -68,8 +68,8 @@ def claims(entries: Sequence[Entry]) -> list[Claim]:
         _cost(3, f"symmetric AdCo: {time} BYOL (paper: 3.50 / 4.10)", both, byol, at_most=3.50 / 4.10),
         _difference(4, "AdCo beats MoCo v2 by about a point", _first(plain, moco), at_least=1.0),
         _cost(4, f"AdCo: {time} MoCo v2 (paper: 2.26 / 2.12)", plain, moco, at_most=2.26 / 2.12),
-        _difference(5, "multi-crop adds to the plain loss", _first(crops, plain), at_least=0.0),
-        _difference(5, "the symmetric loss adds to multi-crop", _first(crops_both, crops), at_least=0.0),
+        _difference(5, "multi-crop adds to the plain loss", _same_count(crops, plain), at_least=0.0),
+        _difference(5, "the symmetric loss adds to multi-crop", _same_count(crops_both, crops), at_least=0.0),
         _parameters(6, "the fewest adversaries are no more parameters than BYOL's predictor", both[-1:], byol),
         _difference(7, "training the negatives adds to fixed ones (not the appendix's)", twins, at_least=0.0),
     ]
@@ -90,43 +90,40 @@ def _first(one: Sequence[Entry], other: Sequence[Entry]) -> list[Pair]:
 
 
 def _difference(number: int, claim: str, pairs: Sequence[Pair], **bound: float) -> Claim:
-    """Of linear top-1 within a pair, in points: the mean over the pairs, in no two of which is the same row."""
+    """Of linear top-1 within a pair, in points, with Welch's interval.
+
+    Of several pairs it is the mean, taken within a seed: rows of one seed have order, views and first weights in common
+    and are no samples more.
+    """
     if not pairs:
         return Claim(number, claim, "a row is missing", None, None, **bound)
     one, other = zip(*pairs, strict=True)
     names = [", ".join(entry.name for entry in side) for side in (one, other)]
-    figure = statistics.fmean(statistics.fmean(a.linear) - statistics.fmean(b.linear) for a, b in pairs)
-    error = _margin([entry.linear for entry in (*one, *other)], 1 / len(pairs))
-    return Claim(number, claim, f"{names[0]} minus {names[1]}, linear top-1,", figure, error, **bound)
-
-
-def _margin(samples: Sequence[Sequence[float]], weight: float) -> float | None:
-    """Half of Welch's 95 % interval of a sum of ± weight · mean; None where a sample has no spread to tell it by."""
-    if min(map(len, samples)) < 2:
-        return None
-    squares = [weight**2 * statistics.variance(x) / len(x) for x in samples]
-    total = sum(squares)
-    if not total:
-        return 0.0
-    freedom = total**2 / sum(square**2 / (len(x) - 1) for square, x in zip(squares, samples, strict=True))
-    return float(student.ppf(0.975, freedom)) * math.sqrt(total)
+    a, b = ([statistics.fmean(seed) for seed in zip(*(e.linear for e in side), strict=False)] for side in (one, other))
+    interval = None
+    if min(len(a), len(b)) > 1:
+        found = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+        interval = (float(found.low), float(found.high))
+    figure = statistics.fmean(a) - statistics.fmean(b)
+    return Claim(number, claim, f"{names[0]} minus {names[1]}, linear top-1,", figure, interval, **bound)
 
 
 def _cost(number: int, claim: str, one: Sequence[Entry], other: Sequence[Entry], **bound: float) -> Claim:
-    """Of time an epoch, as a ratio: the median of those within rounds, with Student's 95 % interval of their mean."""
+    """Of time an epoch, as a ratio: the median of those within rounds, and the interval of a median by its ranks."""
     if not one or not other:
         return Claim(number, claim, "a row is missing", None, None, **bound)
     measured = f"{one[0].name} over {other[0].name}, time per epoch,"
     found = ratios(one[0].seconds_per_image, other[0].seconds_per_image)
-    error = float(student.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
-    return Claim(number, claim, measured, statistics.median(found), error, **bound)
+    ranks = quantile_test(found, p=0.5).confidence_interval(0.95)
+    return Claim(number, claim, measured, statistics.median(found), (float(ranks.low), float(ranks.high)), **bound)
 
 
 def _parameters(number: int, claim: str, one: Sequence[Entry], other: Sequence[Entry]) -> Claim:
     if not one or not other:
         return Claim(number, claim, "a row is missing", None, None, at_most=1.0)
     measured = f"{one[0].name} over {other[0].name}, trained parameters beyond backbone and projector,"
-    return Claim(number, claim, measured, one[0].extra_parameters / other[0].extra_parameters, 0.0, at_most=1.0)
+    ratio = one[0].extra_parameters / other[0].extra_parameters
+    return Claim(number, claim, measured, ratio, (ratio, ratio), at_most=1.0)
 
 
 def markdown(table: Table) -> str:
@@ -146,5 +143,5 @@ def to_json(table: Table) -> dict[str, Any]:
         "rows": [asdict(entry) for entry in table.entries],
         "floors": table.floors,
         "costs_of": table.costs_of,
-        "claims": [asdict(claim) for claim in claims(table.entries)],
+        "claims": [asdict(claim) | {"verdict": claim.verdict} for claim in claims(table.entries)],
     }

@@ -31,8 +31,8 @@ def _try(settings: PretrainSettings) -> dict[str, Any]:
     noise = np.random.default_rng(0).integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
     source = ArraySource("noise", noise, None, ())
     before = high_water()
-    training = Training(replace(settings, batch_size=BATCH, accumulate=1, devices=1, num_nodes=1), source)
-    training(steps=2)
+    training = Training(replace(settings, batch_size=BATCH, accumulate=1, devices=1, num_nodes=1), source, steps=2)
+    training()
     return {
         "parameters": training.trained_parameters() / 1e6,
         "megabytes": peak_since(before, training.device),

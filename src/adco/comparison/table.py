@@ -5,12 +5,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from adco.comparison.plan import Plan, Row
 from adco.comparison.timing import relative_time
+from adco.evaluation.runs import Kind
 from adco.run_directory import RunDirectory
-from adco.settings import AdCoSettings, MoCoSettings, PretrainSettings
+from adco.settings import AdCoSettings, EvaluateSettings, MoCoSettings, PretrainSettings
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,14 @@ def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
     machine = timing["machine"]["processor"] or timing["machine"]["platform"]
     return Table(
         entries=_entries(plan, out, timing["rows"]),
-        floors=_floors(plan.rows[0].run(out, plan.seeds[0])),
+        floors=_floors(results(plan.rows[0].run(out, plan.seeds[0]), plan)),
         costs_of=f"{machine}, threads: {timing['threads']}",
     )
 
 
 def _entries(plan: Plan, out: Path, timings: Mapping[str, Any]) -> list[Entry]:
-    found = {row.name: [_results(row.run(out, seed)) for seed in plan.seeds] for row in plan.rows}
-    done = {name: [result for result in results if result] for name, results in found.items()}
+    found = {row.name: [results(row.run(out, seed), plan) for seed in plan.seeds] for row in plan.rows}
+    done = {name: [result for result in of_seeds if len(result) == len(KINDS)] for name, of_seeds in found.items()}
     plain = (row for row in plan.rows if isinstance(row.settings, MoCoSettings) and not row.settings.symmetric)
     reference = next(plain, plan.rows[0])
     return [
@@ -67,7 +70,7 @@ def _entries(plan: Plan, out: Path, timings: Mapping[str, Any]) -> list[Entry]:
     ]
 
 
-def _entry(row: Row, results: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], to: Sequence[float]) -> Entry:
+def _entry(row: Row, results: Sequence[Mapping[Kind, Any]], timing: Mapping[str, Any], to: Sequence[float]) -> Entry:
     settings = row.settings
     seconds = timing["seconds_per_image"]
     return Entry(
@@ -99,24 +102,36 @@ def is_symmetric(settings: PretrainSettings) -> bool:
     return bool(getattr(settings, "symmetric", True))
 
 
-def is_done(path: Path) -> bool:
+def is_done(path: Path, plan: Plan) -> bool:
     """Whether a run is trained and evaluated."""
-    return bool(_results(path))
+    return len(results(path, plan)) == len(KINDS)
 
 
-def _results(path: Path) -> dict[str, Any]:
-    """What each kind of evaluation found of a run; nothing until it is trained and all are there."""
+def results(path: Path, plan: Plan) -> dict[Kind, Any]:
+    """What each kind of evaluation found of a run that is trained, if it was made as for all rows."""
     run = RunDirectory(path)
-    files = {kind: run.results / f"{kind}.json" for kind in ("knn", "linear")}
-    if not run.is_finished or not all(file.is_file() for file in files.values()):
+    if not run.is_finished:
         return {}
-    return {kind: json.loads(file.read_text()) for kind, file in files.items()}
+    files = {kind: run.results / f"{kind}.json" for kind in KINDS}
+    found = {kind: json.loads(file.read_text()) for kind, file in files.items() if file.is_file()}
+    data = run.read_config()["data"]
+    return {kind: result for kind, result in found.items() if _is_alike(kind, result, data, plan)}
 
 
-def _floors(path: Path) -> dict[str, dict[str, float]]:
+def _is_alike(kind: Kind, result: Mapping[str, Any], data: str, plan: Plan) -> bool:
+    """Whether `adco evaluate` was not called with other settings, which leaves its results in the same file."""
+    told, usual = result["protocol"], EvaluateSettings()
+    if kind == "knn":
+        alike = (told["k"], told["temperature"]) == (usual.k, usual.temperature)
+    else:
+        alike = told.get("protocol", "cached") == plan.protocol
+    return alike and result["data"] == data
+
+
+def _floors(of_first: Mapping[Kind, Any]) -> dict[str, dict[str, float]]:
     """Top-1 in % of what a run should beat, by kind; empty where they were not evaluated."""
     found: dict[str, dict[str, float]] = {}
-    for kind, result in _results(path).items():
+    for kind, result in of_first.items():
         for name, floor in result.get("floors", {}).items():
             found.setdefault(name, {})[kind] = floor["top1"]
     return found
@@ -163,5 +178,5 @@ def cells(entry: Entry) -> list[str]:
 
 
 def _floor_cells(name: str, top1: Mapping[str, float]) -> list[str]:
-    figures = {"method": name, "kNN": f"{top1['knn']:.1f}", "linear": f"{top1['linear']:.1f}"}
+    figures = {{"knn": "kNN"}.get(kind, kind): f"{figure:.1f}" for kind, figure in top1.items()} | {"method": name}
     return [figures.get(column, "–") for column in COLUMNS]

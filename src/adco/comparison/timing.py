@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from adco.comparison.plan import Row
@@ -25,36 +26,43 @@ from adco.resolve import count_processes, resolve
 from adco.run_directory import environment, write_json
 from adco.settings import PretrainSettings, QueryKeySettings, to_dict
 
-ROUNDS, STEPS = 5, 2
+ROUNDS, STEPS = 9, 8
 Found = TypeVar("Found")
 
 
 class Training:
     """A row's training on this process's device: views, forward, backward and step; neither records nor checkpoints.
 
-    Of a row on several devices it is one device's share.
+    Of a row on several devices it is one device's share, without what they tell each other.
+
+    Args:
+        settings: the row's.
+        source: its images.
+        steps: of a call, as far as the images suffice; with loader workers it takes four batches of each at least.
     """
 
-    def __init__(self, settings: PretrainSettings, source: Source) -> None:
-        share = settings.batch_size // count_processes(settings)
-        alone = replace(settings, devices=1, num_nodes=1, batch_size=share)
-        if isinstance(alone, QueryKeySettings) and alone.batch_norm == "shuffle":
-            alone = replace(alone, batch_norm="auto")  # there is nobody to shuffle with
+    def __init__(self, settings: PretrainSettings, source: Source, steps: int = STEPS) -> None:
+        processes = count_processes(settings)
+        alone = replace(settings, devices=1, num_nodes=1, batch_size=settings.batch_size // processes)
+        shuffles = ("shuffle", "auto") if processes > 1 else ("shuffle",)
+        if isinstance(alone, QueryKeySettings) and alone.batch_norm in shuffles:
+            alone = replace(alone, batch_norm="split", split_groups=1)  # its share stays one group
         self.settings = settings = resolve(alone, source)
         self.device = _device(settings)
         torch.manual_seed(0)
         self.method = make_method(settings, len(source) // settings.batch_size).to(self.device).train()
         self.optimizer = self.method.configure_optimizers()["optimizer"]
-        order = Order(len(source), batch_size=settings.batch_size // settings.accumulate, seed=settings.seed)
         assert settings.workers is not None
-        self.loader = Loader(source, make_views(settings), order, workers=settings.workers)
-        self.batches = iter(self.loader)
+        # An epoch over what a call needs: a worker that looked ahead would do so in another row's turn.
+        self.steps = min(max(steps, 4 * settings.workers), len(source) // settings.batch_size)
+        chosen = np.random.default_rng(0).permutation(len(source))[: self.steps * settings.batch_size]
+        order = Order(len(chosen), batch_size=settings.batch_size // settings.accumulate, seed=settings.seed)
+        self.loader = Loader(source.subset(chosen), make_views(settings), order, workers=settings.workers)
 
-    def __call__(self, steps: int = STEPS) -> float:
-        """Seconds of an image, over some steps."""
+    def __call__(self) -> float:
+        """Seconds of an image, over the steps."""
         start = time.perf_counter()
-        for _ in range(steps * self.settings.accumulate):
-            batch = self._next()
+        for batch in map(self._to_device, self.loader):
             half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.settings.precision)
             with torch.autocast(self.device.type, half, enabled=half is not None):
                 loss = self.method.training_step(batch, 0)["loss"]
@@ -64,13 +72,9 @@ class Training:
                 self.optimizer.zero_grad()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - start) / (steps * self.settings.batch_size)
+        return (time.perf_counter() - start) / (self.steps * self.settings.batch_size)
 
-    def _next(self) -> Batch:
-        batch = next(self.batches, None)
-        if batch is None:
-            self.batches = iter(self.loader)
-            batch = next(self.batches)
+    def _to_device(self, batch: Batch) -> Batch:
         views = [view.to(self.device, non_blocking=True) for view in batch.views]
         return Batch(views, batch.images.to(self.device), batch.position)
 
@@ -99,11 +103,11 @@ def time_rows(rows: Sequence[Row], say: Callable[[str], None], *, steps: int = S
     """Seconds of an image in each round, extra parameters, and megabytes at the peak, of each row."""
     say(f"timing {len(rows)} rows in turns, {ROUNDS} rounds of {steps} steps")
     sources = {data: open_source(data) for data in {row.settings.data for row in rows}}
-    trainings = {row.name: Training(row.settings, sources[row.settings.data]) for row in rows}
+    trainings = {row.name: Training(row.settings, sources[row.settings.data], steps) for row in rows}
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for turn in range(ROUNDS + 1):  # the first warms up
         for name, training in trainings.items():
-            took = training(steps)
+            took = training()
             if turn:
                 seconds[name].append(took)
     extra = {name: training.extra_parameters() for name, training in trainings.items()}
@@ -132,7 +136,7 @@ def in_a_process(function: Callable[[PretrainSettings], Found], settings: Pretra
 def _peak(settings: PretrainSettings) -> float | None:
     source = open_source(settings.data)
     before = high_water()
-    training = Training(settings, source)
+    training = Training(settings, source, steps=2)
     training()
     return peak_since(before, training.device)
 

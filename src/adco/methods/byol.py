@@ -5,7 +5,8 @@
 z are the encoder's projections of the two views, z' those of a target network, an average of the encoder over time, and
 p is a predictor. There are no negatives.
 
-Departure from the published code: a linear layer before BatchNorm has no bias.
+Departure from the published code: the last linear layer of a head has a bias, and the first, before
+BatchNorm, has none.
 
 Shapes: n images of a rank, D width.
 """

@@ -2,8 +2,8 @@
 
     L = −1/2N Σ_i log  exp(z_i·z_i'/τ) / Σ_{j≠i} exp(z_i·z_j/τ)
 
-over the 2N embeddings of both views, i' the other view of i's image. Departure from the published code: a linear layer
-before BatchNorm has no bias.
+over the 2N embeddings of both views, i' the other view of i's image. Departure from the published code: the projector's
+last BatchNorm has a shift.
 
 Shapes: n images of a rank, N of all ranks, D width.
 """
