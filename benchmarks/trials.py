@@ -7,8 +7,6 @@
     python benchmarks/trials.py gap        MoCo v2 with AdCo's constants, and AdCo with MoCo's
     python benchmarks/trials.py causes     AdCo with one thing changed at a time, ten epochs each
     python benchmarks/trials.py seeds      the adversaries as published, awake and fixed: other seeds
-    python benchmarks/trials.py alone      the same with adversaries as the only negatives
-    python benchmarks/trials.py longer     the adversaries as published and fixed, four times the epochs
 
 A trial is one seed and two epochs, where nothing else is said. Its line lands in results/cifar10_table5/trials.jsonl as
 soon as it ends; what has a line there is not done again.
@@ -79,16 +77,6 @@ PLANS: dict[str, list[Job]] = {
         at("AdCo 8192", 0.1, epochs=10, seed=seed, **changed)
         for seed in (1, 2)
         for changed in (PUBLISHED, AWAKE, FIXED)
-    ],
-    # Without the other images' keys all contrast is the adversaries', and those that stay can be left behind.
-    "alone": [
-        at("AdCo 8192", 0.1, epochs=10, in_batch_negatives=False, seed=seed, **changed)
-        for seed in (1, 2)
-        for changed in (AWAKE, {"adversary_temperature": 0.1}, FIXED)
-    ],
-    # Four times the steps: rows at the published rate are short enough to turn by then, if steps are what they lack.
-    "longer": [
-        at("AdCo 8192", 0.1, epochs=40, seed=seed, **changed) for seed in (1, 2) for changed in (PUBLISHED, FIXED)
     ],
 }
 

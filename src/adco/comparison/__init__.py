@@ -28,7 +28,7 @@ from adco.comparison.table import KINDS, Entry, Table, collect, is_done, results
 from adco.comparison.timing import known_timings
 from adco.data.sources import Source, open_source
 from adco.distributed import is_first_rank
-from adco.evaluation.runs import evaluate_run
+from adco.evaluation.runs import evaluate_kinds
 from adco.resolve import resolve_for_images
 from adco.run_directory import RunDirectory, write_json, write_whole
 from adco.settings import EvaluateSettings, to_dict
@@ -82,10 +82,10 @@ def compare(recipe: str | Path, out: Path) -> Table:
 
 
 def do_one(recipe: str | Path, out: Path, name: str) -> int:
-    """Train one run, or go on with it, or evaluate it in one way where it is trained, unless another process is at it.
+    """Train one run, or go on with it, or evaluate it where it is trained, unless another process is at it.
 
-    Each is a call of its own, as some may be on several devices and some not. With the plan's first run, what the rows
-    should beat is evaluated too: raw pixels, and the network with random weights.
+    Training and the papers' probe are calls of their own, as they may be on several devices, and kNN is not. With the
+    plan's first run, what the rows should beat is evaluated too: raw pixels, and the network with random weights.
 
     Returns:
         An exit code: 0 or BUSY.
@@ -114,11 +114,13 @@ def do_one(recipe: str | Path, out: Path, name: str) -> int:
 
 
 def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
-    """In the first way that is missing, by the first rank alone but for the papers' probe."""
+    """In what ways are missing, by the first rank alone but for the papers' probe, which all ranks fit."""
     found = results(run.path, plan)
-    kind = next((kind for kind in KINDS if kind not in found), None)
-    if kind and (is_first_rank() or (kind, plan.protocol) == ("linear", "sgd")):
-        evaluate_run(kind, run.path, EvaluateSettings(floors=floors, protocol=plan.protocol))
+    kinds = [kind for kind in KINDS if kind not in found]
+    if plan.protocol == "sgd":
+        kinds = kinds[:1]
+    if kinds and (is_first_rank() or (kinds, plan.protocol) == (["linear"], "sgd")):
+        evaluate_kinds(kinds, run.path, EvaluateSettings(floors=floors, protocol=plan.protocol))
 
 
 def _in_a_process(recipe: str | Path, out: Path, run: Path) -> int:

@@ -1,5 +1,6 @@
 """Evaluating what a run left, or any timm network: which weights, images and floors; results beside the run."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -46,7 +47,7 @@ def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> di
 def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettings) -> dict[Kind, dict[str, Any]]:
     """The same for several kinds, with the features taken once."""
     settings.check()
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settings.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     if settings.backbone:
         directory, backbone, data = None, None, settings.data
         if run:
@@ -64,6 +65,8 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     results: dict[Kind, dict[str, Any]] = {}
     assert backbone is not None
     for name, network, features in _all_features(backbone, info, size, settings.floors, device):
+        if network is None and not is_first_rank():
+            continue  # no rank has to wait for another's pixels
         for kind in kinds:
             if kind == "linear" and settings.protocol == "sgd" and network is not None:
                 scores = _published(network, info, size, train, features(test), settings)
