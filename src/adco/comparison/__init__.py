@@ -56,14 +56,15 @@ def compare(recipe: str | Path, out: Path) -> Table:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("adco compare starts a process a device by itself: call it once, or with --only for one run")
     plan = read_plan(recipe)
+    source_of = cache(open_source)
+    for row, seed in plan.runs():
+        _check_same(row, RunDirectory(row.run(out, seed)), source_of)
     locks = _locks(out)
     with FileLock(locks / "timing"):  # whoever comes second waits, and finds it measured
         timing = known_timings(plan.rows, out / "timing.json", _say)
     failed = []
-    source_of = cache(open_source)
     for number, (row, seed) in enumerate(plan.runs()):
         run = row.run(out, seed)
-        _check_same(row, RunDirectory(run), source_of)
         if is_done(run, plan):
             continue
         _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
