@@ -120,7 +120,8 @@ def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
     kinds = [kind for kind in KINDS if kind not in found]
     if plan.protocol == "sgd":
         kinds = kinds[:1]
-    if kinds and (is_first_rank() or (kinds, plan.protocol) == (["linear"], "sgd")):
+    on_all_ranks = plan.protocol == "sgd" and kinds == ["linear"]
+    if kinds and (on_all_ranks or is_first_rank()):
         evaluate_kinds(kinds, run.path, EvaluateSettings(floors=floors, protocol=plan.protocol))
 
 

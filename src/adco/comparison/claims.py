@@ -55,8 +55,10 @@ def claims(entries: Sequence[Entry]) -> list[Claim]:
     )
     moco, moco_both = ([e for e in entries if e.method == "moco" and e.symmetric == which] for which in (False, True))
     byol = [e for e in entries if e.method == "byol"]
-    crops = [e for e in entries if e.trained_negatives and e.crops > 2]
-    crops, crops_both = ([e for e in crops if e.symmetric == which] for which in (False, True))
+    crops, crops_both = (
+        _one_a_count([e for e in entries if e.trained_negatives and e.crops > 2 and e.symmetric == which])
+        for which in (False, True)
+    )
     eighths = [(e[0], f) for e in (plain, both) for f in e if (f.negatives or 0) * 8 == e[0].negatives]
     twins = _same_count(plain, plain_fixed) + _same_count(both, both_fixed)
     time = "its time an epoch beside that of"
