@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adco.callbacks import Interrupted, Monitor, NotFiniteError, OnlineKNN, StopOnSignal
+from adco.callbacks import Checkpoints, CollapsedError, Interrupted, Monitor, NotFiniteError, OnlineKNN, StopOnSignal
 from adco.data.loader import Batch
 from adco.data.sources import ArraySource
-from adco.encoder import BackboneInfo
+from adco.encoder import BackboneInfo, Encoder
 from adco.methods.method import Method
 from adco.run_directory import RunDirectory
 
@@ -27,15 +27,18 @@ class Still(Method):
     def __init__(self) -> None:
         nn.Module.__init__(self)
         self.weight = nn.Parameter(torch.ones(2))
+        self.encoder = Encoder(nn.Linear(2, 2), nn.Identity())
+
+        self.own = {"of_its_own": 7.0}
 
     def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
-        return {"of_its_own": 7.0}
+        return self.own
 
 
 class _Trainer(SimpleNamespace):
     """A run of two epochs of ten steps, on one device."""
 
-    def __init__(self, accumulate: int = 1, checkpoint_every: int = 0) -> None:
+    def __init__(self, accumulate: int = 1) -> None:
         super().__init__(
             global_step=0,
             current_epoch=0,
@@ -44,8 +47,8 @@ class _Trainer(SimpleNamespace):
             is_last_batch=False,
             accumulate_grad_batches=accumulate,
             optimizers=[SimpleNamespace(param_groups=[{"lr": 0.03}])],
-            checkpoint_callback=SimpleNamespace(_every_n_train_steps=checkpoint_every),
-            strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision),
+            is_global_zero=True,
+            strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, all=True: decision),
             loggers=[],
             train_dataloader=SimpleNamespace(waited=0.0),
             saved=[],
@@ -53,6 +56,10 @@ class _Trainer(SimpleNamespace):
 
     def save_checkpoint(self, path: Path) -> None:
         self.saved.append((self.global_step, path))
+
+    @property
+    def lightning_module(self) -> Method:
+        return Still()
 
     def print(self, *words: object, **options: Any) -> None:
         print(*words, **options)
@@ -65,6 +72,30 @@ def outputs(loss: float = 5.0) -> dict[str, Any]:
     embeddings = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     losses = {"loss": torch.tensor(loss, requires_grad=True), "loss_adversary": torch.tensor(6.0)}
     return {"losses": losses, "queries": embeddings, "keys": embeddings.roll(1, 0)}
+
+
+def checkpoints(
+    run: RunDirectory, every: int = 100, may_save: Callable[[Any], bool] = lambda trainer: True
+) -> Checkpoints:
+    return Checkpoints(run, BackboneInfo("resnet18", 8, (0, 0, 0), (1, 1, 1)), every=every, may_save=may_save)
+
+
+class Neighbours:
+    """An online kNN with a result given beforehand; 100 images ask."""
+
+    queries = range(100)
+
+    def __init__(self, *top1: float) -> None:
+        self.top1 = list(top1)
+
+    def __call__(self, method: Method) -> float:
+        return self.top1.pop(0)
+
+
+def monitor_of(run: RunDirectory | None, *, log_every: int = 1, knn: Any = None, **settings: Any) -> Monitor:
+    """A monitor of a run of two epochs of ten steps."""
+    values = {"log_every": log_every, "stop_when_collapsed": True, "learning_rate": 0.03, **settings}
+    return Monitor(run, settings=values, steps=20, knn=knn)
 
 
 def batch() -> Batch:
@@ -80,7 +111,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def start() -> Iterator[Callable[[Any, Any], None]]:
     """Starts a callback that takes signals, and gives the signals back at the end."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield lambda callback, trainer: callback.on_train_start(trainer, Still())
+    yield lambda callback, trainer: callback.setup(trainer, Still(), "fit")
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -94,46 +125,145 @@ def steps(callback: Any, trainer: Any, number: int, loss: float = 5.0, module: S
 
 
 def test_every_so_many_steps_are_recorded_and_the_last_of_an_epoch(run: RunDirectory) -> None:
-    monitor, trainer = Monitor(run, log_every=4, knn=None), FakeTrainer()
+    monitor, trainer = monitor_of(run, log_every=4), FakeTrainer()
     steps(monitor, trainer, 10)
     records = run.records()
-    assert [record["step"] for record in records] == [4, 8, 10]
+    assert [record["step"] for record in records] == [1, 4, 8, 10]
     for record in records:
         assert (record["loss"], record["loss_adversary"], record["lr"], record["of_its_own"]) == (5.0, 6.0, 0.03, 7.0)
         assert all(isinstance(value, int | float) and math.isfinite(value) for value in record.values())
 
 
 def test_a_step_of_several_batches_is_recorded_once(run: RunDirectory) -> None:
-    monitor, trainer = Monitor(run, log_every=2, knn=None), FakeTrainer(accumulate=3)
+    monitor, trainer = monitor_of(run, log_every=2), FakeTrainer(accumulate=3)
     steps(monitor, trainer, 4)
-    assert [record["step"] for record in run.records()] == [2, 4]
+    assert [record["step"] for record in run.records()] == [1, 2, 4]
 
 
 def test_loggers_get_what_is_recorded(run: RunDirectory) -> None:
-    monitor, trainer = Monitor(run, log_every=2, knn=None), FakeTrainer()
+    monitor, trainer = monitor_of(run, log_every=2), FakeTrainer()
     logged: list[tuple[int, dict[str, float]]] = []
     trainer.loggers = [SimpleNamespace(log_metrics=lambda numbers, step: logged.append((step, numbers)))]
     steps(monitor, trainer, 4)
     monitor.on_train_epoch_end(trainer, Still())
-    assert [step for step, _ in logged] == [2, 4, 4]
+    assert [step for step, _ in logged] == [1, 2, 4, 4]
     assert logged[0][1]["loss"] == 5.0
     assert all(not isinstance(value, str) for _, numbers in logged for value in numbers.values())
 
 
 def test_an_epoch_ends_with_a_verdict_in_a_line(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-    monitor, trainer = Monitor(run, log_every=1, knn=lambda method: 61.25), FakeTrainer()
+    monitor, trainer = monitor_of(run, log_every=2, knn=Neighbours(40.0, 61.25)), FakeTrainer()
+    monitor.on_train_start(trainer, Still())
     steps(monitor, trainer, 10)
     monitor.on_train_epoch_end(trainer, Still())
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("epoch 1/2  loss 5.000  kNN 61.2 %")
-    assert "images/s, 0% of the time waiting for views  too early to say: 10 values so far" in line
+    assert line.startswith("epoch 1/2  loss 5.000  kNN 61.2 % on held-out training images  ")
+    assert line.endswith(" images/s  too early to say")
+    assert len(line) <= 120
     record = run.records()[-1]
     assert (record["step"], record["epoch"], record["knn_top1"]) == (10, 0, 61.25)
     assert record["word"] == monitor.verdict().word == "too early to say"
 
 
+def test_the_first_record_is_of_random_weights(run: RunDirectory) -> None:
+    monitor = monitor_of(run, knn=Neighbours(40.0))
+    monitor.on_train_start(FakeTrainer(), Still())
+    assert run.records() == [{"step": 0, "epoch": 0, "knn_top1_random": 40.0, "knn_queries": 100}]
+    again = monitor_of(run, knn=Neighbours())  # of a run that was stopped before its first checkpoint
+    again.on_train_start(FakeTrainer(), Still())
+    assert run.records() == again.history == monitor.history
+
+
+def test_a_resumed_run_keeps_its_floor(run: RunDirectory) -> None:
+    run.append({"step": 0, "epoch": 0, "knn_top1_random": 40.0, "knn_queries": 100})
+    monitor, trainer = monitor_of(run, knn=Neighbours()), FakeTrainer()
+    trainer.global_step = 5
+    monitor.on_train_start(trainer, Still())
+    assert monitor.history == [{"step": 0, "epoch": 0, "knn_top1_random": 40.0, "knn_queries": 100}]
+
+
+def test_the_first_verdict_is_said_as_soon_as_it_is_known(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor, trainer = monitor_of(run), FakeTrainer()
+    steps(monitor, trainer, 10)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("step 8/20  loss 5.000  ")
+    assert line.endswith(" images/s  plateau")
+
+
+def one_point() -> dict[str, Any]:
+    found = outputs()
+    return found | {"queries": torch.ones(8, 4), "keys": torch.ones(8, 4)}
+
+
+def collapse(monitor: Monitor, trainer: Any, number: int) -> None:
+    for _ in range(number):
+        trainer.global_step += 1
+        monitor.on_train_batch_end(trainer, Still(), one_point(), batch(), 0)
+
+
+def test_a_collapsed_run_stops_and_says_what_to_try(run: RunDirectory) -> None:
+    monitor, trainer = monitor_of(run), FakeTrainer()
+    steps(monitor, trainer, 1)
+    collapse(monitor, trainer, 2)
+    with pytest.raises(
+        CollapsedError, match=r"^collapsed at step 4: .* try --learning_rate 0.01 \(now 0.03\)"
+    ) as raised:
+        collapse(monitor, trainer, 1)
+    assert "\n" not in str(raised.value)
+    assert [record["step"] for record in run.records()] == [1, 2, 3, 4]
+
+
+def test_a_collapsed_run_goes_on_if_asked(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor, trainer = monitor_of(run, stop_when_collapsed=False), FakeTrainer()
+    steps(monitor, trainer, 1)
+    collapse(monitor, trainer, 6)
+    assert monitor.verdict().word == "collapsed"
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2  # once, not at every step
+    assert said[1].startswith("  collapsed: ")
+    assert said[1].endswith("try --learning_rate 0.01 (now 0.03)")
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_no_collapsed_state_is_saved_over_a_good_one(run: RunDirectory, stop: bool) -> None:
+    monitor, trainer = monitor_of(run, stop_when_collapsed=stop), FakeTrainer()
+    steps(monitor, trainer, 1)
+    assert monitor.may_save(trainer)
+    collapse(monitor, trainer, 1)
+    assert monitor.may_save(trainer) != stop
+    steps(monitor, trainer, 1)
+    assert monitor.may_save(trainer)
+
+
+@pytest.mark.parametrize(
+    ("share", "rate", "words"),
+    [
+        (1e-5, 3.0, "adversaries asleep since step 1"),
+        (0.5, 3.0, None),
+        (0.5, 0.0, "adversaries fixed"),
+    ],
+)
+def test_adversaries_that_do_nothing_are_named(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], share: float, rate: float, words: str | None
+) -> None:
+    settings: dict[str, Any] = {"adversary_learning_rate": rate, "adversary_temperature": 0.02}
+    monitor, trainer, module = monitor_of(run, **settings), FakeTrainer(), Still()
+    module.own = {"adversary_share_in_loss_adversary": share}
+    steps(monitor, trainer, 7, module=module)
+    monitor.on_train_epoch_end(trainer, module)
+    line, *more = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"too early to say{f', {words}' if words else ''}")
+    assert len(line) <= 120
+    assert len(more) == (words is not None)
+    assert all(" try --adversary_" in reason for reason in more)
+    monitor.on_train_epoch_end(trainer, module)
+    assert len(capsys.readouterr().err.splitlines()) == 1  # the reason is said once
+
+
 def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monitor, trainer = Monitor(None, log_every=1, knn=lambda method: 1 / 0), FakeTrainer()
+    monitor, trainer = monitor_of(None, knn=math.nan), FakeTrainer()
     monitor.on_train_start(trainer, Still())
     steps(monitor, trainer, 3)
     monitor.on_train_epoch_end(trainer, Still())
@@ -144,7 +274,7 @@ def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.Captur
 def test_records_past_the_checkpoint_are_cut_at_resume(run: RunDirectory) -> None:
     for step in range(1, 8):
         run.append({"step": step, "loss": float(step)})
-    monitor, trainer = Monitor(run, log_every=1, knn=None), FakeTrainer()
+    monitor, trainer = monitor_of(run, log_every=1), FakeTrainer()
     trainer.global_step = 5
     monitor.on_train_start(trainer, Still())
     steps(monitor, trainer, 2)
@@ -154,7 +284,7 @@ def test_records_past_the_checkpoint_are_cut_at_resume(run: RunDirectory) -> Non
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_stops_the_run(run: RunDirectory, loss: float) -> None:
-    monitor, trainer = Monitor(run, log_every=1, knn=None), FakeTrainer()
+    monitor, trainer = monitor_of(run, log_every=1), FakeTrainer()
     steps(monitor, trainer, 2)
     with pytest.raises(NotFiniteError, match=r"at step 3: try a lower learning_rate or precision 32-true"):
         steps(monitor, trainer, 1, loss)
@@ -162,16 +292,34 @@ def test_a_loss_that_is_no_number_stops_the_run(run: RunDirectory, loss: float) 
     assert (lines[-1]["step"], lines[-1]["loss"]) == (3, str(loss))
 
 
-def test_a_step_that_is_saved_is_looked_at_though_it_is_not_recorded_otherwise(run: RunDirectory) -> None:
-    monitor, trainer = Monitor(run, log_every=100, knn=None), FakeTrainer(checkpoint_every=3)
-    steps(monitor, trainer, 2, math.nan)
+def test_a_step_is_looked_at_before_it_is_saved(run: RunDirectory) -> None:
+    saving, trainer = checkpoints(run, every=3), FakeTrainer()
+    steps(saving, trainer, 2, math.nan)
     with pytest.raises(NotFiniteError):
-        steps(monitor, trainer, 1, math.nan)
+        steps(saving, trainer, 1, math.nan)
+    assert trainer.saved == []
+    assert not run.backbone.exists()
+
+
+def test_backbone_and_curves_are_there_from_the_first_checkpoint_on(run: RunDirectory) -> None:
+    saving, trainer = checkpoints(run, every=3), FakeTrainer()
+    steps(saving, trainer, 2)
+    assert not run.backbone.exists()
+    steps(saving, trainer, 1)
+    assert trainer.saved == [(3, run.checkpoint)]
+    assert run.backbone.is_file()
+    assert run.curves.is_file()
+
+
+def test_a_step_of_several_batches_is_saved_once(run: RunDirectory) -> None:
+    saving, trainer = checkpoints(run, every=2), FakeTrainer(accumulate=3)
+    steps(saving, trainer, 4)
+    assert [step for step, _ in trainer.saved] == [2, 4]
 
 
 def test_weights_that_are_no_numbers_are_not_saved(run: RunDirectory) -> None:
     """The loss of a step is from before its update."""
-    monitor, trainer, module = Monitor(run, log_every=1, knn=None), FakeTrainer(), Still()
+    monitor, trainer, module = monitor_of(run, log_every=1), FakeTrainer(), Still()
     module.weight.data[1] = math.inf
     with pytest.raises(NotFiniteError, match="a weight is not finite"):
         steps(monitor, trainer, 1, module=module)
@@ -181,7 +329,7 @@ def test_weights_that_are_no_numbers_are_not_saved(run: RunDirectory) -> None:
 def test_a_signal_saves_and_stops_after_the_step(
     run: RunDirectory, start: Callable[[Any, Any], None], number: signal.Signals, code: int
 ) -> None:
-    stop, trainer = StopOnSignal(run, agree_every=20), FakeTrainer()
+    stop, trainer = StopOnSignal(checkpoints(run), agree_every=20), FakeTrainer()
     start(stop, trainer)
     steps(stop, trainer, 2)
     assert trainer.saved == []
@@ -196,7 +344,7 @@ def test_a_signal_saves_and_stops_after_the_step(
 def test_a_signal_within_a_step_of_several_batches_waits_for_its_end(
     run: RunDirectory, start: Callable[[Any, Any], None]
 ) -> None:
-    stop, trainer = StopOnSignal(run, agree_every=20), FakeTrainer(accumulate=2)
+    stop, trainer = StopOnSignal(checkpoints(run), agree_every=20), FakeTrainer(accumulate=2)
     start(stop, trainer)
     signal.raise_signal(signal.SIGTERM)
     stop.on_train_batch_end(trainer, Still(), outputs(), batch(), 0)
@@ -208,7 +356,7 @@ def test_a_signal_within_a_step_of_several_batches_waits_for_its_end(
 
 
 def test_a_signal_does_not_save_what_is_no_number(run: RunDirectory, start: Callable[[Any, Any], None]) -> None:
-    stop, trainer = StopOnSignal(run, agree_every=20), FakeTrainer()
+    stop, trainer = StopOnSignal(checkpoints(run), agree_every=20), FakeTrainer()
     start(stop, trainer)
     signal.raise_signal(signal.SIGTERM)
     with pytest.raises(NotFiniteError):
@@ -216,12 +364,13 @@ def test_a_signal_does_not_save_what_is_no_number(run: RunDirectory, start: Call
     assert trainer.saved == []
 
 
-def test_handlers_are_given_back(run: RunDirectory) -> None:
+@pytest.mark.parametrize("end", ["teardown", "on_exception"])
+def test_handlers_are_given_back(run: RunDirectory, end: str) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    stop = StopOnSignal(run, agree_every=20)
-    stop.on_train_start(FakeTrainer(), Still())
+    stop = StopOnSignal(checkpoints(run), agree_every=20)
+    stop.setup(FakeTrainer(), Still(), "fit")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
-    stop.teardown(FakeTrainer(), Still(), "fit")
+    getattr(stop, end)(FakeTrainer(), Still(), "fit")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

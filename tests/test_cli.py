@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import yaml
 import adco
 from adco import api, cli, recipes
 from adco.callbacks import Interrupted, NotFiniteError
-from adco.configure import pretrain_settings
+from adco.configure import pretrain_parser, pretrain_settings
+from adco.data.sources import open_source
+from adco.resolve import resolve
 from adco.run_directory import RunDirectory
-from adco.settings import AdCoSettings, to_dict
+from adco.settings import METHODS, AdCoSettings, to_dict
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +43,18 @@ def test_a_commands_help_shows_its_settings(command: str, capsys: pytest.Capture
 
 WRONG = [
     (["pretrain", "--data", "digits", "--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
+    (["pretrain"], "data is missing: give a folder of images (adco pretrain photos/) or one of cifar10, "),
+    (["pretrain", "--epochs", "3"], "data is missing"),
+    (["pretrain", "--print-config"], "data is missing"),
+    (["pretrain", "digits", "--data=cifar10"], "data is given twice, digits and --data cifar10: leave one out"),
+    (["pretrain", "digits", "photos"], "unrecognized arguments: photos"),
+    (["pretrain", "cifar10_demo"], "data 'cifar10_demo' is a recipe: try adco pretrain --recipe cifar10_demo"),
+    (["pretrain", "digits", "--lr", "0.1"], "unknown flag --lr: it is --learning_rate here"),
+    (["pretrain", "digits", "--output-dir=a"], "unknown flag --output-dir: it is --out here"),
+    (["pretrain", "digits", "--weights", "a.pth"], "unknown flag --weights: training starts from random weights"),
+    (["evaluate", "knn", "--arch", "resnet18"], "unknown flag --arch: it is --backbone here"),
+    (["compare", "cifar10_table5", "--output", "a"], "unknown flag --output: it is --out here"),
+    (["demo", "--lr", "3"], "unknown flag --lr; see --help"),
     (["pretrain", "--data", "digits", "--temperature", "-1"], "temperature -1.0 must be above 0"),
     (["pretrain", "--data", "digits", "--adversaries", "0"], "adversaries 0 must be at least 1"),
     (["pretrain", "--data", "nowhere"], "data 'nowhere' is neither a folder nor one of cifar10, fashion-mnist, digits"),
@@ -52,10 +67,13 @@ WRONG = [
     (["pretrain", "--method", "mocov9"], "method 'mocov9' must be one of adco"),
     (["pretrain", "--recipe", "cifar10_dmo"], "recipe 'cifar10_dmo' is neither a file nor a recipe"),
     (["pretrain", "--resume", "nowhere"], "'nowhere' is no run directory: it has no config.yaml"),
-    (["pretrain", "--resume", "nowhere", "--epochs", "3"], "--resume takes its settings from the run directory"),
-    (["pretrain", "--epochs", "3", "--resume=nowhere"], "--resume takes its settings from the run directory"),
+    (["pretrain", "--resume", "nowhere", "--seed", "3"], "--resume takes its settings from the run directory"),
+    (["pretrain", "--seed", "3", "--resume=nowhere"], "--resume takes its settings from the run directory"),
+    (["pretrain", "--dry-run", "--resume=nowhere"], "--resume takes its settings from the run directory"),
+    (["pretrain", "--data", "digits", "--minutes", "0"], "minutes 0.0 must be above 0"),
+    (["pretrain", "--data", "digits", "--minutes", "9", "--epochs=3"], "minutes 9.0 chooses the epochs, but epochs 3"),
     (["pretrain", "--print_config", "--resume=nowhere"], "--resume takes its settings from the run directory"),
-    (["pretrain", "photos"], "photos"),
+    (["pretrain", "photos"], "data 'photos' is neither a folder nor one of cifar10, fashion-mnist, digits"),
     (["pretrian"], "unknown command pretrian: did you mean pretrain?"),
     (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, compare, demo, recipes"),
     (["evaluate"], "kind"),
@@ -74,7 +92,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     assert cli.run(arguments) == 2
     captured = capsys.readouterr()
-    (line,) = captured.err.splitlines()
+    *before, line = captured.err.splitlines()
+    assert all(said.startswith(("adco: starting", "adco: reading ")) for said in before)
     assert line.startswith("adco: ")
     assert message in line
     assert captured.out == ""
@@ -90,24 +109,76 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == recipes.find("cifar10_demo").read_text()
 
 
-def test_print_config_is_the_configuration_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--recipe", "cifar10_demo", "--epochs=7", "--temperature", "0.3", "--symmetric", "--print_config"]
-    assert cli.run(["pretrain", *arguments]) == 0
+def test_print_config_is_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--epochs=7", "--temperature", "0.3", "--symmetric", "--accelerator", "cpu", "--print-config"]
+    assert cli.run(["pretrain", "digits", *flags]) == 0
     values = yaml.safe_load(capsys.readouterr().out)
-    expected = pretrain_settings("cifar10_demo", epochs=7, temperature=0.3, symmetric=True)
+    given = pretrain_settings(data="digits", epochs=7, temperature=0.3, symmetric=True, accelerator="cpu")
+    expected = resolve(given, open_source("digits"))
     assert values == to_dict(expected)
+    assert (values["image_size"], values["adversaries"]) == (8, 1024)  # of 1 442 images of 8 px
     assert pretrain_settings(**values) == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("data", ["imagenet", "cifar10"])
+def test_print_config_without_the_data_is_the_settings_as_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
+) -> None:
+    monkeypatch.setenv("ADCO_DATA", str(tmp_path / "empty"))
+    assert cli.run(["pretrain", "--recipe", "cifar10_demo", "--data", data, "--epochs=7", "--print_config"]) == 0
+    captured = capsys.readouterr()
+    expected = pretrain_settings("cifar10_demo", epochs=7, data=data)
+    assert yaml.safe_load(captured.out) == to_dict(expected)
+    assert captured.err == f"# data {data} is not on this machine: null and auto are chosen where it is\n"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_flag_goes_over_the_recipe_even_with_the_defaults_value(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "mine.yaml").write_text("epochs: 3\nseed: 5\n")
+    (tmp_path / "mine.yaml").write_text("epochs: 3\nseed: 5\ndata: cifar10\n")
     epochs = AdCoSettings().epochs
-    assert cli.run(["pretrain", "--recipe=mine.yaml", f"--epochs={epochs}", "--print_config"]) == 0
+    assert cli.run(["pretrain", "digits", "--recipe=mine.yaml", f"--epochs={epochs}", "--print_config"]) == 0
     values = yaml.safe_load(capsys.readouterr().out)
-    assert (values["epochs"], values["seed"]) == (epochs, 5)
+    assert (values["epochs"], values["seed"], values["data"]) == (epochs, 5, "digits")
+
+
+def test_flags_are_spelled_with_hyphens_or_underscores(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for flags in (["--batch-size", "32", "--image-size=6"], ["--batch_size", "32", "--image_size=6"]):
+        assert cli.run(["pretrain", "digits", *flags, "--print-config"]) == 0
+        found.append(yaml.safe_load(capsys.readouterr().out))
+    assert found[0] == found[1]
+    assert (found[0]["batch_size"], found[0]["image_size"]) == (32, 6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_of_pretrain_names_every_method_and_setting(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.run(["pretrain", "--method", method, "--help"])
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in METHODS)
+    assert all(f"\n  --{name} " in out for name in pretrain_parser(method).names)
+    for flag, of_method in (("--adversaries N", "adco"), ("--queue N", "moco"), ("--predictor_hidden N", "simsiam")):
+        assert (flag in out) == (method == of_method)
+
+
+def test_help_says_what_is_chosen_for_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.run(["pretrain", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    words = out[out.index("--batch_size") : out.index("--accumulate")]
+    assert words.endswith("(default: chosen for your data) ")
+    assert "--seed N of every random number: weights, order, views (default: 0)" in out
+    assert not any(word in out for word in ("null", "None", "SUPPRESS", "Literal"))
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    for module in ("adco", "adco.cli"):
+        done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"adco {version('adco')}\n")
+    assert adco.__version__ == version("adco")
 
 
 def test_the_commands_do_what_python_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +192,7 @@ def test_the_commands_do_what_python_does(tmp_path: Path, capsys: pytest.Capture
     assert any(line.startswith("epoch 1/1  loss ") for line in captured.err.splitlines())
     assert cli.run(["evaluate", "knn", "--floors"]) == 0  # of the newest run
     out = capsys.readouterr().out
-    result = json.loads((path / "results" / "knn.json").read_text())
+    result = json.loads((path / "results" / "knn-digits.json").read_text())
     assert all(f"{scores['top1']:.1f}" in out for scores in (result, *result["floors"].values()))
     assert result == adco.evaluate("knn", path, floors=True)
 
@@ -132,17 +203,27 @@ def test_a_stop_and_a_loss_that_is_no_number_have_exit_codes(
     for error, code, words in [
         (Interrupted(15, RunDirectory(Path("runs/a"))), 143, "go on with: adco pretrain --resume runs/a"),
         (Interrupted(2, RunDirectory(Path("runs/a"))), 130, "go on with: adco pretrain --resume runs/a"),
+        (KeyboardInterrupt(), 130, "adco: stopped"),
         (NotFiniteError("the loss is nan"), 1, "the loss is nan"),
     ]:
 
-        def stopped(error: Exception = error, **settings: object) -> None:
+        def stopped(error: BaseException = error, **settings: object) -> None:
             raise error
 
         monkeypatch.setattr(api, "pretrain", stopped)
         assert cli.run(["pretrain", "--data", "digits"]) == code
-        (line,) = capsys.readouterr().err.splitlines()
+        starting, line = capsys.readouterr().err.splitlines()
+        assert starting == "adco: starting …"
         assert line.startswith("adco: ")
         assert line.endswith(words)
+
+
+def test_a_dry_run_prints_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--backbone_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}", "--hidden", "16"]
+    assert cli.run(["pretrain", "--data", "digits", "--dry-run", "--accelerator=cpu", *small]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["images", "steps", "method", "backbone", "device", "time", "memory"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_installed_command_exits_with_the_code(tmp_path: Path) -> None:

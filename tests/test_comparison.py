@@ -16,19 +16,24 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from PIL import Image
 from scipy.stats import t as student
 
 from adco import cli, recipes
 from adco.comparison import BUSY, RunsFailed, compare, do_one, read_plan
-from adco.comparison.claims import Claim, claims, markdown
+from adco.comparison.check import check_labels, check_plan
+from adco.comparison.claims import Claim, claims, markdown, statements, to_json
 from adco.comparison.dry import dry_run
-from adco.comparison.plan import Plan, Row
-from adco.comparison.table import Entry, Table, cells, with_spread
-from adco.comparison.timing import Training, relative_time
+from adco.comparison.picture import draw
+from adco.comparison.plan import Plan, Row, first_difference
+from adco.comparison.table import Entry, Table, cells, collect, results, with_spread
+from adco.comparison.timing import known_timings, relative_time
 from adco.configure import pretrain_settings
 from adco.data.sources import ArraySource, open_source
-from adco.evaluation.runs import Kind, evaluate_run
+from adco.evaluation.results import Kind
+from adco.evaluation.runs import evaluate_run
 from adco.pretraining import make_method, make_views
+from adco.rehearsal import Training
 from adco.resolve import resolve
 from adco.run_directory import RunDirectory
 from adco.settings import AdCoSettings, BatchNorm, BYOLSettings, EvaluateSettings, MoCoSettings
@@ -76,13 +81,13 @@ def test_every_row_and_seed_is_trained_and_evaluated(done: Path) -> None:
     first, second = table(done)["rows"]
     for entry, run in ((first, "moco-v2"), (second, "adco")):
         for kind in ("knn", "linear"):
-            files = [done / "out" / f"{run}-{seed}" / "results" / f"{kind}.json" for seed in (0, 1)]
+            files = [done / "out" / f"{run}-{seed}" / "results" / f"{kind}-digits.json" for seed in (0, 1)]
             assert entry[kind] == [json.loads(file.read_text())["top1"] for file in files]
     assert (first["negatives"], second["negatives"]) == (300, 64)
     assert (first["symmetric"], second["symmetric"]) == (False, True)
     assert (first["extra_parameters"], second["extra_parameters"]) == (0, 64 * 8)
     results = done / "out" / "moco-v2-0" / "results"
-    floors = {kind: json.loads((results / f"{kind}.json").read_text())["floors"] for kind in ("knn", "linear")}
+    floors = {kind: json.loads((results / f"{kind}-digits.json").read_text())["floors"] for kind in ("knn", "linear")}
     assert table(done)["floors"] == {
         name: {kind: found[name]["top1"] for kind, found in floors.items()} for name in ("random weights", "raw pixels")
     }
@@ -171,6 +176,92 @@ def test_a_comparison_that_is_told_to_stop_saves_and_goes(tmp_path: Path) -> Non
     FileLock(tmp_path / ".locks" / "moco-0").acquire(timeout=0)  # nobody is at it any more
 
 
+def photographs(folder: Path, count: int = 24) -> Path:
+    """A flat folder of JPEGs of noise, 20 x 16 px."""
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (count, 16, 20, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"IMG_{number}.JPG")
+    return folder
+
+
+def of_photographs(tmp_path: Path, **changed: Any) -> Path:
+    """A comparison of one row on such a folder, with loader workers, as a folder has by default."""
+    shared = {**TINY, "data": str(photographs(tmp_path / "photos")), "batch_size": 8, "workers": 1}
+    return write(tmp_path / "mine.yaml", shared=shared, seeds=[0], rows={"MoCo": {"method": "moco"}}, **changed)
+
+
+def test_photographs_without_labels_are_evaluated_on_labelled_data_beside_them(tmp_path: Path) -> None:
+    recipe = of_photographs(tmp_path, evaluate_on="digits")
+    out = tmp_path / "out"
+    found = compare(recipe, out)
+    assert (found.trained_on, found.evaluated_on, found.test_images) == ({str(tmp_path / "photos"): 24}, "digits", 355)
+    assert json.loads((out / "moco-0" / "results" / "linear-digits.json").read_text())["data"] == "digits"
+    values = json.loads((out / "table.json").read_text())
+    assert values["evaluated_on"] == "digits"
+    assert values["claims"] == []
+    assert f"Trained on {tmp_path}/photos (24 images), evaluated on digits (355" in (out / "table.md").read_text()
+    if sys.platform == "linux":
+        assert found.entries[0].peak_megabytes is not None
+    assert not results(out / "moco-0", replace(read_plan(recipe), evaluate_on="digits-validation"))
+
+
+def test_photographs_without_labels_are_refused_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"photos has no labels to evaluate the rows by: add a line evaluate_on: "):
+        compare(of_photographs(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rows": {"A": {}, "B": {"backbone": "resnet81"}}}, "row B: backbone 'resnet81' is not a timm model"),
+        ({"rows": {"A": {}, "B": {"batch_size": 2000}}}, "row B: batch_size 2000 is more than the 1442 images"),
+        ({"rows": {"A": {}, "B": {"devices": 3}}}, "row B: batch_size 256 must be a multiple of devices"),
+        ({"evaluate_on": "labeled/"}, "the rows cannot be evaluated on labeled/: data 'labeled/' is neither a folder"),
+    ],
+)
+def test_a_row_that_cannot_be_trained_or_evaluated_is_named_before_anything_is_done(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(write(tmp_path / "wrong.yaml", **changed), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_test_images_are_allowed_and_said(tmp_path: Path) -> None:
+    for name in ("left", "right"):
+        photographs(tmp_path / name, count=10)
+    said: list[str] = []
+    plan = replace(read_plan(write(tmp_path / "tiny.yaml")), evaluate_on=str(tmp_path))
+    check_labels(plan, open_source("digits"), said.append)
+    assert said[0].endswith("16 training and 4 test images of 2 classes")
+    half = 100 * 1.96 * math.sqrt(0.25 / 4)  # of a binomial share of one half
+    assert said[1] == f"warning: with only 4 test images, the 95 % interval of an accuracy is up to ± {half:.0f} points"
+
+
+def test_a_setting_that_is_newer_than_a_run_differs_only_where_a_row_gives_it() -> None:
+    row = MoCoSettings(temperature=0.3)
+    asked = {"temperature": 0.3, "queue": 1024, "seed": 5}
+    assert first_difference(row, {"temperature": 0.3, "queue": 1024, "seed": 0}, asked) is None
+    assert first_difference(row, {"temperature": 0.2, "queue": 1024}, asked) == "temperature"
+    assert first_difference(row, {"queue": 1024}, asked) == "temperature"
+    assert first_difference(row, {"temperature": 0.3}, asked) is None
+
+
+def test_the_committed_comparison_is_done_and_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    black = ArraySource("cifar10", np.broadcast_to(np.uint8(0), (50_000, 32, 32, 3)), None, ())
+    monkeypatch.setattr("adco.comparison.check.open_source", lambda *_: black)
+    out = Path(__file__).parents[1] / "benchmarks" / "results" / "cifar10_table5"
+    plan, said = read_plan("cifar10_table5"), list[str]()
+    used = check_plan(plan, out, said.append)
+    timing = known_timings(plan.rows, used, out / "timing.json", said.append)
+    table = collect(replace(plan, rows=[replace(row, settings=used[row.name]) for row in plan.rows]), out, timing)
+    assert said == []
+    assert [len(entry.linear) for entry in table.entries] == [3] * 14
+    assert json.loads(json.dumps(to_json(table))) == json.loads((out / "table.json").read_text())
+    assert markdown(table) == (out / "table.md").read_text()
+
+
 def test_a_launcher_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="starts a process a device by itself: call it once"):
@@ -193,8 +284,8 @@ def test_a_setting_taken_back_is_another_setting(done: Path) -> None:
     """What a row leaves open is what the images make of it, not whatever the run was begun with."""
     config = done / "out" / "adco-0" / "config.yaml"
     kept = config.read_text()
-    config.write_text(kept.replace("learning_rate: 0.03\n", "learning_rate: 0.5\n", 1))
-    with pytest.raises(ValueError, match=r"adco-0 was begun with learning_rate 0.5, not 0.03: remove it"):
+    config.write_text(kept.replace("\nlearning_rate: 0.1\n", "\nlearning_rate: 0.5\n", 1))
+    with pytest.raises(ValueError, match=r"adco-0 was begun with learning_rate 0.5, not 0.1: remove it"):
         compare(done / "tiny.yaml", done / "out")
     config.write_text(kept)
 
@@ -206,16 +297,29 @@ def test_a_share_that_allows_fewer_groups_is_no_other_setting(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("kind", "other"), [("knn", {"k": 1}), ("linear", {"data": "digits-validation"})])
-def test_what_was_evaluated_otherwise_is_evaluated_again(done: Path, kind: Kind, other: dict[str, Any]) -> None:
-    """`adco evaluate` leaves its results in the same files."""
+def test_what_was_evaluated_otherwise_is_another_file(done: Path, kind: Kind, other: dict[str, Any]) -> None:
     before = table(done)
-    found = done / "out" / "adco-0" / "results" / f"{kind}.json"
-    usual = found.read_text()
+    results = done / "out" / "adco-0" / "results"
+    usual = (results / f"{kind}-digits.json").read_text()
     evaluate_run(kind, done / "out" / "adco-0", EvaluateSettings(**other))
-    assert found.read_text() != usual
+    assert (results / f"{kind}-digits.json").read_text() == usual
+    assert len(list(results.glob(f"{kind}-*.json"))) == 2
     compare(done / "tiny.yaml", done / "out")
-    assert found.read_text() == usual
     assert table(done) == before
+
+
+def test_results_of_earlier_versions_count_as_done(done: Path) -> None:
+    """Their files are named by the kind alone and say nothing of the image size."""
+    before = table(done)
+    for kind in ("knn", "linear"):
+        file = done / "out" / "adco-0" / "results" / f"{kind}-digits.json"
+        result = json.loads(file.read_text())
+        del result["evaluation"], result["majority"], result["top1_interval"]
+        file.with_name(f"{kind}.json").write_text(json.dumps(result))
+        file.unlink()
+    compare(done / "tiny.yaml", done / "out")
+    assert table(done) == before
+    assert not (done / "out" / "adco-0" / "results" / "knn-digits.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -225,6 +329,12 @@ def test_what_was_evaluated_otherwise_is_evaluated_again(done: Path, kind: Kind,
         ({"row": 1}, "is no comparison: it must hold shared, seeds and rows, not row$"),
         ({"seeds": []}, r"seeds \[\] must be a list of whole numbers, at least 0"),
         ({"protocol": "paper"}, "protocol paper must be one of cached, sgd"),
+        ({"claims": "mine"}, "claims mine must be appendix, or left out"),
+        ({"evaluate_on": ["a/"]}, r"evaluate_on \['a/'\] must be a folder of labelled images, or the name of a set"),
+        (
+            {"rows": {"A": {}, "B": {"data": "cifar10"}}},
+            r"rows have different data \(digits, cifar10\): add",
+        ),
         ({"shared": {**TINY, "recipe": "imagenet_moco"}}, "recipe is of a row: it cannot stand in shared"),
         ({"seeds": [0.5]}, r"seeds \[0.5\] must be a list"),
         ({"rows": {"A": {"method": "mocco"}}}, "row A: method 'mocco' must be one of adco, moco"),
@@ -270,7 +380,7 @@ def test_a_dry_run_builds_and_steps_each_row() -> None:
     ]
     rows = [Row(str(number), row) for number, row in enumerate(settings)]
     first, second = dry_run(Plan(rows, [0], images=1000))
-    assert first["steps"] == second["steps"] == 1000 // 256 * 3
+    assert first["steps"] == second["steps"] == 1000 // 64 * 3
     assert first["finite"]
     assert second["finite"]
     assert first["parameters"] > 0.1 * 100 / 1000
@@ -347,6 +457,19 @@ ENTRIES = [
     entry("C800", "adco", False, 800, [63.9, 64.0, 64.1], crops=6),
     entry("F100", "adco", False, 100, [61.5, 61.6], trained_negatives=False),
 ]
+
+
+def table_of(entries: list[Entry], **changed: Any) -> Table:
+    facts: dict[str, Any] = {
+        "floors": {"raw pixels": {"linear": 40.2}, "random weights": {"linear": 35.1}},
+        "costs_of": "a machine, threads: 1",
+        "trained_on": {"photos/": 60_000},
+        "evaluated_on": "labelled/",
+        "test_images": 2000,
+        "relative_to": "MoCo",
+        "claims": None,
+    }
+    return Table(entries, **{**facts, **changed})
 
 
 def test_claims_are_read_off_the_right_rows() -> None:
@@ -441,6 +564,31 @@ def test_within_the_interval_nobody_can_tell(low: float, high: float, verdict: s
     assert Claim(1, "more", "a minus b", 9.0, None, at_least=1.6).verdict == "cannot tell"
 
 
+def test_a_comparison_of_ones_own_states_differences_to_its_first_row() -> None:
+    rows = [
+        entry("MoCo", "moco", False, 800, [60.0, 61.0, 62.0]),
+        entry("AdCo", "adco", False, 800, [62.0, 63.0, 64.0]),
+        entry("one seed", "adco", True, 800, [70.0]),
+    ]
+    half = student.ppf(0.975, 2 + 2) * math.sqrt(2 / 3)  # equal variances of 1, three seeds each
+    expected = f"+2.00 points (95 % interval over seeds {2 - half:+.2f} to {2 + half:+.2f})"
+    assert statements(table_of(rows)) == [f"AdCo minus MoCo, linear top-1: {expected}"]
+    assert statements(table_of(rows, claims="appendix"))[0].startswith("1. the symmetric loss adds")
+
+
+def test_the_picture_shows_floors_and_data_and_does_not_blow_up_small_differences() -> None:
+    rows = [entry("MoCo", "moco", False, 800, [60.0]), entry("AdCo", "adco", False, 800, [60.25], relative_time=1.02)]
+    (axes,) = draw(table_of(rows)).axes
+    assert axes.get_title() == "trained on photos/, evaluated on labelled/ (2000 test images)"
+    assert axes.get_xlim()[0] == 0
+    assert axes.get_ylim()[0] < 35.1
+    assert {"raw pixels 40.2", "random weights 35.1"} <= {text.get_text() for text in axes.texts}
+    assert {40.2, 35.1} <= {float(np.max(line.get_ydata())) for line in axes.lines}
+    (axes,) = draw(table_of(rows, floors={})).axes
+    assert np.diff(axes.get_ylim()) >= 10
+    draw(table_of([], floors={}, test_images=None))
+
+
 def test_cells_and_markdown() -> None:
     assert with_spread([60.0, 61.0, 62.0]) == "61.0 ± 1.0"
     assert with_spread([60.04]) == "60.0"
@@ -458,10 +606,11 @@ def test_cells_and_markdown() -> None:
         "2.00",
         "–",
     ]
-    text = markdown(Table(ENTRIES, {"raw pixels": {"knn": 30.3, "linear": 40.24}}, "a machine, threads: 1"))
+    text = markdown(table_of(ENTRIES, floors={"raw pixels": {"knn": 30.3, "linear": 40.24}}, claims="appendix"))
     assert text.count("\n| ") == len(ENTRIES) + 3  # and two lines of a head, one of a floor
     assert "\n| raw pixels | – | – | – | – | – | 30.3 | 40.2 | – | – | – | – |\n" in text
-    assert "measured in turns (a machine, threads: 1)" in text
+    assert text.startswith("Trained on photos/ (60 000 images), evaluated on labelled/ (2 000 test images). kNN")
+    assert "time/epoch (relative to MoCo) and peak memory: measured on a machine, threads: 1, all rows in turns" in text
     assert "3. symmetric AdCo reaches symmetric MoCo v2's accuracy: not measured (a row is missing)" in text
 
 
@@ -473,6 +622,9 @@ def test_the_command_prints_the_table(done: Path, capsys: pytest.CaptureFixture[
     assert cli.run(["compare", str(done / "tiny.yaml"), "--out", str(done / "out")]) == 0
     said = capsys.readouterr().out
     assert "MoCo v2" in said
-    assert "1. the symmetric loss adds" in said
+    assert "Trained on digits (1 442 images), evaluated on digits (355 test images)." in said
+    assert "\nAdCo minus MoCo v2, linear top-1: " in said
+    assert "appendix" not in said
+    assert "the symmetric loss adds" not in said
     assert cli.run(["compare", "cifar10_demo"]) == 2
     assert "is no comparison" in capsys.readouterr().err

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+import adco
 from adco import recipes
-from adco.configure import Parser, build, pretrain_parser, pretrain_settings, read_recipe
+from adco.configure import FOREIGN, Parser, build, pretrain_parser, pretrain_settings, read_recipe
 from adco.run_directory import RunDirectory
 from adco.settings import AdCoSettings, EvaluateSettings, to_dict
 
@@ -71,6 +72,8 @@ def test_a_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         ({"epoch": 3}, "unknown setting epoch: did you mean epochs?"),
         ({"temprature": 3}, "unknown setting temprature: did you mean temperature?"),
         ({"zzzz": 3}, "unknown setting zzzz; see --help"),
+        ({"lr": 0.1}, "unknown setting lr: it is learning_rate here"),
+        ({"weights": "a.pth"}, "unknown setting weights: training starts from random weights"),
         ({"method": "mocov9"}, "method 'mocov9' must be one of adco"),
     ],
 )
@@ -168,3 +171,20 @@ def test_a_file_is_a_recipe_whatever_its_name(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     Path("mine").write_text(yaml.safe_dump({"epochs": 3}))
     assert pretrain_settings("mine").epochs == 3
+
+
+def test_no_data_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^data is missing: give a folder of images \(adco pretrain photos/\) or one of"
+    ):
+        adco.pretrain(epochs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_names_lead_to_flags_of_the_command(name: str) -> None:
+    parser = pretrain_parser("adco")
+    extra = {"resume", "recipe"}  # of the command, not settings
+    assert FOREIGN[name] in {*parser.names, *extra}
+    assert name not in parser.names

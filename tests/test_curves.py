@@ -5,8 +5,9 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from adco.curves import PANELS, plot_curves, read_records
+from adco.curves import PANELS, SHARE, plot_curves, read_records
 
 KEYS = [key for panel in PANELS for key in panel.curves]
 RECORDS: list[dict[str, float | str]] = [
@@ -66,6 +67,20 @@ def test_only_panels_with_data_are_drawn(tmp_path: Path) -> None:
     plot_curves(LOSS, tmp_path / "one.png")
     (height, width, _), (one_height, one_width, _) = shape(tmp_path / "all.png"), shape(tmp_path / "one.png")
     assert (height, width) == (3 * one_height, 3 * one_width)  # nine panels against one
+
+
+def test_floor_and_sleep_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: drawn.append(figure))
+    records = [{"step": 10.0 * i, "knn_top1": 40.0, SHARE: 0.5 if i < 4 else 0.0} for i in range(10)]
+    for case in (records, [{"step": 0, "knn_top1_random": 30.0}, *records]):
+        plot_curves(case, tmp_path / "curves.png")
+    plain, floored = ([axes.get_legend_handles_labels()[1] for axes in figure.axes] for figure in drawn)
+    assert plain[0] == ["kNN, held-out training images"]
+    assert floored[0] == ["kNN, held-out training images", "kNN of random weights"]
+    assert plain[1][-1] == floored[1][-1] == "asleep since step 40"
+    assert drawn[0].axes[1].get_yscale() == "log"
+    assert all(np.isfinite(line.get_ydata()).all() for line in drawn[0].axes[1].get_lines())
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:

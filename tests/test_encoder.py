@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import adco
-from adco.encoder import BackboneInfo, Encoder, build_backbone, load_backbone, mlp, save_backbone
+from adco.encoder import BackboneInfo, Encoder, build_backbone, feature_width, load_backbone, mlp, save_backbone, unit
+from adco.settings import Stem
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TINY = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
@@ -100,10 +101,60 @@ def test_an_unknown_network_names_near_ones(name: str, near: str) -> None:
         build_backbone(info(name=name))
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "efficientnet_b0"])
-def test_small_images_need_a_stem_to_replace(name: str) -> None:
-    with pytest.raises(ValueError, match=r"no plain conv1 and maxpool .* at most 64 px: take a ResNet"):
-        build_backbone(info(32, name))
+# A CIFAR stem removes the strides of the stem: a factor of 4, or of 2 where the stem halves once.
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        *((name, 8) for name in ("resnet10t", "resnet26d", "convnext_atto", "densenet121", "resnetv2_50")),
+        *((name, 4) for name in ("efficientnet_b0", "regnety_002", "mobilenetv3_small_050")),
+        *((name, 2) for name in ("vgg11", "darknet17")),
+    ],
+)
+def test_stems_of_all_kinds_are_fitted_to_small_images(name: str, side: int) -> None:
+    network = build_backbone(info(64, name)).eval()
+    with torch.no_grad():
+        maps: Tensor = network.forward_features(torch.zeros(1, 3, 64, 64))  # type: ignore[operator]
+    assert maps.shape[2:] == (side, side)
+
+
+@pytest.mark.parametrize(("stem", "image_size", "side"), [("standard", 64, 2), ("cifar", 96, 12), ("auto", 96, 3)])
+def test_the_stem_can_be_chosen_and_is_kept_in_the_file(tmp_path: Path, stem: Stem, image_size: int, side: int) -> None:
+    given = BackboneInfo("resnet18", image_size, MEAN, STD, dict(TINY), stem)
+    save_backbone(tmp_path / "b.safetensors", build_backbone(given), given)
+    network, known = load_backbone(tmp_path / "b.safetensors")
+    assert known.stem == stem
+    maps = network.forward_features(torch.zeros(1, 3, image_size, image_size))  # type: ignore[operator]
+    assert maps.shape[2:] == (side, side)
+
+
+def test_a_file_of_before_stems_could_be_chosen_is_read(tmp_path: Path) -> None:
+    network = build_backbone(info(arguments=dict(TINY)))
+    before = {"name": "resnet18", "image_size": 32, "mean": MEAN, "std": STD, "arguments": TINY}
+    save_file(network.state_dict(), tmp_path / "b.safetensors", {"adco": json.dumps(before)})
+    assert isinstance(load_backbone(tmp_path / "b.safetensors")[0].maxpool, nn.Identity)
+
+
+@pytest.mark.parametrize(("name", "width"), [("mobilenetv3_small_050", 1024), ("resnet18", 512), ("vgg11", 4096)])
+def test_the_width_is_that_of_the_features(name: str, width: int) -> None:
+    network = build_backbone(info(32, name))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert feature_width(network, name, 32) == width
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_that_does_not_take_the_size_is_refused_in_its_own_words() -> None:
+    transformer = build_backbone(info(32, "vit_tiny_patch16_224"))
+    with pytest.raises(
+        ValueError, match=r"^backbone vit_tiny_patch16_224 does not take images of 32 px \(Input height"
+    ):
+        feature_width(transformer, "vit_tiny_patch16_224", 32)
+    fitted = build_backbone(info(32, "vit_tiny_patch16_224", {"img_size": 32}))
+    assert feature_width(fitted, "vit_tiny_patch16_224", 32) == 192
+    with pytest.raises(
+        ValueError, match=r"^backbone inception_v3 does not take images of 32 px .*image_size or --backbone$"
+    ):
+        feature_width(build_backbone(info(32, "inception_v3")), "inception_v3", 32)
 
 
 @pytest.mark.parametrize("arguments", [{"colour": "red"}, {"layers": 3}])
@@ -152,3 +203,14 @@ def test_the_projector_is_the_papers() -> None:
         (128, 2048),
         (128,),
     ]
+
+
+def test_rows_of_no_length_become_zero_without_gradient_and_nan_is_not_hidden() -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-6, 0.0]], requires_grad=True)
+    found = unit(x)
+    torch.testing.assert_close(found.detach(), torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]]))
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad[0].abs().sum() > 0
+    assert not x.grad[1:].any()
+    assert unit(torch.tensor([[float("nan"), 1.0]])).isnan().all()

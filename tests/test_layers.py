@@ -9,14 +9,21 @@ import adco
 
 ROOT = Path(adco.__file__).parent
 LAYERS = [  # from the top; a package stands for all that is in it
+    ["__main__"],
     ["cli"],
     ["comparison"],
     ["api", "configure", "demo"],
-    ["pretraining", "resolve", "callbacks", "evaluation"],
-    ["methods", "data", "monitor", "curves", "run_directory", "checkpoints"],
+    ["rehearsal"],
+    ["pretraining", "resolve", "callbacks", "evaluation", "console"],
+    ["methods", "data", "run_directory", "checkpoints"],
+    ["verdict", "advice", "curves", "health"],
+    ["floor", "awake"],
+    ["trends"],
     ["adversaries", "momentum", "encoder", "batchnorm", "distributed"],
     ["losses", "blockwise", "optimizers"],
-    ["settings", "recipes"],
+    ["defaults"],
+    ["help"],
+    ["settings", "recipes", "quiet"],
 ]
 HEAVY = {
     "torch",
@@ -69,7 +76,7 @@ def test_imports_point_down(path: Path) -> None:
             assert layer(rest[0]) >= layer(room(path)), f"{path.relative_to(ROOT)} imports {name}, which lies above it"
 
 
-@pytest.mark.parametrize("name", ["__init__.py", "settings.py", "recipes/__init__.py", "configure.py"])
+@pytest.mark.parametrize("name", ["__init__.py", "settings.py", "recipes/__init__.py", "configure.py", "help.py"])
 def test_what_help_needs_imports_nothing_heavy_anywhere(name: str) -> None:
     tree = ast.parse((ROOT / name).read_text())
     checking = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]

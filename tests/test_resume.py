@@ -1,6 +1,7 @@
 """A run that was stopped, however and wherever, ends with the same bits as one that was not."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,11 +21,12 @@ import torch
 from safetensors.torch import load_file
 
 import adco
-from adco import cli, pretraining
+from adco import callbacks, cli
 from adco.callbacks import Interrupted, StopOnSignal
 from adco.configure import pretrain_settings
 from adco.data import sources
 from adco.data.archives import Loaded
+from adco.optimizers import Muon
 from adco.run_directory import RunDirectory
 from adco.settings import to_dict
 
@@ -46,11 +49,11 @@ FEW = """
 import os, sys, signal
 sys.stdout = open(os.devnull, "w"); sys.stderr = open({errors!r}, "w", buffering=1)
 import torch; torch.set_num_threads(1)
-from adco import cli, callbacks, pretraining
+from adco import cli, callbacks
 from adco.data import sources
 few = [part[:70] for part in sources._digits("train")[:2]]
 sources._NAMED = {{"few": lambda split: (*few, tuple("0123456789"))}}
-pretraining.plot_curves = lambda records, path: None
+callbacks.plot_curves = lambda records, path: None
 {hook}
 sys.exit(cli.run({arguments!r}))
 """
@@ -68,7 +71,7 @@ callbacks.{callback}.on_train_batch_end = hook
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_NAMED", {"few": lambda split: FIRST})
-    monkeypatch.setattr(pretraining, "plot_curves", lambda records, path: None)
+    monkeypatch.setattr(callbacks, "plot_curves", lambda records, path: None)
 
 
 def _first_digits() -> Loaded:
@@ -126,6 +129,14 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals =
         receive(self, trainer, module, outputs, batch, index)
 
     monkeypatch.setattr(StopOnSignal, "on_train_batch_end", hook)
+
+
+def assert_backbone_of(run: RunDirectory, step: int) -> None:
+    """The checkpoint is of this step, and so is the backbone beside it."""
+    checkpoint = torch.load(run.checkpoint, weights_only=True)
+    assert checkpoint["global_step"] == step
+    for name, weights in load_file(run.backbone).items():
+        assert torch.equal(weights, checkpoint["state_dict"][f"encoder.backbone.{name}"])
 
 
 def assert_same_run(found: RunDirectory, expected: RunDirectory) -> None:
@@ -187,8 +198,7 @@ def test_a_run_stopped_at_any_step_goes_on(
         stop_at(patch, step)
         with pytest.raises(Interrupted):
             adco.pretrain(**TINY, data="few", out=str(run.path))
-    assert torch.load(run.checkpoint, weights_only=True)["global_step"] == step
-    assert not run.backbone.exists()
+    assert_backbone_of(run, step)
     adco.pretrain(resume=run.path)
     assert_same_run(run, expected)
 
@@ -224,13 +234,17 @@ def test_workers_change_nothing(whole: Callable[..., RunDirectory]) -> None:
     assert_same_run(whole(workers=2), whole())
 
 
-def test_a_finished_run_resumed_stays_what_it_is(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
+def test_a_finished_run_resumed_stays_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunDirectory(adco.pretrain(**TINY, data="few", out=str(tmp_path / "run")))
-    run.backbone.unlink()
-    before = run.metrics.read_text()
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    capsys.readouterr()
     assert adco.pretrain(resume=run.path) == run.path
-    assert run.metrics.read_text() == before
-    assert_same_run(run, whole())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"adco: {run.path} is finished, with {EPOCHS} epochs; train it for longer with: "
+        f"adco pretrain --resume {run.path} --epochs {2 * EPOCHS}"
+    )
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
 def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
@@ -257,8 +271,99 @@ def test_every_epoch_has_one_verdict_though_the_run_was_stopped(
 def test_nothing_else_may_be_given_to_resume(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"'{tmp_path}' is no run directory: it has no config.yaml"):
         adco.pretrain(resume=tmp_path)
-    with pytest.raises(ValueError, match=r"leave out recipe, epochs$"):
-        adco.pretrain("cifar10_demo", resume=tmp_path, epochs=3)
+    with pytest.raises(ValueError, match=r"except epochs: leave out recipe, seed$"):
+        adco.pretrain("cifar10_demo", resume=tmp_path, epochs=3, seed=2)
+
+
+# Other lengths
+
+
+def rates(run: RunDirectory) -> list[float]:
+    return [float(record["lr"]) for record in run.records() if "loss" in record]
+
+
+SGD: dict[str, Any] = {**TINY, "optimizer": "sgd"}
+
+
+def cosine(step: int, steps: int) -> float:
+    """AdCo's rate of 0.03 per 256 images, down to a fiftieth of it."""
+    peak = 0.03 * float(TINY["batch_size"]) / 256
+    return peak / 50 + (peak - peak / 50) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+@pytest.mark.parametrize(("done", "epochs"), [(None, EPOCHS + 2), (STEPS + 1, EPOCHS + 2), (STEPS + 1, 2), (STEPS, 1)])
+def test_a_run_becomes_longer_or_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], done: int | None, epochs: int
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        if done:
+            stop_at(patch, done)
+        with pytest.raises(Interrupted) if done else nullcontext():
+            adco.pretrain(**SGD, data="few", out=str(run.path))
+    before, kept = losses(run), done or LAST
+    capsys.readouterr()
+    adco.pretrain(resume=run.path, epochs=epochs)
+    said = capsys.readouterr().err
+    assert f"adco: {epochs} epochs instead of {EPOCHS}: from step {kept} on" in said
+    assert losses(run)[:kept] == before
+    assert run.is_finished
+    assert run.read_config()["epochs"] == epochs
+    last = epochs * STEPS
+    # A record's rate is that of the step behind it.
+    expected = [cosine(step, LAST) for step in range(1, kept + 1)]
+    expected += [cosine(step, last) for step in range(kept + 1, last + 1)]
+    assert rates(run) == pytest.approx(expected)
+
+
+def test_the_first_step_behind_a_change_of_length_has_the_new_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rate that a finished run's checkpoint holds is that of its end."""
+    taken: list[float] = []
+    step = Muon.step
+
+    def watch(self: Muon, closure: Any = None) -> Any:
+        taken.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    run = RunDirectory(adco.pretrain(**SGD, data="few", out=str(tmp_path / "run")))
+    monkeypatch.setattr(Muon, "step", watch)
+    adco.pretrain(resume=run.path, epochs=2 * EPOCHS)
+    assert taken == pytest.approx([cosine(number, 2 * LAST) for number in range(LAST, 2 * LAST)])
+
+
+def test_a_longer_run_stopped_again_goes_on_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [RunDirectory(adco.pretrain(**TINY, data="few", out=str(tmp_path / name))) for name in ("a", "b")]
+    with monkeypatch.context() as patch:
+        stop_at(patch, LAST + 2)
+        with pytest.raises(Interrupted):
+            adco.pretrain(resume=runs[0].path, epochs=EPOCHS + 1)
+    assert not runs[0].is_finished
+    adco.pretrain(resume=runs[0].path)
+    adco.pretrain(resume=runs[1].path, epochs=EPOCHS + 1)
+    assert_same_run(*runs)
+
+
+def test_a_run_made_longer_before_its_first_checkpoint_is_one_of_that_length(
+    tmp_path: Path, whole: Callable[..., RunDirectory]
+) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_config({**whole().read_config(), "epochs": 7})
+    adco.pretrain(resume=run.path, epochs=EPOCHS)
+    assert_same_run(run, whole())
+
+
+def test_a_run_is_not_made_shorter_than_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, STEPS + 1)
+        with pytest.raises(Interrupted):
+            adco.pretrain(**TINY, data="few", out=str(run.path))
+    before = run.config.read_text()
+    with pytest.raises(ValueError, match=f"^epochs 1 must be at least 2: the run has done {STEPS + 1} steps"):
+        adco.pretrain(resume=run.path, epochs=1)
+    assert run.config.read_text() == before
 
 
 # In processes that are really stopped
@@ -339,12 +444,42 @@ def test_the_installed_command_is_stopped_and_resumed(tmp_path: Path) -> None:
         _, said = process.communicate()
     assert process.returncode == 143, said
     assert said.splitlines()[-1].endswith(f"go on with: adco pretrain --resume {stopped.path}")
-    assert not stopped.backbone.exists()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "_NAMED", {"digits": sources._digits})
         assert cli.run(["pretrain", "--resume", str(stopped.path)]) == 0
         adco.pretrain(**settings, out=str(expected.path))
     assert_same_run(stopped, expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    """As docker stop, systemd and scancel send SIGTERM, and a terminal's Ctrl-C sends SIGINT."""
+    run = RunDirectory(tmp_path / "run")
+    command = [sys.executable, "-c", "from adco.cli import main; main()", "pretrain"]
+    settings = {**TINY, "data": "digits", "batch_size": 128, "workers": workers, "epochs": 200, "out": str(run.path)}
+    given = [f"--{name}={json.dumps(v) if isinstance(v, dict) else v}" for name, v in settings.items()]
+    with subprocess.Popen(
+        [*command, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while process.poll() is None and not any(record["step"] == 13 for record in run.records()):
+            time.sleep(0.01)
+        children = list_children(process.pid)
+        os.killpg(process.pid, number)
+        out, said = process.communicate()
+    assert process.returncode == 128 + number, said
+    assert out == ""
+    *before, last = said.splitlines()
+    assert last == f"adco: stopped and saved; go on with: adco pretrain --resume {run.path}"
+    assert all(line.startswith(("adco: ", "  ", "step ", "epoch ")) for line in before), said  # nobody else's words
+    assert_backbone_of(run, torch.load(run.checkpoint, weights_only=True)["global_step"])
+    assert len(children) >= workers
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def list_children(pid: int) -> list[int]:
+    """Process numbers of the children, where /proc tells them."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
 def test_the_configuration_holds_what_resuming_needs(whole: Callable[..., RunDirectory]) -> None:

@@ -42,7 +42,13 @@ def test_only_a_run_directory_is_opened(tmp_path: Path) -> None:
 
 def test_files_are_read_back(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
-    values = {"data": "photos", "crop_scale": [0.2, 1.0], "workers": None, "backbone_args": {"layers": [1, 2]}}
+    values = {
+        "method": "simsiam",
+        "data": "photos",
+        "crop_scale": [0.2, 1.0],
+        "workers": None,
+        "backbone_args": {"layers": [1, 2]},
+    }
     run.write_config(values)
     assert run.read_config() == values
     run.write_environment(seed=3, images=7)
@@ -88,6 +94,33 @@ def test_nothing_to_forget_is_no_error(tmp_path: Path) -> None:
     assert run.records() == []
 
 
+@pytest.mark.parametrize(
+    ("records", "checkpoint", "kept"),
+    [([], False, False), ([{"step": 1, "loss": "nan"}], False, False), ([step(1)], False, True), ([], True, True)],
+)
+def test_a_run_that_did_nothing_is_discarded(
+    tmp_path: Path, records: list[dict[str, float]], checkpoint: bool, kept: bool
+) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_config({})
+    for record in records:
+        run.append(record)
+    if checkpoint:
+        run.checkpoint.touch()
+    run.discard_if_empty()
+    assert run.path.exists() == kept
+
+
+def test_finished_is_taken_back(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_environment(images=7)
+    run.write_finished()
+    assert run.is_finished
+    run.write_unfinished()
+    assert not run.is_finished
+    assert run.read_environment()["images"] == 7
+
+
 def test_the_newest_run_is_the_one_started_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no run directory under runs/: name one, or pretrain first"):
@@ -104,12 +137,12 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "results.json"
     write_whole(path, "old")
 
-    def full(self: Path, text: str) -> int:
-        with self.open("w") as file:
-            file.write(text[:2])
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:2])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
         write_whole(path, "new text")
     assert path.read_text() == "old"

@@ -8,6 +8,7 @@ Names are imported when first used, so that the command answers at once.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("adco")
     if name not in _HOMES:
         raise AttributeError(f"module 'adco' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

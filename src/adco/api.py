@@ -1,11 +1,13 @@
 """What `adco.pretrain` and `adco.evaluate` do. The command calls the same functions with the same words."""
 
+import time
 from pathlib import Path
 from typing import Any, Literal
 
 from adco.configure import Parser, build, pretrain_settings
 from adco.evaluation.runs import evaluate_run
-from adco.pretraining import pretrain_run, resume_run
+from adco.pretraining import open_images, pretrain_run, resume_run
+from adco.rehearsal import fit_epochs
 from adco.run_directory import RunDirectory
 from adco.settings import EvaluateSettings
 
@@ -15,7 +17,7 @@ def pretrain(recipe: str | Path | None = None, *, resume: str | Path | None = No
 
     Args:
         recipe: a recipe of the package by name, or a YAML file, such as an earlier run's `config.yaml`.
-        resume: a run directory to go on with; takes no other setting.
+        resume: a run directory to go on with; takes no other setting than `epochs`, to make the run longer or shorter.
         settings: over the recipe's; see `adco pretrain --help` or `adco.settings`.
 
     Returns:
@@ -25,14 +27,25 @@ def pretrain(recipe: str | Path | None = None, *, resume: str | Path | None = No
         ValueError: if a setting is unknown or impossible; nothing has been written then.
         adco.callbacks.Interrupted: if a signal stopped the run; it can be resumed.
         adco.callbacks.NotFiniteError: if the loss is NaN or infinite; the last good checkpoint is kept.
+        adco.callbacks.CollapsedError: if the embeddings collapse and stay so; the last good checkpoint is kept.
     """
-    if resume is None:
-        return pretrain_run(pretrain_settings(recipe, **settings)).path
-    if recipe or settings:
-        given = ", ".join([*(["recipe"] if recipe else []), *settings])
-        raise ValueError(f"resume takes its settings from the run directory: leave out {given}")
-    run = RunDirectory.open(resume)
-    return resume_run(run, pretrain_settings(**run.read_config())).path
+    begun = time.perf_counter()
+    if resume is not None:
+        given = [*(["recipe"] if recipe else []), *(name for name in settings if name != "epochs")]
+        if given:
+            raise ValueError(
+                f"resume takes its settings from the run directory, except epochs: leave out {', '.join(given)}"
+            )
+        run = RunDirectory.open(resume)
+        before = run.read_config()
+        epochs = pretrain_settings(**{**before, **settings}).epochs
+        return resume_run(run, pretrain_settings(**before), epochs).path
+    chosen = pretrain_settings(recipe, **settings)
+    chosen.check()
+    source = open_images(chosen)
+    if chosen.minutes is not None:
+        chosen = fit_epochs(chosen, source, time.perf_counter() - begun)
+    return pretrain_run(chosen, source).path
 
 
 def evaluate(kind: Literal["knn", "linear"], run: str | Path | None = None, **settings: Any) -> dict[str, Any]:

@@ -5,29 +5,39 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 
+from adco.advice import ADVICE, advice
+from adco.awake import adversary_note
+from adco.console import TimeLeft
+from adco.curves import plot_curves
 from adco.data.loader import Batch, Loader
 from adco.data.sources import Source
-from adco.encoder import BackboneInfo
+from adco.encoder import BackboneInfo, save_backbone
 from adco.evaluation import evaluate_features, extract_features
+from adco.health import embedding_health
 from adco.methods.adco import AdCo
 from adco.methods.method import Method
-from adco.monitor import Verdict, embedding_health, verdict
 from adco.run_directory import RunDirectory
+from adco.verdict import Verdict, collapse_reason, verdict
 
 Record = dict[str, Any]
+WAITS = 0.1  # part of the time spent waiting for views from which the epoch's line says so
 
 
 class NotFiniteError(RuntimeError):
     """The loss is NaN or infinite."""
+
+
+class CollapsedError(RuntimeError):
+    """The embeddings have become nearly one point, and stay so."""
 
 
 class Interrupted(Exception):
@@ -64,20 +74,39 @@ class Monitor(Callback):
 
     Args:
         run: where to write, on the first rank; None elsewhere.
-        log_every: steps between records.
+        settings: the run's, as in config.yaml.
+        steps: of the whole run.
         knn: top-1 in % of the backbone by its nearest neighbours, or None where there are no labels.
+        clock: knows the time left, for the line of an epoch.
     """
 
-    def __init__(self, run: RunDirectory | None, *, log_every: int, knn: Callable[[Method], float] | None) -> None:
-        self.run, self.log_every, self.knn = run, log_every, knn
+    def __init__(
+        self,
+        run: RunDirectory | None,
+        *,
+        settings: Mapping[str, Any],
+        steps: int,
+        knn: "OnlineKNN | None",
+        clock: TimeLeft | None = None,
+    ) -> None:
+        self.run, self.settings, self.steps, self.knn, self.clock = run, settings, steps, knn, clock
+        self.log_every: int = settings["log_every"]
         self.history: list[Record] = []
         self.latest: Record = {}
+        self.said: set[str] = {"too early to say"}
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.run:
-            self.run.forget_after(trainer.global_step)
-            self.history = list(self.run.records())
+        if self.run is None:
+            return
+        self.run.forget_after(trainer.global_step)
+        self.history = list(self.run.records())
+        if self.knn and trainer.global_step == 0 and not self.history:
+            assert isinstance(pl_module, Method)
+            floor = {"knn_top1_random": self.knn(pl_module), "knn_queries": len(self.knn.queries)}
+            self._write(trainer, {"step": 0, "epoch": 0, **floor})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._count_anew(trainer)
 
     def on_train_batch_end(
@@ -85,7 +114,9 @@ class Monitor(Callback):
     ) -> None:
         self.images += len(batch.images) * trainer.world_size
         step = trainer.global_step
-        if not ends_step(trainer, batch_idx) or (step % self.log_every and not self._saves(trainer)):
+        # The embeddings of step 1 are those of the untrained network: what later ones are compared with.
+        recorded = step == 1 or step % self.log_every == 0 or trainer.is_last_batch
+        if not ends_step(trainer, batch_idx) or not recorded:
             return
         losses = losses_of(outputs)
         try:
@@ -110,6 +141,8 @@ class Monitor(Callback):
                 **pl_module.health(outputs["queries"], outputs["keys"]),
             },
         )
+        if step % self._look_every == 0 or trainer.is_last_batch:
+            self._stop_if_collapsed(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method)
@@ -118,13 +151,36 @@ class Monitor(Callback):
         record: Record = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         if self.knn:
             record["knn_top1"] = self.knn(pl_module)
-        self._write(trainer, {**record, **verdict([*self.history, record])._asdict()})
-        self._say(trainer, record)
-        self._count_anew(trainer)
+        found = verdict([*self.history, record], self.steps)
+        self._write(trainer, {**record, **found._asdict()})
+        self._say(trainer, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self._numbers(record)}", found)
 
     def verdict(self) -> Verdict:
         """What the records so far say."""
-        return verdict(self.history)
+        return verdict(self.history, self.steps)
+
+    def may_save(self, trainer: L.Trainer) -> bool:
+        """Whether a checkpoint may replace the last one: not while the latest record looks collapsed."""
+        collapsed = self.settings["stop_when_collapsed"] and collapse_reason(self.history, self.steps, lasting=1)
+        # Ranks save together, and only the first one has records.
+        return trainer.strategy.reduce_boolean_decision(not collapsed)
+
+    @property
+    def _look_every(self) -> int:
+        """Steps between looks at the verdict, at most 800 a run: a look reads all records."""
+        return self.log_every * max(1, self.steps // (400 * self.log_every))
+
+    def _stop_if_collapsed(self, trainer: L.Trainer) -> None:
+        found = self.verdict() if self.run else Verdict("too early to say", "")
+        collapsed = found.word == "collapsed" and self.settings["stop_when_collapsed"]
+        if trainer.strategy.reduce_boolean_decision(collapsed, all=False):
+            raise CollapsedError(
+                f"collapsed at step {trainer.global_step}: {found.reason}; {advice(found.word, self.settings)}; the "
+                "last good checkpoint, if there was one, is kept; --stop_when_collapsed false trains on"
+            )
+        first = "too early to say" in self.said
+        if found.word not in self.said and (first or found.word in ADVICE):
+            self._say(trainer, f"step {trainer.global_step}/{self.steps}{self._numbers({})}", found)
 
     def _waited(self, trainer: L.Trainer) -> float:
         """Seconds since the last count that the step has waited for views."""
@@ -132,11 +188,6 @@ class Monitor(Callback):
 
     def _count_anew(self, trainer: L.Trainer) -> None:
         self.images, self.waited, self.since = 0, self.waited + self._waited(trainer), time.perf_counter()
-
-    def _saves(self, trainer: L.Trainer) -> bool:
-        """Whether a checkpoint follows, which must not hold NaN."""
-        every = getattr(trainer.checkpoint_callback, "_every_n_train_steps", 0)
-        return trainer.is_last_batch or (bool(every) and trainer.global_step % every == 0)
 
     def _write(self, trainer: L.Trainer, record: Record) -> None:
         if self.run is None:
@@ -148,25 +199,82 @@ class Monitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=record["step"])
 
-    def _say(self, trainer: L.Trainer, record: Record) -> None:
-        knn = f"  kNN {record['knn_top1']:.1f} %" if "knn_top1" in record else ""
-        word, reason = self.history[-1]["word"], self.history[-1]["reason"]
+    def _numbers(self, record: Record) -> str:
+        knn = f"  kNN {record['knn_top1']:.1f} % on held-out training images" if "knn_top1" in record else ""
         rate, waits = (self.latest.get(name, 0.0) for name in ("images_per_second", "waiting_for_data"))
-        loss = self.latest.get("loss", math.nan)
-        speed = f"{rate:.0f} images/s, {waits:.0%} of the time waiting for views"
-        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}{knn}  {speed}"
-        trainer.print(f"{line}  {word}: {reason}", file=sys.stderr)
+        waiting = f", {waits:.0%} of the time waiting for views" if waits >= WAITS else ""
+        left = f"  {self.clock.words}" if self.clock and self.clock.words else ""
+        return f"{left}  loss {self.latest.get('loss', math.nan):.3f}{knn}  {rate:.0f} images/s{waiting}"
+
+    def _say(self, trainer: L.Trainer, numbers: str, found: Verdict) -> None:
+        """One line, and a further one for each bad word that was not in the line before: why, and what to try."""
+        note = adversary_note(self.history, self.settings)
+        reasons = {found.word: found.reason} | ({note.word: note.meaning} if note else {})
+        trainer.print(f"{numbers}  {found.word}{f', {note}' if note else ''}", file=sys.stderr)
+        for word, reason in reasons.items():
+            if word in ADVICE and word not in self.said:
+                trainer.print(
+                    "  " + "; ".join(filter(None, [f"{word}: {reason}", advice(word, self.settings)])), file=sys.stderr
+                )
+        self.said = set(reasons)
+
+
+class Checkpoints(Callback):
+    """Saves what a run is at: the full state to go on from, the backbone to use, and the curves to look at.
+
+    Args:
+        run: where to.
+        info: what `backbone.safetensors` says of itself.
+        every: steps between checkpoints.
+        may_save: whether the state may replace the last checkpoint; not where it looks collapsed.
+    """
+
+    def __init__(
+        self, run: RunDirectory, info: BackboneInfo, *, every: int, may_save: Callable[[L.Trainer], bool]
+    ) -> None:
+        self.run, self.info, self.every, self.may_save = run, info, every, may_save
+        self.draw_next = 0.0  # seconds on the monotonic clock
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if ends_step(trainer, batch_idx) and trainer.global_step % self.every == 0:
+            require_finite(trainer.global_step, losses_of(outputs), pl_module)
+            if self.may_save(trainer):
+                self.save(trainer, draw=time.monotonic() >= self.draw_next)
+
+    def save(self, trainer: L.Trainer, *, draw: bool = True) -> None:
+        """Save the state after a step. Call it on every rank: they wait for each other here."""
+        trainer.save_checkpoint(self.run.checkpoint)
+        if trainer.is_global_zero:
+            method = trainer.lightning_module
+            assert isinstance(method, Method)
+            save_backbone(self.run.backbone, method.encoder.backbone, self.info)
+            if draw:
+                self._draw()
+
+    def _draw(self) -> None:
+        """Draw the curves, which takes a second or so: at most a fiftieth of the time goes into it."""
+        start = time.monotonic()
+        plot_curves(self.run.records(), self.run.curves)
+        now = time.monotonic()
+        self.draw_next = now + 50 * (now - start)
 
 
 class StopOnSignal(Callback):
-    """SIGINT and SIGTERM save a checkpoint after the step under way and end the run; a second one ends it at once."""
+    """SIGINT and SIGTERM save a checkpoint after the step under way and end the run; a second one ends it at once.
 
-    def __init__(self, run: RunDirectory, *, agree_every: int) -> None:
-        self.run, self.agree_every = run, agree_every
+    Args:
+        checkpoints: how to save.
+        agree_every: steps between agreements of the ranks, which hear of a signal at different steps.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, *, agree_every: int) -> None:
+        self.checkpoints, self.agree_every = checkpoints, agree_every
         self.received = 0
         self.previous: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self._receive)
 
@@ -179,15 +287,20 @@ class StopOnSignal(Callback):
     ) -> None:
         if not ends_step(trainer, batch_idx):  # gradients of half a step are in no checkpoint
             return
-        # Ranks hear of it at different steps and must stop at the same one.
         if trainer.world_size > 1 and trainer.global_step % self.agree_every:
             return
         if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
             require_finite(trainer.global_step, losses_of(outputs), pl_module)
-            trainer.save_checkpoint(self.run.checkpoint)
-            raise Interrupted(self.received or signal.SIGTERM, self.run)
+            self.checkpoints.save(trainer, draw=not self.checkpoints.run.curves.is_file())  # who asks may not wait long
+            raise Interrupted(self.received or signal.SIGTERM, self.checkpoints.run)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._give_back()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
@@ -210,7 +323,11 @@ class WarmStart(Callback):
 
 
 class OnlineKNN:
-    """Top-1 of the backbone by its nearest neighbours, on training images alone: a fifth ask, the rest answer."""
+    """Top-1 in % of the backbone by its nearest neighbours, on training images alone.
+
+    A fifth of the images are the queries, the rest is the bank; k is chosen as of `adco evaluate knn`. That one has all
+    training images as its bank and the test images as its queries, and is usually higher.
+    """
 
     def __init__(self, source: Source, info: BackboneInfo) -> None:
         cut = max(1, len(source) // 5)
@@ -235,15 +352,3 @@ class OnlineKNN:
             for part in (self.bank, self.queries)
         )
         return evaluate_features(bank, queries, self.bank.classes, kind="knn").top1
-
-
-class Bar(TQDMProgressBar):
-    """Lightning's progress bar, with what the monitor saw last."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        super().__init__()
-        self.monitor = monitor
-
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        names = {"loss": "loss", "spread": "spread", "images_per_second": "images/s", "knn_top1": "kNN"}
-        return {new: f"{self.monitor.latest[old]:.4g}" for old, new in names.items() if old in self.monitor.latest}

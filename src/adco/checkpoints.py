@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the old checkpoint and then takes its place, so that a kill at any moment leaves one that is whole.
+    """Writes beside the old checkpoint, then replaces it, so that a kill at any moment leaves one that is whole.
 
-    Lightning's own goes by the system's temporary directory: where that is another file system, its last step copies.
+    Lightning's own writes into the system's temporary directory first: if that is on another file system, its last step
+    is a copy; and the file has the temporary file's permissions, which shut out everybody else.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         partial = Path(path).with_suffix(".partial")
-        super().save_checkpoint(checkpoint, partial, storage_options)
+        torch.save(checkpoint, partial)
         partial.replace(path)

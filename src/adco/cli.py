@@ -3,12 +3,16 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adco.settings import PretrainSettings
 
 HELP = """\
 usage: adco COMMAND [--help] ...
+       adco --version
 
 Image representations without labels, by adversarial contrast (AdCo, CVPR 2021).
 
@@ -21,7 +25,7 @@ commands:
 
 examples:
   adco demo
-  adco pretrain --data photos/ --epochs 20
+  adco pretrain photos/
   adco pretrain --recipe cifar10_demo --seed 1
   adco pretrain --resume runs/adco-photos-20260101-120000
   adco evaluate knn runs/adco-photos-20260101-120000 --data labelled/
@@ -44,6 +48,11 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
+    if arguments[0] == "--version":
+        import adco
+
+        print(f"adco {adco.__version__}")
+        return 0
     name, *rest = arguments
     commands = {"pretrain": pretrain, "evaluate": evaluate, "compare": compare, "demo": demo, "recipes": show_recipes}
     try:
@@ -53,41 +62,82 @@ def run(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"adco: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # outside training, which handles the signal itself
+        print("adco: stopped", file=sys.stderr)
+        return 130
 
 
 def pretrain(arguments: Sequence[str]) -> int:
     """`adco pretrain`."""
-    from adco.configure import build, pretrain_parser, read_recipe
+    from adco.configure import pretrain_parser, pretrain_settings, read_recipe
 
     recipe = _value_of("--recipe", arguments)
     values = read_recipe(recipe) if recipe else {}
     parser = pretrain_parser(_value_of("--method", arguments) or values.get("method", "adco"))
+    parser.add_argument("images", nargs="?", metavar="DATA", help="folder of images or named set; the same as --data")
     parser.add_argument("--recipe", metavar="NAME|FILE", help="settings to start from; flags go over them")
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run directory; takes no other flag")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run directory; takes no other flag than --epochs")
     parser.add_argument("--print_config", action="store_true", help="print every setting and stop")
+    parser.add_argument("--dry-run", action="store_true", help="measure some steps, print what a run costs, and stop")
     shown = "--print_config"  # jsonargparse has a flag of this name that it gives an empty value before parsing
+    arguments = parser.spelled(arguments)
     flags = parser.read_flags([argument for argument in arguments if argument != shown])
+    given = {name: flags[name] for name in parser.names if _given(name, arguments)}
     if flags.resume:
-        if len(arguments) != (1 if any(argument.startswith("--resume=") for argument in arguments) else 2):
-            raise ValueError("--resume takes its settings from the run directory: leave out the other flags")
-        return _train(resume=flags.resume)
-    given = {name for name in parser.names if _given(name, arguments)}
-    settings = build(parser, {**values, **{name: flags[name] for name in given}})
+        if given.keys() - {"epochs"} or flags.recipe or flags.dry_run or shown in arguments:
+            raise ValueError("--resume takes its settings from the run directory, except --epochs: leave out the rest")
+        return _train(resume=flags.resume, **given)
+    given |= _positional_data(flags.images, given)
+    settings = pretrain_settings(recipe, **given)
+    settings.require_data()
     settings.check()
     if shown in arguments:
-        import yaml
+        return _print_config(settings)
+    if flags.dry_run:
+        print("adco: starting …", file=sys.stderr, flush=True)  # PyTorch takes a while to load
+        from adco.rehearsal import dry_run
 
-        from adco.settings import to_dict
-
-        print(yaml.safe_dump(to_dict(settings), sort_keys=False, default_flow_style=None), end="")
+        print(dry_run(settings))
         return 0
-    return _train(**settings.__dict__)
+    return _train(recipe=recipe, **given)
+
+
+def _positional_data(images: str | None, given: Mapping[str, Any]) -> dict[str, str]:
+    """The data of `adco pretrain photos/`."""
+    if images is None:
+        return {}
+    if "data" in given:
+        raise ValueError(f"data is given twice, {images} and --data {given['data']}: leave one out")
+    from adco import recipes
+
+    if images in recipes.names() and not Path(images).exists():
+        raise ValueError(f"data {images!r} is a recipe: try adco pretrain --recipe {images}")
+    return {"data": images}
+
+
+def _print_config(settings: "PretrainSettings") -> int:
+    """Print what would run as YAML; where the data is not on this machine, the settings as they are given."""
+    import yaml
+
+    from adco.data.sources import is_here, open_source
+    from adco.resolve import resolve
+    from adco.settings import to_dict
+
+    data = settings.require_data()
+    if is_here(data):
+        _quieten()
+        settings = resolve(settings, open_source(data, "train", settings.max_unreadable))
+    else:
+        print(f"# data {data} is not on this machine: null and auto are chosen where it is", file=sys.stderr)
+    print(yaml.safe_dump(to_dict(settings), sort_keys=False, default_flow_style=None), end="")
+    return 0
 
 
 def _train(**settings: Any) -> int:
     """Call `adco.pretrain`; say how to go on if it was stopped."""
+    print("adco: starting …", file=sys.stderr, flush=True)  # PyTorch takes a while to load
     from adco.api import pretrain as train
-    from adco.callbacks import Interrupted, NotFiniteError
+    from adco.callbacks import CollapsedError, Interrupted, NotFiniteError
 
     _quieten()
     try:
@@ -95,7 +145,7 @@ def _train(**settings: Any) -> int:
     except Interrupted as stop:
         print(f"adco: {stop}", file=sys.stderr)
         return stop.exit_code
-    except NotFiniteError as error:
+    except (NotFiniteError, CollapsedError) as error:
         print(f"adco: {error}", file=sys.stderr)
         return 1
     return 0
@@ -106,19 +156,33 @@ def evaluate(arguments: Sequence[str]) -> int:
     from adco.configure import Parser
     from adco.settings import EvaluateSettings
 
-    parser = Parser(EvaluateSettings, "adco evaluate", "Classify labelled images with a frozen backbone.")
-    parser.add_argument("kind", choices=["knn", "linear"], help="weighted nearest neighbours, or a linear probe")
-    parser.add_argument("run", nargs="?", help="run directory, checkpoint or backbone.safetensors; none for the newest")
+    parser = Parser(
+        EvaluateSettings, "adco evaluate", "Classify labelled images with a frozen backbone.", "{knn,linear} [RUN]"
+    )
+    parser.add_argument(
+        "kind", choices=["knn", "linear"], metavar="{knn,linear}", help="weighted nearest neighbours, or a linear probe"
+    )
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="run directory, checkpoint or backbone.safetensors; by default the newest run",
+    )
     flags = parser.read_flags(arguments)
     settings = EvaluateSettings(**{name: flags[name] for name in parser.names})
     settings.check()
     from adco.distributed import is_first_rank
-    from adco.evaluation.runs import evaluate_run
+    from adco.evaluation.results import result_file
+    from adco.evaluation.runs import evaluate_run, run_of
+    from adco.run_directory import newest_run
 
     _quieten()
-    result = evaluate_run(flags.kind, Path(flags.run) if flags.run else None, settings)
+    run = None if settings.backbone and not flags.run else flags.run or str(newest_run().path)
+    result = evaluate_run(flags.kind, Path(run) if run else None, settings)
     if is_first_rank():
-        _print_results({flags.kind: result})
+        _print_results({flags.kind: result}, run or f"{settings.backbone} ({settings.weights or 'random weights'})")
+        if run:
+            print(f"all figures and a picture of the confusion: {result_file(run_of(Path(run)), result['evaluation'])}")
     return 0
 
 
@@ -127,11 +191,13 @@ def compare(arguments: Sequence[str]) -> int:
     from adco.configure import Parser
     from adco.settings import CompareSettings
 
-    parser = Parser(CompareSettings, "adco compare", "Train the rows of a table alike and print it.")
-    parser.add_argument("recipe", help="a comparison of the package by name, or a YAML file: shared, seeds, rows")
+    parser = Parser(CompareSettings, "adco compare", "Train the rows of a table alike and print it.", "RECIPE")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a comparison of the package by name, or a YAML file: shared, seeds, rows"
+    )
     parser.add_argument("--dry-run", action="store_true", help="build each row and step twice on noise, no more")
     flags = parser.read_flags(arguments)
-    from adco.callbacks import Interrupted, NotFiniteError
+    from adco.callbacks import CollapsedError, Interrupted, NotFiniteError
 
     _quieten()
     if flags.dry_run:
@@ -152,7 +218,7 @@ def compare(arguments: Sequence[str]) -> int:
             ],
         )
         return 0
-    from adco.comparison import RunsFailed, claims, do_one
+    from adco.comparison import RunsFailed, caption, do_one, statements
     from adco.comparison import compare as run_comparison
     from adco.comparison.table import COLUMNS
 
@@ -165,12 +231,13 @@ def compare(arguments: Sequence[str]) -> int:
         if not flags.only:
             print("adco: stopped and saved; the same command goes on from there", file=sys.stderr)
         return stop.exit_code
-    except (NotFiniteError, RunsFailed) as error:
+    except (NotFiniteError, CollapsedError, RunsFailed) as error:
         print(f"adco: {error}", file=sys.stderr)
         return 1
+    print(caption(table))
     _print_table(COLUMNS, table.lines())
-    for claim in claims(table.entries):
-        print(f"{claim.number}. {claim.sentence().replace('**', '')}")
+    for statement in statements(table):
+        print(statement.replace("**", ""))
     print(f"table.json, table.md and table.png are in {out}/")
     return 0
 
@@ -182,8 +249,8 @@ def demo(arguments: Sequence[str]) -> int:
 
     parser = Parser(DemoSettings, "adco demo", "Pretrain on CIFAR-10 without labels, and show what was learned.")
     flags = parser.read_flags(arguments)
-    from adco.callbacks import Interrupted
-    from adco.demo import run_demo
+    from adco.callbacks import CollapsedError, Interrupted, NotFiniteError
+    from adco.demo import run_demo, what_happened
 
     _quieten()
     started = time.monotonic()
@@ -192,8 +259,12 @@ def demo(arguments: Sequence[str]) -> int:
     except Interrupted:
         print("adco: stopped and saved; adco demo goes on from there", file=sys.stderr)
         return 130
-    _print_results(results)
+    except (NotFiniteError, CollapsedError) as error:
+        print(f"adco: {error}", file=sys.stderr)
+        return 1
+    _print_results(results, flags.out)
     print(f"{time.monotonic() - started:.0f} s in all; numbers, pictures and the backbone are in {flags.out}/")
+    print(what_happened(Path(flags.out), results["linear"]))
     return 0
 
 
@@ -209,21 +280,33 @@ def show_recipes(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print_results(results: Any) -> None:
-    """A table of test accuracies: a row a backbone, a column a kind."""
+def _print_results(results: Mapping[Any, Any], of: str) -> None:
+    """A table for each kind of evaluation: the floors, the backbone and the majority baseline."""
     from rich.console import Console
 
     from adco.evaluation import results_table
 
-    first = next(iter(results.values()))
-    rows = [
-        (floor, *(result["floors"][floor]["top1"] for result in results.values()))
-        for floor in reversed(first.get("floors", {}))
-    ]
-    rows.append(("this backbone", *(result["top1"] for result in results.values())))
-    columns = [{"knn": "kNN", "linear": "linear"}[kind] for kind in results]
-    print(f"top-1 (%) on {first['data']}, {first['images']} test images")
-    Console().print(results_table(rows, columns))
+    for kind, result in results.items():
+        images = f"{result['protocol']['train_images']} training and {result['images']} test images"
+        print(f"{kind} of {of} on {result['data']}: {images}, {len(result['per_class'])} classes")
+        print(_protocol(result))
+        floors = result.get("floors", {})
+        rows = [*((name, floors[name]) for name in reversed(floors)), ("this backbone", result)]
+        Console().print(results_table(rows))
+
+
+def _protocol(result: Mapping[str, Any]) -> str:
+    """How the backbone's scores were made, in a line."""
+    told, asked = result["protocol"], result["evaluation"]
+    if told["kind"] == "knn":
+        fewer = f", all there are ({asked['k']} asked)" if asked["k"] and told["k"] < asked["k"] else ""
+        return (
+            f"each test image is classified by its k = {told['k']} nearest training images{fewer}, "
+            f"weighted by exp(cosine / {told['temperature']:g})"
+        )
+    if told.get("protocol") == "sgd":
+        return f"a linear layer trained by SGD on augmented images for {told['epochs']} epochs"
+    return f"logistic regression on the features; its L2 of {told['l2']:g} was chosen on held-out training images"
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -269,9 +352,17 @@ def _keep_pages() -> None:
 
 
 def _quieten() -> None:
-    """Silence what Lightning says of itself; the run has its own lines."""
+    """Silence what Lightning says of itself and print our own lines."""
     import logging
     import warnings
+
+    own = logging.getLogger("adco")
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("adco: %(message)s"))
+        own.addHandler(handler)
+        own.setLevel(logging.INFO)
+        own.propagate = False
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from argparse import HelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,17 +12,58 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from adco import recipes
+from adco.help import plain_help, pretrain_help
 from adco.settings import METHODS, PretrainSettings
+
+# What other programs call a setting, and its name here.
+FOREIGN = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "arch": "backbone",
+    "model": "backbone",
+    "dataset": "data",
+    "data_dir": "data",
+    "data_path": "data",
+    "size": "image_size",
+    "img_size": "image_size",
+    "gpus": "devices",
+    "num_workers": "workers",
+    "output": "out",
+    "output_dir": "out",
+    "ckpt": "resume",
+    "config": "recipe",
+}
+NO_WEIGHTS = "training starts from random weights; starting from others is not supported"
+MISSING = {"weights": NO_WEIGHTS, "pretrained": NO_WEIGHTS}  # what other programs have and this one does not
 
 
 class Parser(ArgumentParser):
     """A parser of one settings class: its fields are flags."""
 
-    def __init__(self, settings: type[Any], prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
-        self.settings = settings
+    def __init__(self, settings: type[Any], prog: str, description: str, arguments: str = "") -> None:
+        super().__init__(prog=prog, exit_on_error=False, allow_abbrev=False)
+        self.settings, self.purpose, self.arguments = settings, description, arguments
         self.names = [field.name for field in fields(settings)]
         self.add_class_arguments(settings, as_group=False)
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        if issubclass(self.settings, PretrainSettings):
+            return pretrain_help(self.settings, self._actions)
+        usage = " ".join([self.prog, *self.arguments.split(), "[--FLAG VALUE ...]"])
+        return plain_help(self.settings, usage, self.purpose, self._actions)
+
+    def spelled(self, flags: Sequence[str]) -> list[str]:
+        """The flags with hyphens or underscores as they are known here: --image-size is --image_size."""
+        known = self._known()
+        spellings = {option[2:].replace("-", "_"): option for option in known if option.startswith("--")}
+
+        def spell(flag: str) -> str:
+            name, *value = flag.split("=", 1)
+            right = spellings.get(name[2:].replace("-", "_"), name) if name.startswith("--") else name
+            return "=".join([right, *value])
+
+        return [spell(flag) for flag in flags]
 
     def read_flags(self, flags: Sequence[str]) -> Namespace:
         """Parse flags.
@@ -29,7 +71,8 @@ class Parser(ArgumentParser):
         Raises:
             ValueError: of one line, for an unknown flag with the nearest right one.
         """
-        known = {option for action in self._actions for option in action.option_strings}
+        flags = self.spelled(flags)
+        known = self._known()
         for flag in flags:
             name = flag.split("=")[0]
             if name.startswith("--") and name not in known:
@@ -39,6 +82,9 @@ class Parser(ArgumentParser):
         except ArgumentError as error:
             raise ValueError(one_line(error)) from error
         return namespace
+
+    def _known(self) -> set[str]:
+        return {option for action in self._actions for option in action.option_strings}
 
     def _spell_out(self, flags: Sequence[str]) -> list[str]:
         """A yes-or-no setting may be given by its flag alone: --symmetric for --symmetric true."""
@@ -72,8 +118,12 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Pretra
     """The settings of a recipe with values over it, types checked.
 
     Raises:
-        ValueError: of one line, for an unknown recipe or key, or a wrong type.
+        ValueError: of one line, for an unknown recipe or key, a wrong type, or both `minutes` and `epochs`.
     """
+    if values.get("minutes") is not None and values.get("epochs") is not None:
+        raise ValueError(
+            f"minutes {values['minutes']} chooses the epochs, but epochs {values['epochs']} is given: leave one out"
+        )
     merged = {**(read_recipe(recipe) if recipe else {}), **values}
     settings: PretrainSettings = build(pretrain_parser(merged.get("method", "adco")), merged)
     return settings
@@ -120,7 +170,14 @@ def one_line(error: BaseException) -> str:
 
 
 def _unknown(what: str, name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
+    dashes = "--" if name.startswith("--") else ""
+    bare = name.removeprefix("--").replace("-", "_")
+    right = dashes + FOREIGN.get(bare, "")
+    if right in known:
+        return f"unknown {what} {name}: it is {right} here"
+    if bare in MISSING:
+        return f"unknown {what} {name}: {MISSING[bare]}"
+    near = difflib.get_close_matches(name, sorted(known - {"--help"}), n=1)
     return f"unknown {what} {name}" + (f": did you mean {near[0]}?" if near else "; see --help")
 
 

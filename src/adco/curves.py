@@ -4,9 +4,9 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-Record = Mapping[str, float | str]
+from adco.awake import ASLEEP, asleep_since
+from adco.trends import Record
+
 Points = NDArray[np.float64]
 
 
@@ -51,8 +53,11 @@ class Panel(NamedTuple):
     title: str
     curves: dict[str, str]  # record key → label
     limits: tuple[float | None, float | None] = (None, None)
+    scale: Literal["linear", "log"] = "linear"
 
 
+SHARE = "adversary_share_in_loss_adversary"
+LEAST_SHARE = 1e-6  # smaller ones are drawn here: all are asleep alike
 PANELS = (
     Panel("loss", {"loss": "encoder", "loss_adversary": "adversaries"}),
     Panel(
@@ -61,11 +66,12 @@ PANELS = (
     Panel(
         "effective rank (dimensions)", {"effective_rank": "embeddings", "backbone_effective_rank": "backbone features"}
     ),
-    Panel("kNN top-1 (%)", {"knn_top1": "kNN"}),
+    Panel("top-1 (%)", {"knn_top1": "kNN, held-out training images", "instance_top1": "own key in the batch"}),
     Panel(
         "adversaries' share of the softmax",
-        {"adversary_share_in_loss": "encoder's loss", "adversary_share_in_loss_adversary": "adversaries' loss"},
-        (-0.02, 1.02),
+        {"adversary_share_in_loss": "encoder's loss", SHARE: "adversaries' loss"},
+        (LEAST_SHARE, 1.5),
+        "log",
     ),
     Panel("cosine of the hardest adversary", {"hardest_adversary_cosine": "mean over queries"}),
     Panel(
@@ -112,9 +118,10 @@ def _points(records: Sequence[Record], key: str) -> tuple[Points, Points]:
 
 
 def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
-    drawn = 0
     for (key, label), colour in zip(panel.curves.items(), COLOURS, strict=False):
         x, y = _points(records, key)
+        if panel.scale == "log":
+            y = np.maximum(y, LEAST_SHARE)
         if len(x) > DENSE:
             axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
             width = len(x) // 50
@@ -123,7 +130,8 @@ def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
             axes.plot(
                 x, y, color=colour, linewidth=1.6, label=label, marker="o" if len(x) <= 30 else None, markersize=3
             )
-            drawn += 1
+    _mark(axes, panel, records)
+    axes.set_yscale(panel.scale)
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=8)
     axes.set_ylim(*panel.limits)
@@ -131,5 +139,16 @@ def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    if drawn > 1:
+    if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(fontsize=8, frameon=False)
+
+
+def _mark(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
+    """Draw what a curve is compared with: the kNN of random weights, and the step since which adversaries sleep."""
+    random = _points(records, "knn_top1_random")[1]
+    if "knn_top1" in panel.curves and len(random):
+        axes.axhline(random[-1], color=COLOURS[2], linestyle="--", linewidth=1, label="kNN of random weights")
+    since = asleep_since(records)
+    if SHARE in panel.curves and since is not None:
+        axes.axvline(since, color=COLOURS[1], linestyle=":", linewidth=1.2, label=f"asleep since step {since}")
+        axes.axhline(ASLEEP, color=COLOURS[2], linestyle="--", linewidth=1)

@@ -1,51 +1,76 @@
 """The main job: settings → data, method, Trainer → run directory."""
 
+import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from adco.callbacks import Bar, Monitor, OnlineKNN, StopOnSignal, WarmStart
+from adco.callbacks import Checkpoints, Interrupted, Monitor, OnlineKNN, StopOnSignal, WarmStart
 from adco.checkpoints import WholeCheckpointIO
-from adco.curves import plot_curves
+from adco.console import Bar, TimeLeft, lines, outline, say
 from adco.data.draws import permutation
 from adco.data.loader import Loader, Order
-from adco.data.sources import Source, open_source
+from adco.data.sources import Source, labelled, open_source
 from adco.data.views import View
 from adco.distributed import is_first_rank
-from adco.encoder import BackboneInfo, build_backbone, save_backbone
+from adco.encoder import BackboneInfo, build_backbone, feature_width
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL
 from adco.methods.method import Method, Schedule
 from adco.methods.moco import MoCo
 from adco.methods.simclr import SimCLR
 from adco.methods.simsiam import SimSiam
+from adco.quiet import quiet_lightning
 from adco.resolve import resolve
 from adco.run_directory import RUNS, RunDirectory
-from adco.settings import AdCoSettings, PretrainSettings, QueryKeySettings, to_dict
+from adco.settings import AdCoSettings, PretrainSettings, QueryKeySettings, known, to_dict
 
 METHODS: dict[str, Any] = {"adco": AdCo, "moco": MoCo, "simclr": SimCLR, "byol": BYOL, "simsiam": SimSiam}
+SLOW_STEM = (
+    "networks with the stem for small images at %d px are several times slower than with the usual stem at 96 px "
+    "(ResNet-18 on two cores: 22 against 97 images/s): --stem standard --image_size 96 is faster"
+)
+logger = logging.getLogger("adco")
 WARM_START = 1 << 32  # the epoch whose order and views fill the adversaries: one that no run reaches
 
 
-def pretrain_run(settings: PretrainSettings) -> RunDirectory:
+def open_images(settings: PretrainSettings) -> Source:
+    """The training images.
+
+    Raises:
+        ValueError: as `open_source`.
+    """
+    say(f"reading {settings.require_data()} …")
+    return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level)
+
+
+def pretrain_run(settings: PretrainSettings, source: Source) -> RunDirectory:
     """Pretrain from the start.
+
+    Args:
+        settings: checked; what is unset is chosen here.
+        source: the training images, `open_images(settings)`.
 
     Raises:
         ValueError: if a setting is impossible; nothing has been written then.
         Interrupted: if a signal stopped the run; it can be resumed.
         NotFiniteError: if the loss is NaN or infinite; the last good checkpoint is kept.
+        CollapsedError: if the embeddings collapse and stay so; the last good checkpoint is kept.
     """
-    settings.check()
-    source = open_source(settings.data, "train", settings.max_unreadable)
     settings = resolve(settings, source)
-    name = settings.data if not Path(settings.data).exists() else Path(settings.data).resolve().name
-    build_backbone(backbone_info(settings))  # raises for a wrong name or argument before anything is written
+    data = settings.require_data()
+    name = Path(data).resolve().name if Path(data).exists() else data
+    backbone = build_backbone(backbone_info(settings))  # raises for a wrong name before anything is written
+    for size in {view.size for view in make_views(settings)} | {backbone_info(settings).image_size}:
+        feature_width(backbone, settings.backbone, size)  # raises if the network does not take the size
+    if is_first_rank():
+        _announce(settings, source)
     path = Path(settings.out or RUNS / f"{settings.method}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     run = RunDirectory(path)
     if is_first_rank():
@@ -53,28 +78,74 @@ def pretrain_run(settings: PretrainSettings) -> RunDirectory:
         run.write_config(to_dict(settings))
         run.write_environment(seed=settings.seed, images=len(source))
         run.write_unreadable((str(file.path), file.reason) for file in source.unreadable)
-    return _train(settings, source, run)
+    try:
+        return _train(settings, source, run)
+    except Interrupted:
+        raise
+    except Exception:
+        if is_first_rank():
+            run.discard_if_empty()
+        raise
 
 
-def resume_run(run: RunDirectory, settings: PretrainSettings) -> RunDirectory:
-    """Go on with a run from its last checkpoint, or from its start where it was stopped before the first.
+def _announce(settings: PretrainSettings, source: Source) -> None:
+    """Say what the images are, and what the stem costs where another image size would be much faster."""
+    logger.info(source.description)
+    size = known(settings.image_size)
+    if settings.stem == "cifar" and 48 <= size <= 64:
+        logger.info(SLOW_STEM, size)
+
+
+def resume_run(run: RunDirectory, settings: PretrainSettings, epochs: int) -> RunDirectory:
+    """Go on with a run from its last checkpoint, or from its start if it was stopped before the first.
+
+    Args:
+        run: as it was left.
+        settings: as in its config.yaml.
+        epochs: in all; other than in the settings to make the run longer or shorter.
 
     Raises:
-        ValueError: if the images cannot be read, or are not as many as they were.
-        Interrupted, NotFiniteError: as `pretrain_run`.
+        ValueError: if the images cannot be read, or are not as many as they were; if more epochs are done already.
+        Interrupted, NotFiniteError, CollapsedError: as `pretrain_run`.
     """
-    source = open_source(settings.data, "train", settings.max_unreadable)
+    if run.is_finished and epochs == settings.epochs:
+        say(
+            f"{run.path} is finished, with {epochs} epochs; train it for longer with: "
+            f"adco pretrain --resume {run.path} --epochs {2 * epochs}"
+        )
+        return run
+    source = open_images(settings)
     before = run.read_environment().get("images", len(source))
     if len(source) != before:
         raise ValueError(f"{source.name} has {len(source)} images, the run had {before}: start a new one")
+    if epochs != settings.epochs:
+        settings = _change_length(run, settings, epochs, len(source) // known(settings.batch_size))
     return _train(settings, source, run)
+
+
+def _change_length(run: RunDirectory, settings: PretrainSettings, epochs: int, steps: int) -> PretrainSettings:
+    """The settings of a run with another number of epochs, of so many steps each; also in its config.yaml."""
+    state = torch.load(run.checkpoint, weights_only=True, mmap=True) if run.checkpoint.is_file() else {}
+    done = state.get("global_step", 0)
+    least = max(1, -(-done // steps))
+    if epochs < least:
+        raise ValueError(f"epochs {epochs} must be at least {least}: the run has done {done} steps, {steps} an epoch")
+    changed = replace(settings, epochs=epochs)
+    changed.check()
+    if is_first_rank():
+        run.write_unfinished()
+        run.write_config(to_dict(changed))
+    say(
+        f"{epochs} epochs instead of {settings.epochs}: from step {done} on, the learning rate follows "
+        f"the schedule of a run of {epochs * steps} steps"
+    )
+    return changed
 
 
 def make_views(settings: PretrainSettings) -> list[View]:
     """The views of an image: two at full size, then the small crops."""
-    assert settings.image_size is not None
     small_crops = settings.small_crops if isinstance(settings, AdCoSettings) else []
-    crops = [(settings.image_size, *settings.crop_scale)] * 2 + list(small_crops)
+    crops = [(known(settings.image_size), *settings.crop_scale)] * 2 + list(small_crops)
     return [
         View(
             size=size,
@@ -94,38 +165,40 @@ def make_views(settings: PretrainSettings) -> list[View]:
 
 def backbone_info(settings: PretrainSettings) -> BackboneInfo:
     """What `backbone.safetensors` says of itself."""
-    assert settings.test_size is not None
     return BackboneInfo(
-        settings.backbone, settings.test_size, tuple(settings.mean), tuple(settings.std), dict(settings.backbone_args)
+        settings.backbone,
+        known(settings.test_size),
+        tuple(settings.mean),
+        tuple(settings.std),
+        dict(settings.backbone_args),
+        settings.stem,
     )
 
 
 def make_method(settings: PretrainSettings, steps_per_epoch: int) -> Method:
     """Build a method from resolved settings."""
-    assert settings.learning_rate is not None
-    assert settings.final_learning_rate is not None
-    assert settings.warmup_epochs is not None
     arguments: dict[str, Any] = {}
     if isinstance(settings, QueryKeySettings):
         arguments = {
             "symmetric": settings.symmetric,
-            "momentum": settings.momentum,
-            "groups": settings.split_groups,
+            "momentum": known(settings.momentum),
+            "groups": known(settings.split_groups),
             "shuffle": settings.batch_norm == "shuffle",
         }
     backbone = build_backbone(backbone_info(settings))
+    assert settings.image_size is not None
     method: Method = METHODS[settings.method].build(
         settings,
         backbone,
-        backbone.num_features,
+        feature_width(backbone, settings.backbone, settings.image_size),
         schedule=Schedule(
-            peak=settings.learning_rate,
-            final=settings.final_learning_rate,
-            warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+            peak=known(settings.learning_rate),
+            final=known(settings.final_learning_rate),
+            warmup_steps=round(known(settings.warmup_epochs) * steps_per_epoch),
             steps=settings.epochs * steps_per_epoch,
         ),
-        weight_decay=settings.weight_decay,
-        optimizer=settings.optimizer,
+        weight_decay=known(settings.weight_decay),
+        optimizer=known(settings.optimizer),
         accumulate=settings.accumulate,
         seed=settings.seed,
         mean=settings.mean,
@@ -154,10 +227,9 @@ class PretrainData(L.LightningDataModule):
 
     def _loader(self, position: int) -> Loader:
         assert self.trainer is not None
-        assert self.settings.workers is not None
         order = Order(
             len(self.source),
-            batch_size=self.settings.batch_size // self.settings.accumulate,
+            batch_size=known(self.settings.batch_size) // self.settings.accumulate,
             accumulate=self.settings.accumulate,
             seed=self.settings.seed,
             rank=self.trainer.global_rank,
@@ -168,7 +240,7 @@ class PretrainData(L.LightningDataModule):
             self.source,
             make_views(self.settings),
             order,
-            workers=self.settings.workers,
+            workers=known(self.settings.workers),
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
 
@@ -182,57 +254,61 @@ def _syncs(settings: PretrainSettings) -> bool:
 
 def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> RunDirectory:
     torch.manual_seed(settings.seed)  # initial weights; all else is drawn by key
-    steps_per_epoch = len(source) // settings.batch_size
-    method = make_method(settings, steps_per_epoch)
+    method = make_method(settings, len(source) // known(settings.batch_size))
     if settings.precision == "64-true":
         method.double()  # Lightning would do it only after reading a checkpoint, whose weights would be rounded
-    knn = None
-    if source.labels is not None and settings.knn_images:
-        some = permutation(settings.seed, WARM_START, length=len(source))[: settings.knn_images]
-        online = OnlineKNN(source.subset(some), backbone_info(settings))
-        knn = online if online.has_classes else None
-    monitor = Monitor(run if is_first_rank() else None, log_every=settings.log_every, knn=knn)
     data = PretrainData(settings, source)
-    checkpoints = ModelCheckpoint(
-        run.checkpoint.parent,
-        filename=run.checkpoint.stem,
-        every_n_train_steps=settings.checkpoint_every,
-        enable_version_counter=False,
-    )
+    clock = TimeLeft(method.schedule.steps)
+    knn = online_knn(settings, source)
+    mine, steps = run if is_first_rank() else None, method.schedule.steps
+    monitor = Monitor(mine, settings=to_dict(settings), steps=steps, knn=knn, clock=clock)
+    every = known(settings.checkpoint_every)
+    checkpoints = Checkpoints(run, backbone_info(settings), every=every, may_save=monitor.may_save)
     on_terminal = sys.stderr.isatty()
-    callbacks = [
-        *(
-            [WarmStart(data.warm_start_dataloader)]
-            if isinstance(settings, AdCoSettings) and settings.warm_start
-            else []
-        ),
-        monitor,
-        StopOnSignal(run, agree_every=settings.log_every),
-        *([Bar(monitor)] if on_terminal else []),
+    fills = isinstance(settings, AdCoSettings) and settings.warm_start and not settings.warm_start_trains
+    callbacks: list[L.Callback] = [
+        *([Bar(method.schedule.steps, clock, monitor.latest)] if on_terminal else []),
+        monitor,  # before the warm start: its first record is of random weights
+        *([WarmStart(data.warm_start_dataloader)] if fills else []),
+        clock,
+        StopOnSignal(checkpoints, agree_every=known(settings.log_every)),
         checkpoints,
     ]
-    trainer = L.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        precision=settings.precision if settings.precision != "auto" else None,
-        max_epochs=settings.epochs,
-        accumulate_grad_batches=settings.accumulate,
-        sync_batchnorm=_syncs(settings),
-        use_distributed_sampler=False,
-        logger=TensorBoardLogger(run.path, name="", version="tensorboard") if settings.tensorboard else False,
-        callbacks=callbacks,
-        enable_progress_bar=on_terminal,
-        enable_model_summary=False,
-        plugins=[WholeCheckpointIO()],
-        default_root_dir=run.path,
-    )
-    resume = run.checkpoint if run.checkpoint.is_file() else None
-    trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
-    trainer.save_checkpoint(run.checkpoint)  # on all ranks: they wait for each other there
+    with quiet_lightning():
+        trainer = L.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            precision=settings.precision if settings.precision != "auto" else None,
+            max_epochs=settings.epochs,
+            accumulate_grad_batches=settings.accumulate,
+            sync_batchnorm=_syncs(settings),
+            use_distributed_sampler=False,
+            logger=TensorBoardLogger(run.path, name="", version="tensorboard") if settings.tensorboard else False,
+            callbacks=callbacks,
+            enable_checkpointing=False,  # ours are not Lightning's ModelCheckpoint
+            enable_progress_bar=on_terminal,
+            enable_model_summary=False,
+            plugins=[WholeCheckpointIO()],
+            default_root_dir=run.path,
+        )
+        if is_first_rank():
+            facts = outline(settings, source, method, trainer.strategy.root_device, trainer.world_size)
+            print(lines({**facts, "run": str(run.path)}), file=sys.stderr, flush=True)
+        resume = run.checkpoint if run.checkpoint.is_file() else None
+        trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
+        checkpoints.save(trainer)
     if trainer.is_global_zero:
-        save_backbone(run.backbone, method.encoder.backbone, backbone_info(settings))
-        plot_curves(run.records(), run.curves)
         run.write_finished()
-        print(f"{run.path}: {monitor.verdict().word}", file=sys.stderr)
+        print(f"{run.path}: {': '.join(monitor.verdict())}", file=sys.stderr)
     return run
+
+
+def online_knn(settings: PretrainSettings, source: Source) -> OnlineKNN | None:
+    """The kNN at each epoch's end, on some of the images; None if they have no labels, or of one class only."""
+    if source.labels is None or not settings.knn_images:
+        return None
+    with_class = labelled(source)
+    some = permutation(settings.seed, WARM_START, length=len(with_class))[: settings.knn_images]
+    online = OnlineKNN(with_class.subset(some), backbone_info(settings))
+    return online if online.has_classes else None

@@ -10,8 +10,20 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 
+from adco import defaults
 from adco.data.sources import ArraySource, Source
-from adco.settings import AdCoSettings, BatchNorm, MoCoSettings, Precision, PretrainSettings, QueryKeySettings
+from adco.encoder import SMALL_IMAGE, choose_stem
+from adco.quiet import quiet_lightning
+from adco.settings import (
+    AdCoSettings,
+    BatchNorm,
+    BYOLSettings,
+    MoCoSettings,
+    Precision,
+    PretrainSettings,
+    QueryKeySettings,
+    known,
+)
 
 AnySettings = TypeVar("AnySettings", bound=PretrainSettings)
 
@@ -26,40 +38,79 @@ def resolve(settings: AnySettings, source: Source) -> AnySettings:
 
 
 def resolve_for_images(settings: AnySettings, source: Source) -> AnySettings:
-    """The same for all that the machine has no say in.
+    """Resolve every unset setting that does not depend on the machine.
 
     Raises:
         ValueError: if the images are too few or too small for the settings.
     """
-    most = 1 << (len(source).bit_length() - 1)  # the largest power of two that the images fill
-    if len(source) < settings.batch_size:
+    images = len(source)
+    settings = _fill_in(settings, {"batch_size": settings.batch_size or defaults.batch_size(images)})
+    batch_size = known(settings.batch_size)
+    if images < batch_size:
         raise ValueError(
-            f"batch_size {settings.batch_size} is more than the {len(source)} images of {source.name}: "
-            f"try --batch_size {most}"
+            f"batch_size {batch_size} is more than the {images} images of {source.name}: "
+            f"try --batch_size {defaults.batch_size(images)}"
         )
+    steps_per_epoch = images // batch_size
+    steps = settings.epochs * steps_per_epoch
+    settings = _unless_given(settings, optimizer=defaults.optimizer(settings.OPTIMIZER, images * settings.epochs))
+    settings = _unless_given(settings, learning_rate=_learning_rate(settings))
     image_size = _image_size(settings, source)
-    rate = settings.RATE * settings.batch_size / 256 if settings.learning_rate is None else settings.learning_rate
-    chosen: dict[str, Any] = {
-        "image_size": image_size,
-        "test_size": settings.test_size or image_size,
-        "learning_rate": rate,
-        "final_learning_rate": rate * settings.FINAL if settings.final_learning_rate is None else None,
-        "warmup_epochs": min(settings.WARMUP, settings.epochs / 10) if settings.warmup_epochs is None else None,
-        "channels_last": True if settings.channels_last is None else None,
-        "checkpoint_every": len(source) // settings.batch_size if settings.checkpoint_every is None else None,
-    }
-    if isinstance(settings, AdCoSettings) and settings.adversaries is None:
-        chosen["adversaries"] = min(8192, most)
-    if isinstance(settings, MoCoSettings) and settings.queue is None:
-        chosen["queue"] = min(65_536, most)
-    return _fill_in(settings, chosen)
+    settings = _fill_in(settings, {"stem": choose_stem(settings.stem, image_size)})
+    settings = _unless_given(
+        settings,
+        image_size=image_size,
+        test_size=image_size,
+        final_learning_rate=known(settings.learning_rate) * settings.FINAL,
+        warmup_epochs=_warmup_epochs(settings),
+        weight_decay=settings.DECAY if settings.optimizer == settings.OPTIMIZER else PretrainSettings.DECAY,
+        channels_last=True,
+        log_every=_log_every(steps),
+        checkpoint_every=steps_per_epoch,
+    )
+    return _for_method(settings, images, steps)
+
+
+def _learning_rate(settings: PretrainSettings) -> float:
+    """The published rate, in proportion to the batch, of SGD and LARS; Muon's is the same for every batch."""
+    return settings.MUON_RATE if settings.optimizer == "muon" else settings.RATE * known(settings.batch_size) / 256
+
+
+def _warmup_epochs(settings: PretrainSettings) -> float:
+    if settings.optimizer == "muon":
+        return min(1.0, settings.epochs / 20)
+    return min(settings.WARMUP, settings.epochs / 10)
+
+
+def _for_method(settings: AnySettings, images: int, steps: int) -> AnySettings:
+    """Resolve what one method or some have, for a run of so many steps."""
+    if isinstance(settings, QueryKeySettings):
+        momentum = defaults.momentum(steps, published=0.999)
+        settings = _unless_given(
+            settings, momentum=momentum, projector_norm=defaults.is_short(images * settings.epochs)
+        )
+    if isinstance(settings, BYOLSettings):
+        settings = _unless_given(settings, momentum=defaults.momentum(steps, published=0.996))
+    if isinstance(settings, MoCoSettings):
+        settings = _unless_given(settings, queue=min(65_536, defaults.power_of_two(images)))
+    if isinstance(settings, AdCoSettings):
+        settings = _unless_given(settings, adversaries=defaults.adversaries(images, known(settings.batch_size), steps))
+        rate = defaults.adversary_learning_rate(known(settings.adversaries))
+        temperature = defaults.adversary_temperature(images * settings.epochs)
+        settings = _unless_given(settings, adversary_learning_rate=rate, adversary_temperature=temperature)
+    return settings
+
+
+def _log_every(steps: int) -> int:
+    """Steps between records: 200 a run, so that ten fall into its first twentieth, and at most 20 apart."""
+    return min(20, max(1, steps // 200))
 
 
 def _for_device(settings: AnySettings, source: Source) -> AnySettings:
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise ValueError("tensorboard true needs a package that is not here: pip install tensorboard")
     processes = count_processes(settings)
-    share, rest = divmod(settings.batch_size, processes * settings.accumulate)
+    share, rest = divmod(known(settings.batch_size), processes * settings.accumulate)
     if rest:
         raise ValueError(
             f"batch_size {settings.batch_size} must be a multiple of devices x nodes x accumulate, here "
@@ -76,10 +127,16 @@ def _for_device(settings: AnySettings, source: Source) -> AnySettings:
     }
     if isinstance(settings, QueryKeySettings):
         batch_norm = _batch_norm(settings.batch_norm, settings.accelerator, processes)
+        wanted = settings.split_groups or defaults.split_groups(share)
         # A group of one image has no variance.
-        groups = max(1, min(settings.split_groups, share // 2)) if batch_norm == "split" else 1
+        groups = max(1, min(wanted, share // 2)) if batch_norm == "split" else 1
         chosen |= {"batch_norm": batch_norm, "split_groups": groups}
     return _fill_in(settings, chosen)
+
+
+def _unless_given(settings: AnySettings, **chosen: Any) -> AnySettings:
+    """These values for the settings that are None."""
+    return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
 
 
 def _fill_in(settings: AnySettings, chosen: Mapping[str, Any]) -> AnySettings:
@@ -88,13 +145,14 @@ def _fill_in(settings: AnySettings, chosen: Mapping[str, Any]) -> AnySettings:
 
 
 def _image_size(settings: PretrainSettings, source: Source) -> int:
-    size = settings.image_size or min(224, source.shorter_side)
+    size = settings.image_size or default_image_size(source)
     if size > source.shorter_side:
-        raise ValueError(
+        warnings.warn(
             f"image_size {size} is larger than the images of {source.name}, whose shorter side is "
-            f"{source.shorter_side} px in the median: try --image_size {source.shorter_side}"
+            f"{source.shorter_side} px in the median: they are enlarged",
+            stacklevel=4,
         )
-    if source.smallest_side < size:
+    elif source.smallest_side < size:
         warnings.warn(
             f"some images of {source.name} are smaller than image_size {size} and are enlarged; "
             f"the smallest has a side of {source.smallest_side} px",
@@ -104,6 +162,15 @@ def _image_size(settings: PretrainSettings, source: Source) -> int:
         if crop > size:
             raise ValueError(f"small_crops has a size of {crop}: it must be at most image_size {size}")
     return size
+
+
+def default_image_size(source: Source) -> int:
+    """The images' shorter side in the median up to 64 px; above, the next multiple of 32 below it, at most 224.
+
+    Most CNNs halve an image five times: 32 px are one pixel of their last feature map.
+    """
+    side = source.shorter_side
+    return side if side <= SMALL_IMAGE else min(224, side // 32 * 32)
 
 
 def _batch_norm(choice: BatchNorm, accelerator: str, processes: int) -> BatchNorm:
@@ -121,18 +188,28 @@ def count_processes(settings: PretrainSettings) -> int:
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     try:
-        trainer = L.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-        )
+        with quiet_lightning():
+            trainer = L.Trainer(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                num_nodes=settings.num_nodes,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+            )
     except Exception as error:  # Lightning has an exception for each kind of mismatch
         chosen = f"accelerator {settings.accelerator} with devices {settings.devices}"
         raise ValueError(f"{chosen} is not to be had here: {' '.join(str(error).split())}") from error
     return int(trainer.world_size)
+
+
+def training_device(settings: PretrainSettings) -> torch.device:
+    """Where this process will train."""
+    if settings.accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if settings.accelerator not in ("cpu", "gpu") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 def default_workers(source: Source, processes: int) -> int:

@@ -13,6 +13,7 @@ results/               what evaluations found
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any
 import yaml
 
 from adco.curves import read_records
+from adco.settings import of_earlier_versions
 
 RUNS = Path("runs")
 _PACKAGES = ("adco", "torch", "torchvision", "timm", "lightning", "numpy", "Pillow")
@@ -86,8 +88,8 @@ class RunDirectory:
         return self.path / "results"
 
     def read_config(self) -> dict[str, Any]:
-        values: dict[str, Any] = yaml.safe_load(self.config.read_text())
-        return values
+        """Every setting of the run, also where an earlier version wrote it."""
+        return of_earlier_versions(yaml.safe_load(self.config.read_text()))
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         write_whole(self.config, yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None))
@@ -108,6 +110,17 @@ class RunDirectory:
 
     def write_finished(self) -> None:
         write_json(self.path / "environment.json", {**self.read_environment(), "finished": _now()})
+
+    def write_unfinished(self) -> None:
+        """Take back that the run is finished: it is to become longer."""
+        facts = self.read_environment()
+        facts.pop("finished", None)
+        write_json(self.path / "environment.json", facts)
+
+    def discard_if_empty(self) -> None:
+        """Remove the directory of a run that failed before there was a checkpoint or a step with a finite loss."""
+        if not self.checkpoint.is_file() and not any(isinstance(r.get("loss"), float) for r in self.records()):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write_unreadable(self, files: Iterable[tuple[str, str]]) -> None:
         write_json(self.path / "unreadable.json", [{"file": file, "reason": reason} for file, reason in files])
@@ -165,6 +178,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_bytes(data)
     partial.replace(path)

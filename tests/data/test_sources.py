@@ -83,7 +83,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     assert source.subset([3, 0]).labels.tolist() == [1, 0]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("paths", [("x/a.png", "x/b.png"), ("x/a.png", "b.png"), ("x/a.png", "y/z/b.png")])
+@pytest.mark.parametrize("paths", [("x/a.png", "x/b.png"), ("x/a.png", "b.png"), ("x/y/a.png", "x/y/b.png")])
 def test_other_layouts_have_no_labels(tmp_path: Path, paths: tuple[str, ...]) -> None:
     for path in paths:
         put(tmp_path / path)
@@ -174,7 +174,7 @@ def test_a_file_that_goes_bad_later(tmp_path: Path) -> None:
 
 
 def test_few_images(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no images in .* \(looked for \.jpg, \.jpeg, \.png"):
+    with pytest.raises(ValueError, match=r"no images in .* \(looked for \.jpg, \.jpeg, .*\.png, "):
         open_source(tmp_path)
     put(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"1 readable image in .*: contrast needs at least two"):

@@ -1,6 +1,7 @@
 """Evaluating what a run left: its directory, its checkpoint, its backbone, or a network by name."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ TINY: dict[str, Any] = {
     "knn_images": 0,
     "accelerator": "cpu",
 }
+
+
+FEW_IMAGES = pytest.mark.filterwarnings("ignore:only 12 test images")
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +58,10 @@ def labelled(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["knn", "linear"])
 def test_results_stand_beside_the_run(run: RunDirectory, kind: Any) -> None:
     result = adco.evaluate(kind, run.path)
-    assert json.loads((run.results / f"{kind}.json").read_text()) == result
+    assert json.loads((run.results / f"{kind}-digits.json").read_text()) == result
     assert (result["data"], result["images"], result["protocol"]["kind"]) == ("digits", 355, kind)
     assert 10 < result["top1"] <= result["top5"] <= 100
-    assert matplotlib.image.imread(run.results / f"{kind}_confusion.png").ndim == 3
+    assert matplotlib.image.imread(run.results / f"{kind}-digits_confusion.png").ndim == 3
 
 
 def test_directory_checkpoint_and_backbone_are_one(run: RunDirectory) -> None:
@@ -73,7 +77,7 @@ def test_a_run_that_was_stopped_is_evaluated_by_its_checkpoint(run: RunDirectory
         adco.evaluate("knn", stopped.path)
     stopped.checkpoint.write_bytes(run.checkpoint.read_bytes())
     assert adco.evaluate("knn", stopped.path) == adco.evaluate("knn", run.path)
-    assert (stopped.results / "knn.json").is_file()
+    assert (stopped.results / "knn-digits.json").is_file()
 
 
 def test_no_run_is_the_newest(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +93,7 @@ def test_floors_are_pixels_and_random_weights(run: RunDirectory) -> None:
     result = adco.evaluate("knn", run.path, floors=True)
     assert set(result["floors"]) == {"raw pixels", "random weights"}
     assert result["floors"]["raw pixels"]["top1"] > 90  # digits are easy
-    assert json.loads((run.results / "knn.json").read_text()) == result
+    assert json.loads((run.results / "knn-digits.json").read_text()) == result
     again = adco.evaluate("knn", run.path, floors=True)
     assert again["floors"] == result["floors"]
 
@@ -100,11 +104,13 @@ def test_settings_are_used(run: RunDirectory) -> None:
     assert adco.evaluate("knn", run.path, image_size=16)["top1"] != result["top1"]
 
 
+@FEW_IMAGES
 def test_other_images_than_the_runs_may_be_given(run: RunDirectory, labelled: Path) -> None:
     result = adco.evaluate("knn", run.path, data=str(labelled), k=5)
     assert (result["images"], set(result["per_class"])) == (12, {"red", "green", "blue"})
 
 
+@FEW_IMAGES
 def test_a_network_by_name_needs_no_run(labelled: Path, tmp_path: Path) -> None:
     before = set(tmp_path.rglob("*"))
     result = adco.evaluate("knn", backbone="resnet10t", data=str(labelled), image_size=96, k=5)
@@ -113,6 +119,7 @@ def test_a_network_by_name_needs_no_run(labelled: Path, tmp_path: Path) -> None:
     assert set(tmp_path.rglob("*")) == before
 
 
+@FEW_IMAGES
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_network_by_name_takes_weights(labelled: Path, tmp_path: Path, suffix: str) -> None:
     torch.manual_seed(5)
@@ -153,6 +160,54 @@ def test_a_run_and_a_network_are_one_too_many(run: RunDirectory) -> None:
 def test_images_without_labels_are_refused(run: RunDirectory, labelled: Path) -> None:
     with pytest.raises(ValueError, match=r"red has no labels: give a labelled --data, with a folder of images a class"):
         adco.evaluate("knn", run.path, data=str(labelled / "red"))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"), [("labelled/red", "has no labels"), ("gone", "is neither a folder nor one of")]
+)
+def test_a_run_whose_own_images_do_not_do_says_what_to_give(
+    run: RunDirectory, labelled: Path, tmp_path: Path, data: str, why: str
+) -> None:
+    other = RunDirectory.create(tmp_path / "other")
+    other.write_config({**run.read_config(), "data": str(tmp_path / data)})
+    other.backbone.write_bytes(run.backbone.read_bytes())
+    with pytest.raises(ValueError, match=f"^without --data, the data of .*other is used: .*{why}") as e:
+        adco.evaluate("knn", other.path)
+    assert "\n" not in str(e.value)
+
+
+def test_few_test_images_are_warned_of(run: RunDirectory, labelled: Path) -> None:
+    with pytest.warns(UserWarning, match=r"^only 12 test images: "):
+        adco.evaluate("knn", run.path, data=str(labelled), k=5)
+
+
+@FEW_IMAGES
+def test_results_of_other_data_and_settings_are_kept(run: RunDirectory, labelled: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run.results, ignore_errors=True)
+    twin = tmp_path / "elsewhere" / "labelled"
+    shutil.copytree(labelled, twin)
+    asked: list[dict[str, Any]] = [
+        {"data": str(labelled)},
+        {"data": str(twin)},
+        {"data": str(labelled), "k": 5},
+        {"data": str(labelled), "image_size": 16},
+        {"data": "digits"},
+    ]
+    results = [adco.evaluate("knn", run.path, **settings) for settings in asked]
+    kept = [json.loads(file.read_text()) for file in run.results.glob("*.json")]
+    assert len(kept) == len(asked)
+    assert all(result in kept for result in results)
+    assert {file.name for file in run.results.glob("*.json")} >= {"knn-labelled.json", "knn-digits.json"}
+    assert len(list(run.results.glob("*_confusion.png"))) == len(asked)
+    again = adco.evaluate("knn", run.path, data=f"{labelled}/../labelled")  # the same folder by another name
+    assert again["evaluation"] == results[0]["evaluation"]
+    assert len(list(run.results.iterdir())) == 2 * len(asked)
+
+
+@FEW_IMAGES
+def test_more_neighbours_than_images_are_all_images(run: RunDirectory, labelled: Path) -> None:
+    result = adco.evaluate("knn", run.path, data=str(labelled), k=200)
+    assert (result["protocol"]["k"], result["evaluation"]["k"]) == (48, 200)
 
 
 def test_a_missing_run_is_named(tmp_path: Path) -> None:

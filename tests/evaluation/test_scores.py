@@ -23,6 +23,7 @@ from adco.evaluation import (
     save_confusion,
     summarise,
 )
+from adco.evaluation.scores import wilson_interval
 
 Kind = Literal["knn", "linear"]
 
@@ -167,6 +168,7 @@ def test_impossible_evaluations_are_refused() -> None:
 @pytest.mark.parametrize("number", [2, 100])
 def test_confusion_is_drawn_for_any_number_of_classes(number: int, tmp_path: Path) -> None:
     path = tmp_path / "confusion.png"
+    path.write_text("the picture of before")
     confusion = torch.eye(number, dtype=torch.int64)
     confusion[0, 0] = 0  # a class without images
     save_confusion(path, confusion, [f"$class_{index}" for index in range(number)])
@@ -174,12 +176,37 @@ def test_confusion_is_drawn_for_any_number_of_classes(number: int, tmp_path: Pat
         assert image.format == "PNG"
         assert 400 < image.width <= 3000
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 20  # not blank
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_table_shows_each_row_in_percent() -> None:
-    console = Console(width=60, record=True, file=io.StringIO())
-    console.print(results_table([("raw pixels", 35.44, 37.06), ("AdCo", 81.0, 100.0)]))
-    text = console.export_text()
-    assert "35.4" in text
-    assert "37.1" in text
-    assert "100.0" in text
+def test_table_shows_each_row_in_percent_and_the_majority_below() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    always_first = torch.tensor([[1.0, 0.0]]).expand(40, 2)
+    rows = {"raw pixels": always_first, "AdCo": torch.eye(2)[labels]}
+    console = Console(width=90, record=True, file=io.StringIO())
+    console.print(results_table([(name, summarise(x, labels, ("a", "b")).to_json()) for name, x in rows.items()]))
+    lines = [line.split() for line in console.export_text().splitlines() if "." in line]
+    assert [line[-1] for line in lines] == ["50.0", "100.0", "50.0"]  # mean per class
+    assert lines[0][2] == "75.0"
+    assert lines[1][1] == "100.0"
+    assert lines[2] == ["always", "the", "largest", "class", "75.0", "50.0"]
+
+
+@pytest.mark.parametrize(("hits", "images"), [(0, 12), (12, 12), (1, 1), (7, 40), (8123, 10_000)])
+def test_the_interval_is_scipys(hits: int, images: int) -> None:
+    from scipy.stats import binomtest  # two seconds to import
+
+    expected = binomtest(hits, images).proportion_ci(method="wilson")
+    assert wilson_interval(100 * hits / images, images) == pytest.approx((100 * expected.low, 100 * expected.high))
+
+
+def test_the_majority_is_the_largest_class_of_the_test_images() -> None:
+    found = summarise(torch.randn(50, 3), torch.tensor([0] * 10 + [2] * 37 + [1] * 3), names(3))
+    assert found.majority == 74
+    assert found.to_json()["top1_interval"] == list(found.interval)
+
+
+def test_a_source_of_one_class_is_refused_before_features_are_taken() -> None:
+    one = ArraySource("cats", np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64), ("cat",))
+    with pytest.raises(ValueError, match="cats has 1 class; an evaluation needs at least 2"):
+        check_classes(one, one)

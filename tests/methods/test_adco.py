@@ -225,3 +225,29 @@ def test_warm_start_fills_every_row_with_keys(images: int) -> None:
     torch.testing.assert_close(method.adversaries.weight.detach(), keys[:ADVERSARIES].detach())
     assert not (method.adversaries.weight == initial).all(1).any()
     assert torch.equal(weight_of(method.encoder), weight_of(make_adco(VARIANTS["plain"]).encoder))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_warm_start_that_trains_fills_the_rows_step_by_step_then_copies_the_encoder(accumulate: int) -> None:
+    """Against the keys themselves; the encoder moves meanwhile, the adversaries do not, and then they do."""
+    images, warm_steps = 4, math.ceil(ADVERSARIES / (4 * accumulate))
+    method = make_adco(VARIANTS["plain"], warm_steps=warm_steps, accumulate=accumulate)
+    made = method.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    initial, keys = weight_of(method.encoder).clone(), []
+    for batch in make_batches(2, count=(warm_steps + 1) * accumulate, images=images):
+        if batch.position == warm_steps * accumulate:
+            filled = method.adversaries.weight.detach().clone()
+            encoder = weight_of(method.encoder).clone()
+        outputs = method.training_step(batch, 0)
+        keys.append(outputs["keys"].detach())
+        if batch.position == warm_steps * accumulate:
+            torch.testing.assert_close(weight_of(method.momentum_encoder.encoder), encoder)
+        outputs["loss"].backward()
+        if (batch.position + 1) % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    torch.testing.assert_close(filled, torch.cat(keys)[:ADVERSARIES])
+    assert not torch.equal(encoder, initial)
+    assert not torch.equal(method.adversaries.weight.detach(), filled)

@@ -1,6 +1,7 @@
 """What is special to each baseline: MoCo's queue, BYOL's target, SimSiam's stop-gradient; their heads and defaults."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adco.data.loader import Batch
+from adco.data.sources import ArraySource
 from adco.encoder import Encoder
 from adco.methods.byol import BYOL
 from adco.methods.method import Schedule
@@ -17,6 +19,7 @@ from adco.methods.moco import MoCo
 from adco.methods.simclr import SimCLR
 from adco.methods.simsiam import SimSiam
 from adco.pretraining import METHODS, make_method
+from adco.resolve import resolve
 from adco.settings import METHODS as SETTINGS
 from adco.settings import BYOLSettings, MoCoSettings, PretrainSettings, SimCLRSettings, SimSiamSettings
 
@@ -194,9 +197,10 @@ def widths(head: nn.Module) -> list[Any]:
 
 
 def built(settings: PretrainSettings) -> Any:
-    settings.learning_rate, settings.final_learning_rate, settings.warmup_epochs = 0.1, 0.0, 0.0
-    settings.backbone_args, settings.test_size = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}, 32
-    return make_method(settings, steps_per_epoch=1)
+    """With all that is chosen as for a long run on many images."""
+    settings.backbone_args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
+    many = ArraySource("black", np.broadcast_to(np.uint8(0), (1_281_167, 32, 32, 3)), None, ())
+    return make_method(resolve(replace(settings, accelerator="cpu"), many), steps_per_epoch=1)
 
 
 def test_heads_are_the_papers() -> None:

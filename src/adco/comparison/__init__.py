@@ -10,9 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,19 +20,31 @@ from filelock import FileLock, Timeout
 
 from adco.api import pretrain
 from adco.callbacks import Interrupted
-from adco.comparison.claims import Claim, claims, markdown, to_json
+from adco.comparison.check import check_plan
+from adco.comparison.claims import Claim, caption, claims, markdown, statements, to_json
 from adco.comparison.picture import save_picture
 from adco.comparison.plan import Plan, Row, read_plan
 from adco.comparison.table import KINDS, Entry, Table, collect, is_done, results
 from adco.comparison.timing import known_timings
-from adco.data.sources import Source, open_source
 from adco.distributed import is_first_rank
 from adco.evaluation.runs import evaluate_kinds
-from adco.resolve import resolve_for_images
 from adco.run_directory import RunDirectory, write_json, write_whole
-from adco.settings import EvaluateSettings, to_dict
+from adco.settings import EvaluateSettings
 
-__all__ = ["Claim", "Entry", "Plan", "Row", "RunsFailed", "Table", "claims", "compare", "do_one", "read_plan"]
+__all__ = [
+    "Claim",
+    "Entry",
+    "Plan",
+    "Row",
+    "RunsFailed",
+    "Table",
+    "caption",
+    "claims",
+    "compare",
+    "do_one",
+    "read_plan",
+    "statements",
+]
 
 BUSY = 75  # exit code of a process that leaves a run to another (EX_TEMPFAIL of sysexits.h)
 
@@ -49,19 +60,19 @@ def compare(recipe: str | Path, out: Path) -> Table:
     another, all rows each; a run that fails does not keep the others from being done.
 
     Raises:
-        ValueError: if the recipe is no comparison, a row cannot be trained, or a run in `out` is of other settings.
+        ValueError: if the recipe is no comparison, a row cannot be trained, there are no labels to evaluate by, or a
+            run in `out` has other settings; before anything is timed or trained.
         Interrupted: if a signal stopped a run; the same call goes on from there.
         RunsFailed: if runs failed; the same call tries them again.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("adco compare starts a process a device by itself: call it once, or with --only for one run")
     plan = read_plan(recipe)
-    source_of = cache(open_source)
-    for row, seed in plan.runs():
-        _check_same(row, RunDirectory(row.run(out, seed)), source_of)
+    used = check_plan(plan, out, _say)
     locks = _locks(out)
     with FileLock(locks / "timing"):  # whoever comes second waits, and finds it measured
-        timing = known_timings(plan.rows, out / "timing.json", _say)
+        timing = known_timings(plan.rows, used, out / "timing.json", _say)
+    plan = replace(plan, rows=[replace(row, settings=used[row.name]) for row in plan.rows])  # for the table
     failed = []
     for number, (row, seed) in enumerate(plan.runs()):
         run = row.run(out, seed)
@@ -69,11 +80,12 @@ def compare(recipe: str | Path, out: Path) -> Table:
             continue
         _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
         code = 0
-        while not code and not is_done(run, plan):  # trained, then evaluated
-            code = _in_a_process(recipe, out, run)
+        for _ in range(1 + len(KINDS)):  # training, then the evaluations
+            if not code and not is_done(run, plan):
+                code = _in_a_process(recipe, out, run)
         if code == BUSY:
             _say(f"another process is at {row.name}, seed {seed}")
-        elif code:
+        elif not is_done(run, plan):
             failed.append(run.name)
         _write(out, plan, timing)
     table = _write(out, plan, timing)
@@ -93,7 +105,7 @@ def do_one(recipe: str | Path, out: Path, name: str) -> int:
 
     Raises:
         ValueError: if the plan has no such run.
-        Interrupted, NotFiniteError: as of `adco.pretrain`.
+        Interrupted, NotFiniteError, CollapsedError: as of `adco.pretrain`.
     """
     plan = read_plan(recipe)
     runs = {row.run(out, seed).name: (row, seed) for row, seed in plan.runs()}
@@ -122,7 +134,8 @@ def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
         kinds = kinds[:1]
     on_all_ranks = plan.protocol == "sgd" and kinds == ["linear"]
     if kinds and (on_all_ranks or is_first_rank()):
-        evaluate_kinds(kinds, run.path, EvaluateSettings(floors=floors, protocol=plan.protocol))
+        settings = EvaluateSettings(data=plan.evaluate_on, floors=floors, protocol=plan.protocol)
+        evaluate_kinds(kinds, run.path, settings)
 
 
 def _in_a_process(recipe: str | Path, out: Path, run: Path) -> int:
@@ -156,25 +169,12 @@ def _locks(out: Path) -> Path:
     return folder
 
 
-def _check_same(row: Row, run: RunDirectory, source_of: Callable[[str], Source]) -> None:
-    """A run that was begun with other settings would end up in the wrong row; what the machine decides may differ."""
-    if not run.config.is_file():
-        return
-    begun, asked = run.read_config(), to_dict(resolve_for_images(row.settings, source_of(row.settings.data)))
-    if begun.get("batch_norm") != "split" or begun["split_groups"] < asked["split_groups"]:
-        asked.pop("split_groups", None)  # of no use then, or as many as a device's share allows
-    for name, value in asked.items():
-        if name not in ("seed", "out") and value is not None and value != "auto" and begun.get(name) != value:
-            was = f"was begun with {name} {begun.get(name)}, not {value}"
-            raise ValueError(f"{run.path} {was}: remove it to begin anew")
-
-
 def _write(out: Path, plan: Plan, timing: dict[str, Any]) -> Table:
     with FileLock(_locks(out) / "table"):
         table = collect(plan, out, timing)
         write_json(out / "table.json", to_json(table))
         write_whole(out / "table.md", markdown(table))
-        save_picture(out / "table.png", table.entries)
+        save_picture(out / "table.png", table)
     return table
 
 

@@ -1,4 +1,4 @@
-"""The appendix's claims, each with the figure measured and whether that bears it out; the table with them beneath."""
+"""What the table says: the claims of the paper's appendix for the paper's tables, else differences between rows."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy.stats import quantile_test, ttest_ind
 
-from adco.comparison.table import COLUMNS, Entry, Table
+from adco.comparison.table import COLUMNS, Entry, Table, few_images
 from adco.comparison.timing import ratios
 
 Pair = tuple[Entry, Entry]
@@ -44,6 +44,24 @@ class Claim:
             return f"{self.claim}: not measured ({self.measured})"
         interval = "one seed" if self.interval is None else "{:.2f} to {:.2f}".format(*self.interval)
         return f"{self.claim}: {self.measured} {self.figure:.2f} ({interval}): **{self.verdict}**"
+
+
+def statements(table: Table) -> list[str]:
+    """What stands below the table, a sentence a line: claims where the comparison asks for them, else differences."""
+    if table.claims == "appendix":
+        return [f"{claim.number}. {claim.sentence()}" for claim in claims(table.entries)]
+    return differences(table.entries)
+
+
+def differences(entries: Sequence[Entry]) -> list[str]:
+    """Linear top-1 of each row minus that of the first, with its interval, where both have several seeds."""
+    found = (_difference(0, entry.name, [(entry, entries[0])]) for entry in entries[1:])
+    return [
+        f"{claim.claim} minus {entries[0].name}, linear top-1: {round(claim.figure, 2) + 0.0:+.2f} points "
+        f"(95 % interval over seeds {claim.interval[0]:+.2f} to {claim.interval[1]:+.2f})"
+        for claim in found
+        if claim.figure is not None and claim.interval is not None
+    ]
 
 
 def claims(entries: Sequence[Entry]) -> list[Claim]:
@@ -128,22 +146,41 @@ def _parameters(number: int, claim: str, one: Sequence[Entry], other: Sequence[E
     return Claim(number, claim, measured, ratio, (ratio, ratio), at_most=1.0)
 
 
-def markdown(table: Table) -> str:
-    """The table and its claims in Markdown."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *table.lines()]
-    drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    read = "\n".join(f"{claim.number}. {claim.sentence()}" for claim in claims(table.entries))
+def caption(table: Table) -> str:
+    """What the table shows, in full sentences."""
+    trained = ", ".join(
+        data if count is None else f"{data} ({_count(count)} images)" for data, count in table.trained_on.items()
+    )
+    tested, few = "", ""
+    if table.test_images is not None:
+        tested, few = f" ({_count(table.test_images)} test images)", few_images(table.test_images)
     return (
-        "kNN and linear: top-1 in %, mean ± standard deviation over seeds. time/epoch: relative to plain MoCo v2, "
-        f"measured in turns ({table.costs_of}).\n\n{drawn}\n\n{read}\n"
+        f"Trained on {trained}, evaluated on {table.evaluated_on}{tested}. {few and few + '. '}kNN and linear: top-1 "
+        "accuracy in %, mean ± standard deviation over seeds. extra parameters: trained parameters outside backbone "
+        f"and projector. images/s, time/epoch (relative to {table.relative_to}) and peak memory: measured on "
+        f"{table.costs_of}, all rows in turns."
     )
 
 
+def _count(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, with its caption and its statements."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *table.lines()]
+    drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join(part for part in (caption(table), drawn, "\n".join(statements(table))) if part) + "\n"
+
+
 def to_json(table: Table) -> dict[str, Any]:
-    """Everything in the table, and its claims."""
+    """Everything in the table, and the claims it was made for."""
+    found = claims(table.entries) if table.claims else []
     return {
         "rows": [asdict(entry) for entry in table.entries],
-        "floors": table.floors,
-        "costs_of": table.costs_of,
-        "claims": [asdict(claim) | {"verdict": claim.verdict} for claim in claims(table.entries)],
+        **{
+            name: getattr(table, name)
+            for name in ("floors", "costs_of", "trained_on", "evaluated_on", "test_images", "relative_to")
+        },
+        "claims": [asdict(claim) | {"verdict": claim.verdict} for claim in found],
     }

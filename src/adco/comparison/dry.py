@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from adco import defaults
 from adco.comparison.plan import Plan
-from adco.comparison.timing import Training, high_water, in_a_process, peak_since
 from adco.data.sources import ArraySource
+from adco.rehearsal import Training, high_water, in_a_process, peak_since
 from adco.settings import PretrainSettings
 
 BATCH, HEIGHT, WIDTH = 8, 375, 500  # images of a step and their size; ImageNet's in the median
@@ -22,9 +23,13 @@ def dry_run(plan: Plan) -> list[dict[str, Any]]:
     found = []
     for row in plan.rows:
         figures = in_a_process(_try, row.settings)
-        steps = None if plan.images is None else plan.images // row.settings.batch_size * row.settings.epochs
+        steps = None if plan.images is None else _steps(row.settings, plan.images)
         found.append({"row": row.name, **figures, "steps": steps})
     return found
+
+
+def _steps(settings: PretrainSettings, images: int) -> int:
+    return images // (settings.batch_size or defaults.batch_size(images)) * settings.epochs
 
 
 def _try(settings: PretrainSettings) -> dict[str, Any]:

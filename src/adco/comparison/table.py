@@ -1,19 +1,22 @@
 """From runs and timings to the table: one row a method, mean and spread over seeds, and what it costs."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from adco.comparison.plan import Plan, Row
+from adco.comparison.plan import Claims, Plan, Row
 from adco.comparison.timing import relative_time
-from adco.evaluation.runs import Kind
+from adco.evaluation.knn import default_k
+from adco.evaluation.results import Kind
 from adco.run_directory import RunDirectory
-from adco.settings import AdCoSettings, EvaluateSettings, MoCoSettings, PretrainSettings
+from adco.settings import AdCoSettings, EvaluateSettings, MoCoSettings, PretrainSettings, known
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+FEW = 100  # test images; with fewer, the 95 % interval of an accuracy of 50 % is wider than ± 10 points
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,33 @@ class Entry:
     knn: list[float]  # top-1 in %
     linear: list[float]
     seconds_per_image: list[float]  # of one device, in each round of the timing
-    relative_time: float  # of an epoch, to plain MoCo v2's; to the first row's where there is none
+    relative_time: float  # of an epoch, to that of the table's row `relative_to`
     peak_megabytes: float | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """An entry for each row of which a run is done, the floors beneath them, and where the costs were measured."""
+    """An entry for each row of which a run is done, and what they have in common.
+
+    Args:
+        entries: the rows.
+        floors: top-1 in % by kind: of raw pixels and of random weights.
+        costs_of: the machine that the costs were measured on.
+        trained_on: the number of images of each training set by its name, None if no run on it is done.
+        evaluated_on: the labelled data.
+        test_images: how many of these are test images, None if no run is done.
+        relative_to: the row whose time per epoch is 1: plain MoCo v2, or the first row where there is none.
+        claims: whose claims are tested on the rows.
+    """
 
     entries: list[Entry]
-    floors: dict[str, dict[str, float]]  # top-1 in % by kind: of raw pixels and of random weights
+    floors: dict[str, dict[str, float]]
     costs_of: str
+    trained_on: dict[str, int | None]
+    evaluated_on: str
+    test_images: int | None
+    relative_to: str
+    claims: Claims | None
 
     def lines(self) -> list[list[str]]:
         """A line an entry, then a line a floor, as text, a cell a column."""
@@ -49,25 +68,30 @@ class Table:
 
 
 def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
-    """The table as far as it is there; `timing` is what `known_timings` gives."""
+    """The table of the runs that are done; `timing` is what `known_timings` returns."""
     machine = timing["machine"]["processor"] or timing["machine"]["platform"]
-    return Table(
-        entries=_entries(plan, out, timing["rows"]),
-        floors=_floors(results(plan.rows[0].run(out, plan.seeds[0]), plan)),
-        costs_of=f"{machine}, threads: {timing['threads']}",
-    )
-
-
-def _entries(plan: Plan, out: Path, timings: Mapping[str, Any]) -> list[Entry]:
     found = {row.name: [results(row.run(out, seed), plan) for seed in plan.seeds] for row in plan.rows}
     done = {name: [result for result in of_seeds if len(result) == len(KINDS)] for name, of_seeds in found.items()}
     plain = (row for row in plan.rows if isinstance(row.settings, MoCoSettings) and not row.settings.symmetric)
-    reference = next(plain, plan.rows[0])
-    return [
-        _entry(row, done[row.name], timings[row.name], timings[reference.name]["seconds_per_image"])
-        for row in plan.rows
-        if done[row.name]
-    ]
+    reference = next(plain, plan.rows[0]).name
+    seconds = timing["rows"][reference]["seconds_per_image"]
+    return Table(
+        entries=[_entry(row, done[row.name], timing["rows"][row.name], seconds) for row in plan.rows if done[row.name]],
+        floors=_floors(found[plan.rows[0].name][0]),
+        costs_of=f"{machine}, threads: {timing['threads']}",
+        trained_on={data: _training_images(plan, out, data) for data in plan.training_data},
+        evaluated_on=plan.evaluation_data,
+        test_images=next((result["knn"]["images"] for of_seeds in done.values() for result in of_seeds), None),
+        relative_to=reference,
+        claims=plan.claims,
+    )
+
+
+def _training_images(plan: Plan, out: Path, data: str) -> int | None:
+    """How many images of a training set the runs on it have had."""
+    runs = (RunDirectory(row.run(out, seed)) for row, seed in plan.runs() if row.settings.data == data)
+    counts = (run.read_environment().get("images") for run in runs)
+    return next((count for count in counts if count is not None), None)
 
 
 def _entry(row: Row, results: Sequence[Mapping[Kind, Any]], timing: Mapping[str, Any], to: Sequence[float]) -> Entry:
@@ -78,9 +102,9 @@ def _entry(row: Row, results: Sequence[Mapping[Kind, Any]], timing: Mapping[str,
         method=settings.method,
         symmetric=is_symmetric(settings),
         crops=2 + len(settings.small_crops) if isinstance(settings, AdCoSettings) else 2,
-        batch=settings.batch_size,
+        batch=known(settings.batch_size),
         negatives=negatives(settings),
-        trained_negatives=isinstance(settings, AdCoSettings) and settings.adversary_learning_rate > 0,
+        trained_negatives=isinstance(settings, AdCoSettings) and known(settings.adversary_learning_rate) > 0,
         extra_parameters=timing["extra_parameters"],
         knn=[result["knn"]["top1"] for result in results],
         linear=[result["linear"]["top1"] for result in results],
@@ -108,24 +132,31 @@ def is_done(path: Path, plan: Plan) -> bool:
 
 
 def results(path: Path, plan: Plan) -> dict[Kind, Any]:
-    """What each kind of evaluation found of a run that is trained, if it was made as for all rows."""
+    """The result of each kind of evaluation of a trained run, if it was made with the plan's data and settings."""
     run = RunDirectory(path)
     if not run.is_finished:
         return {}
-    files = {kind: run.results / f"{kind}.json" for kind in KINDS}
-    found = {kind: json.loads(file.read_text()) for kind, file in files.items() if file.is_file()}
-    data = run.read_config()["data"]
-    return {kind: result for kind, result in found.items() if _is_alike(kind, result, data, plan)}
+    config = run.read_config()
+    data = plan.evaluate_on or config["data"]
+    found: dict[Kind, Any] = {}
+    for kind in KINDS:  # knn-cifar10.json, or knn.json of earlier versions, and whatever else was evaluated
+        files = sorted(run.results.glob(f"{kind}*.json"))
+        size = config["test_size"]
+        alike = [result for file in files if _is_alike(kind, result := json.loads(file.read_text()), data, size, plan)]
+        if alike:
+            found[kind] = alike[0]
+    return found
 
 
-def _is_alike(kind: Kind, result: Mapping[str, Any], data: str, plan: Plan) -> bool:
-    """Whether `adco evaluate` was not called with other settings, which leaves its results in the same file."""
+def _is_alike(kind: Kind, result: Mapping[str, Any], data: str, size: int, plan: Plan) -> bool:
+    """Whether a result is of this data, at this size, with the settings of the plan."""
     told, usual = result["protocol"], EvaluateSettings()
     if kind == "knn":
-        alike = (told["k"], told["temperature"]) == (usual.k, usual.temperature)
+        usual_k = min(default_k(told["train_images"]), told["train_images"])
+        alike = (told["k"], told["temperature"]) == (usual_k, usual.temperature)
     else:
         alike = told.get("protocol", "cached") == plan.protocol
-    return alike and result["data"] == data
+    return alike and (result["data"], result.get("evaluation", {}).get("image_size", size)) == (data, size)
 
 
 def _floors(of_first: Mapping[Kind, Any]) -> dict[str, dict[str, float]]:
@@ -135,6 +166,14 @@ def _floors(of_first: Mapping[Kind, Any]) -> dict[str, dict[str, float]]:
         for name, floor in result.get("floors", {}).items():
             found.setdefault(name, {})[kind] = floor["top1"]
     return found
+
+
+def few_images(count: int) -> str:
+    """What a small number of test images means for an accuracy; empty for enough of them."""
+    if count >= FEW:
+        return ""
+    width = 98 / math.sqrt(count)  # 1.96 standard deviations of a share of one half, in points
+    return f"With only {count} test images, the 95 % interval of an accuracy is up to ± {width:.0f} points"
 
 
 def with_spread(values: Sequence[float]) -> str:

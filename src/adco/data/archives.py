@@ -63,6 +63,11 @@ def fashion_mnist(split: Split) -> Loaded:
     return np.repeat(images[..., None], 3, axis=-1), labels, classes
 
 
+def is_fetched(name: str) -> bool:
+    """Whether a named set is in the data directory."""
+    return (data_directory() / f"{name}.npz").is_file()
+
+
 def load(archive: Archive, split: Split) -> Loaded:
     """Images as stored, labels and class names of one split; fetches the set where it is not in the data directory.
 

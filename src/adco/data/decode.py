@@ -6,10 +6,35 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 from simplejpeg import decode_jpeg  # type: ignore[import-untyped]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+try:
+    from pi_heif import register_heif_opener  # type: ignore[import-not-found, unused-ignore]
+except ImportError:
+    HEIF = False
+else:
+    register_heif_opener()
+    HEIF = True
+
+_BASIC = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
+    *(".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".ico"),
+)
+_PLUGGED = {  # suffixes -> whether they can be read here, and how they could be
+    (".avif",): ("avif" in features.get_supported(), "pip install -U pillow"),
+    (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"): ("jpg_2000" in features.get_supported(), "pip install -U pillow"),
+    (".heic", ".heif", ".hif"): (HEIF, "pip install 'adco[heif]'"),
+}
+SUFFIXES = (*_BASIC, *(suffix for suffixes, (here, _) in _PLUGGED.items() if here for suffix in suffixes))
+TO_INSTALL = {suffix: how for suffixes, (here, how) in _PLUGGED.items() if not here for suffix in suffixes}
+
+# Suffixes of images that are never read: vector graphics, layered files and raw photographs.
+_NEVER = (
+    *(".svg", ".svgz", ".eps", ".ai", ".psd", ".psb", ".xcf", ".kra", ".jxl", ".exr", ".hdr", ".pfm", ".dds"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+)
+OF_IMAGES = frozenset((*TO_INSTALL, *_NEVER))
 
 # What Pillow warns of (very many pixels, damaged EXIF) is read all the same, or raises. For the whole process and
 # from import on, as `warnings.catch_warnings` is not for threads, in which files are decoded here.

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.data import decode
-from adco.data.listing import class_names, list_images
+from adco.data.classes import Classes
+from adco.data.listing import Listing, describe_left_out, shown
 from adco.data.survey import survey
 
 Indices = Sequence[int] | NDArray[np.int64]
@@ -31,9 +32,10 @@ class FolderSource:
         name: what to call it.
         paths: n of them.
         sizes: [n, 2], height and width in pixels as seen, after EXIF orientation.
-        labels: [n], indices into `classes`; None where there are none.
+        labels: [n], indices into `classes`, −1 for an image that lies in no class folder; None if there are no classes.
         classes: their names.
         unreadable: the files that were left out.
+        layout: in words, what the classes are named by, or why there are none.
     """
 
     name: str
@@ -42,9 +44,15 @@ class FolderSource:
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
+    layout: str = "no classes"
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def description(self) -> str:
+        """One line for the user: how many images, and what their classes are named by."""
+        return f"{shown(Path(self.name))}/: {len(self):,} images, {self.layout}"
 
     @property
     def shorter_side(self) -> int:
@@ -72,29 +80,32 @@ class FolderSource:
         return replace(self, paths=paths, sizes=self.sizes[chosen], labels=labels)
 
 
-def open_folder(root: Path, max_unreadable: float) -> FolderSource:
-    """All readable images below a folder, classes from its folders where they look like it.
+def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> FolderSource:
+    """All readable images of a listing, with their classes.
 
     Raises:
         ValueError: fewer than two images, or a share above `max_unreadable` of damaged files.
     """
-    listing = list_images(root)
-    paths = [path for images in listing.values() for path in images]
+    root, paths = listing.root, listing.paths()
     found = survey(root, paths)
     good = [index for index, size in enumerate(found) if not isinstance(size, str)]
     bad = tuple(Unreadable(p, why) for p, why in zip(paths, found, strict=True) if isinstance(why, str))
     _report(root, bad, len(paths), max_unreadable)
     if len(good) < 2:
         raise ValueError(f"{len(good)} readable image in {root}: contrast needs at least two")
-    classes = class_names(root, listing)
-    labels = np.repeat(np.arange(len(listing)), [len(images) for images in listing.values()])
+    if warning := listing.warning():
+        warnings.warn(warning, stacklevel=3)
+    layout = classes.words
+    if listing.left_out and not warning:
+        layout += f"; {describe_left_out(listing.left_out)}"
     return FolderSource(
         name=str(root),
         paths=tuple(paths[index] for index in good),
         sizes=np.array([found[index] for index in good], np.int64),
-        labels=labels[good] if classes else None,
-        classes=classes,
+        labels=None if classes.labels is None else classes.labels[good],
+        classes=classes.names,
         unreadable=bad,
+        layout=layout,
     )
 
 

@@ -4,6 +4,7 @@ The position counts batches since the start of the run. Whatever the number of w
 the batch at a position is the same: resuming means starting to count there.
 """
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -96,6 +97,12 @@ def _only(batches: list[Batch]) -> Batch:
     return batches[0]
 
 
+def _leave_signals(worker: int) -> None:
+    """Ignore signals that reach the whole process group: the training process saves first, then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Loader(DataLoader[Batch]):
     """A loader that goes on at any position, and knows how long it was waited for: `waited`, in seconds.
 
@@ -117,6 +124,7 @@ class Loader(DataLoader[Batch]):
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals,
         )
         self.order = order
         self.waited = 0.0

@@ -9,7 +9,7 @@ B is a number of images asked for, n of images there are, H and W height and wid
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from adco.data import archives
 from adco.data.archives import Loaded, Split
-from adco.data.folder import FolderSource, Indices, Unreadable, open_folder
-from adco.data.listing import class_names, list_images, split_folders
+from adco.data.arrays import ArraySource
+from adco.data.classes import Classes, find_classes
+from adco.data.folder import FolderSource, Unreadable, open_folder
+from adco.data.listing import HELD_OUT, Listing, is_image, list_images, shown, split_folders
 
 __all__ = ["ArraySource", "FolderSource", "Images", "Pixels", "Source", "Unreadable", "open_source", "open_splits"]
 
@@ -27,107 +29,73 @@ VALIDATION = "-validation"  # behind a named set: its training images alone, som
 Images = Pixels | Iterable[Pixels]  # [B, H, W, 3], or B photographs [H, W, 3] of any size
 
 
-@dataclass(frozen=True, eq=False)
-class ArraySource:
-    """Images of one size, in memory.
-
-    Args:
-        name: what to call it.
-        images: [n, H, W, 3].
-        labels: [n], indices into `classes`; None where there are none.
-        classes: their names.
-
-    Raises:
-        ValueError: images of another shape or type; another number of labels.
-    """
-
-    name: str
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
-            found = f"{self.images.dtype} {list(self.images.shape)}"
-            raise ValueError(f"images of {self.name} are {found}, not uint8 [n, H, W, 3]")
-        if self.labels is not None and len(self.labels) != len(self.images):
-            raise ValueError(f"{self.name} has {len(self.images)} images and {len(self.labels)} labels")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        return ()
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """[n, 2], height and width in pixels."""
-        return np.broadcast_to(np.array(self.images.shape[1:3], np.int64), (len(self), 2))
-
-    @property
-    def shorter_side(self) -> int:
-        """The shorter side of every image, in pixels."""
-        return int(min(self.images.shape[1:3]))
-
-    @property
-    def smallest_side(self) -> int:
-        """The same: the images are of one size."""
-        return self.shorter_side
-
-    def load(self, indices: Indices) -> NDArray[np.uint8]:
-        """[B, H, W, 3], a copy."""
-        return self.images[np.asarray(indices, np.int64)]
-
-    def subset(self, indices: Indices) -> "ArraySource":
-        """These images only, in this order."""
-        labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
-        return ArraySource(self.name, self.load(indices), labels, self.classes)
-
-
 Source = ArraySource | FolderSource
 
 
-def open_source(data: str | Path, split: Split = "train", max_unreadable: float = 0.01) -> Source:
+def open_source(
+    data: str | Path, split: Split = "train", max_unreadable: float = 0.01, class_level: int | None = None
+) -> Source:
     """The images of a named set or of a folder.
 
     Args:
-        data: `cifar10`, `fashion-mnist`, `digits`, or the path of a folder. Where the folder has `train/` beside
-            `test/` or `val/`, these are its splits; else all of it is its training split. A named set with
-            `-validation` behind it is its training images alone, a fifth of each class held out as the test split.
+        data: `cifar10`, `fashion-mnist`, `digits`, or the path of a folder. If the folder has `train/` or `training/`
+            beside `test/`, `val/`, `valid/`, `validation/`, `eval/` or `dev/`, these are its splits; else all of it is
+            its training split. A named set with `-validation` behind it is its training images alone, a fifth of each
+            class held out as the test split.
         split: "train" or "test".
         max_unreadable: the share of files, 0 to 1, that may be damaged. They are left out with a warning.
+        class_level: which folders below the folder (or its split) are the classes, 1 for those directly in it; None
+            for the first level that has at least two folders.
 
     Raises:
-        ValueError: no such data or split; a set that cannot be fetched; fewer than two images; too many damaged files;
-            `train/` and `test/` with different classes.
+        ValueError: no such data, split or class level; a set that cannot be fetched; fewer than two images; too many
+            damaged files; `train/` and `test/` with different classes.
     """
     if not 0 <= max_unreadable <= 1:
         raise ValueError(f"max_unreadable {max_unreadable} is not a share from 0 to 1")
-    if _is_named(data):
+    if is_named(data):
+        if class_level is not None:
+            raise ValueError(f"class_level {class_level} is for folders: {data} has classes of its own")
         return _named(str(data), split)
     try:
-        return open_folder(_split_folder(data, split), max_unreadable)
+        return open_folder(*_listing(_folder(data), split, class_level), max_unreadable)
     except OSError as error:
         raise ValueError(f"data {str(data)!r}: {error.filename} cannot be read: {error.strerror}") from error
 
 
-def open_splits(data: str | Path, max_unreadable: float = 0.01) -> tuple[Source, Source]:
+def is_here(data: str | Path) -> bool:
+    """Whether the data is on this machine: a named set that was fetched, or a path."""
+    if is_named(data):
+        name = str(data).removesuffix(VALIDATION)
+        return name == "digits" or archives.is_fetched(name)
+    return Path(data).expanduser().exists()
+
+
+def open_splits(
+    data: str | Path, max_unreadable: float = 0.01, class_level: int | None = None
+) -> tuple[Source, Source]:
     """A labelled training and test source, for evaluation.
 
-    Where the data has no test split of its own, a fifth of each class is held out, the same at every call.
+    If the data has no test split of its own, a fifth of each class is held out, the same at every call.
 
     Raises:
         ValueError: as `open_source`, or the data has no labels.
     """
-    train = open_source(data, "train", max_unreadable)
-    labels = _labels(train)
-    if _is_named(data) or split_folders(_folder(data)):
-        test = open_source(data, "test", max_unreadable)
-        _labels(test)
-        return train, test
-    kept, held_out = _hold_out(labels)
+    train = labelled(open_source(data, "train", max_unreadable, class_level))
+    if is_named(data) or "test" in split_folders(_folder(data)):
+        return train, labelled(open_source(data, "test", max_unreadable, class_level))
+    kept, held_out = _hold_out(_labels(train))
     return train.subset(kept), train.subset(held_out)
+
+
+def labelled(source: Source) -> Source:
+    """The images that have a class.
+
+    Raises:
+        ValueError: if the source has no classes.
+    """
+    labels = _labels(source)
+    return source if labels.min() >= 0 else source.subset(np.flatnonzero(labels >= 0))
 
 
 def _named(data: str, split: Split) -> ArraySource:
@@ -138,34 +106,55 @@ def _named(data: str, split: Split) -> ArraySource:
     return source.subset(kept if split == "train" else held_out)
 
 
-def _is_named(data: str | Path) -> bool:
+def is_named(data: str | Path) -> bool:
+    """Whether data is a named set, not a folder."""
     return isinstance(data, str) and data.removesuffix(VALIDATION) in _NAMED
 
 
 def _labels(source: Source) -> NDArray[np.int64]:
     if source.labels is None:
-        raise ValueError(f"{source.name} has no labels: give a labelled --data, with a folder of images a class")
+        raise ValueError(
+            f"{source.name} has no labels: give a labelled --data, with a folder of images a class "
+            f"({source.description})"
+        )
     return source.labels
 
 
-def _split_folder(data: str | Path, split: Split) -> Path:
-    """The folder with the images of the split: the data's own folder, or one right below."""
-    root = _folder(data)
-    folders = split_folders(root)
-    if folders:
-        _check_same_classes(folders["train"], folders["test"])
-        return folders[split]
-    if split == "test":
-        raise ValueError(f"data {str(data)!r} has no test split: no train/ beside test/ or val/ in it")
-    return root
+def _listing(root: Path, split: Split, class_level: int | None) -> tuple[Listing, Classes]:
+    """The files of a split and their classes. The splits have the same classes, or label 3 would mean two things."""
+    folders = split_folders(root) or {"train": root}
+    if split not in folders:
+        beside = ", ".join(f"{name}/" for name in HELD_OUT)
+        raise ValueError(f"data {str(root)!r} has no test split: it has no train/ beside one of {beside}")
+    listings = {name: list_images(folder) for name, folder in folders.items()}
+    train = find_classes(listings["train"], class_level)
+    found = {"train": train}
+    if "test" in folders:
+        found["test"] = find_classes(listings["test"], class_level or train.level)
+        _check_same_classes(folders, set(train.names), set(found["test"].names))
+    classes = found[split]
+    if class_level is not None and not classes.names:
+        raise ValueError(f"class_level {class_level} must be less: no image of {shown(folders[split])}/ lies so deep")
+    return listings[split], replace(classes, words=classes.words + _other_folders(root, folders))
 
 
-def _check_same_classes(train: Path, test: Path) -> None:
-    """Where both splits have classes, these have to be the same, or label 3 would mean two things."""
-    known, asked = (set(class_names(folder, list_images(folder))) for folder in (train, test))
-    if known and asked and known != asked:
-        differing = ", ".join(sorted(known ^ asked)[:10])
-        raise ValueError(f"{train} and {test} have different classes: {differing} only in one of them")
+def _check_same_classes(folders: Mapping[str, Path], train: set[str], test: set[str]) -> None:
+    if train and test and train != test:
+        differing = ", ".join(sorted(train ^ test)[:10])
+        raise ValueError(
+            f"{folders['train']} and {folders['test']} have different classes: {differing} only in one of them"
+        )
+
+
+def _other_folders(root: Path, folders: Mapping[str, Path]) -> str:
+    """Which folder is the test split, and what lies beside the splits and is not used."""
+    if "test" not in folders:
+        return ""
+    children = sorted(child for child in root.iterdir() if child.name[0] != "." and child not in folders.values())
+    unused = [f"{child.name}/" if child.is_dir() else child.name for child in children]
+    unused = [name for name in unused if name.endswith("/") or is_image(name)]
+    more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+    return f"; test split {shown(folders['test'])}/" + (f", not used: {', '.join(unused[:3])}{more}" if unused else "")
 
 
 def _folder(data: str | Path) -> Path:

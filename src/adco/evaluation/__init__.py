@@ -13,7 +13,7 @@ import torch
 
 from adco.data.sources import Source
 from adco.evaluation.features import Features, extract_features, pixel_features
-from adco.evaluation.knn import knn_scores
+from adco.evaluation.knn import default_k, knn_scores
 from adco.evaluation.linear import LinearProbe, fit_linear_probe
 from adco.evaluation.scores import Scores, results_table, save_confusion, summarise
 
@@ -38,7 +38,7 @@ def evaluate_features(
     classes: Sequence[str],
     kind: Literal["knn", "linear"],
     *,
-    k: int = 200,
+    k: int | None = None,
     temperature: float = 0.1,
     device: torch.device | str | None = None,
 ) -> Scores:
@@ -62,6 +62,7 @@ def evaluate_features(
     train_features, train_labels = train.features.to(device), train.labels.to(device)
     protocol: dict[str, Any] = {"kind": kind, "train_images": len(train.labels), "width": train.features.shape[1]}
     if kind == "knn":
+        k = k or default_k(len(train.labels))
         scores = knn_scores(train_features, train_labels, test.features, len(classes), k, temperature)
         protocol |= {"k": min(k, len(train.labels)), "temperature": temperature}
     elif kind == "linear":
@@ -75,7 +76,9 @@ def evaluate_features(
 
 
 def check_classes(train: Source, test: Source) -> None:
-    """Raise ValueError unless both sources have the same classes in the same order, so that labels mean the same."""
+    """Raise ValueError unless both sources have the same classes in the same order, and at least two of them."""
+    if len(train.classes) < 2:
+        raise ValueError(f"{train.name} has {len(train.classes)} class; an evaluation needs at least 2")
     if train.classes == test.classes:
         return
     missing, extra = (

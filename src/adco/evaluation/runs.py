@@ -1,10 +1,12 @@
-"""Evaluating what a run left, or any timm network: which weights, images and floors; results beside the run."""
+"""Evaluating what a run left, or any timm network: which weights, images and floors."""
 
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -12,7 +14,7 @@ from torch import nn
 
 from adco.data.sources import Source, open_splits
 from adco.distributed import is_first_rank
-from adco.encoder import BackboneInfo, build_backbone, load_backbone
+from adco.encoder import BackboneInfo, build_backbone, choose_stem, load_backbone
 from adco.evaluation import (
     Features,
     Scores,
@@ -20,15 +22,16 @@ from adco.evaluation import (
     evaluate_features,
     extract_features,
     pixel_features,
-    save_confusion,
 )
 from adco.evaluation.published import fit_published_probe
+from adco.evaluation.results import Kind, evaluation_of, save_result
 from adco.evaluation.scores import summarise
-from adco.run_directory import RunDirectory, newest_run, write_json
+from adco.resolve import default_image_size
+from adco.run_directory import RunDirectory, newest_run
 from adco.settings import EvaluateSettings
 
-Kind = Literal["knn", "linear"]
 TRAINED, RANDOM, PIXELS = "trained", "random weights", "raw pixels"
+FEW = 100  # test images, below which the 95 % interval of top-1 is up to 20 points wide
 
 
 def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
@@ -36,12 +39,17 @@ def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> di
 
     Returns:
         The backbone's scores as `Scores.to_json`, with those of the floors under "floors". Of a run directory they
-        are also written to its `results/KIND.json`, with the confusion as a picture.
+        are also written to its `results/KIND-DATA.json` (see `results.py`), with the confusion as a picture.
 
     Raises:
         ValueError: if a setting is impossible, or images have no labels.
     """
-    return evaluate_kinds([kind], run, settings)[kind]
+    result = evaluate_kinds([kind], run, settings)[kind]
+    if result["images"] < FEW:
+        low, high = result["top1_interval"]
+        interval = f"the 95 % interval of top-1 is {low:.0f} to {high:.0f} %"
+        warnings.warn(f"only {result['images']} test images: {interval}", stacklevel=3)
+    return result
 
 
 def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettings) -> dict[Kind, dict[str, Any]]:
@@ -49,7 +57,7 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     settings.check()
     device = settings.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     if settings.backbone:
-        directory, backbone, data = None, None, settings.data
+        directory, backbone, data, class_level = None, None, settings.data, settings.class_level
         if run:
             raise ValueError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
         if data is None:
@@ -57,7 +65,11 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     else:
         directory, backbone, info = _open_run(run)
         data = settings.data or directory.read_config()["data"]
-    train, test = open_splits(data)
+        own_level = None if settings.data else directory.read_config().get("class_level")
+        class_level = settings.class_level or own_level
+    train, test = _open_splits(data, class_level, directory, settings)
+    if is_first_rank():
+        logging.getLogger("adco").info(train.description)
     check_classes(train, test)
     if settings.backbone:
         backbone, info = _named_backbone(settings, train)
@@ -81,16 +93,26 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
                     device=device,
                 )
             if name == TRAINED:
-                results[kind] = {"data": str(data), **scores.to_json()}
+                asked = evaluation_of(kind, data, size, settings)
+                results[kind] = {"data": str(data), "evaluation": asked, **scores.to_json()}
             else:
                 results[kind].setdefault("floors", {})[name] = scores.to_json()
     if directory and is_first_rank():
-        directory.results.mkdir(exist_ok=True)
-        for kind, result in results.items():
-            picture = directory.results / f"{kind}_confusion.png"
-            save_confusion(picture, torch.tensor(result["confusion"]), train.classes)
-            write_json(directory.results / f"{kind}.json", result)
+        for result in results.values():
+            save_result(directory, result)
     return results
+
+
+def _open_splits(
+    data: str, class_level: int | None, run: RunDirectory | None, settings: EvaluateSettings
+) -> tuple[Source, Source]:
+    """Labelled images; where the run's own have no labels or are gone, the error says why they were opened."""
+    try:
+        return open_splits(data, class_level=class_level)
+    except ValueError as error:
+        if run is None or settings.data:
+            raise
+        raise ValueError(f"without --data, the data of {run.path} is used: {error}") from error
 
 
 def _published(
@@ -128,16 +150,14 @@ def _all_features(
         yield PIXELS, None, cache(partial(pixel_features, image_size=size))
 
 
+def run_of(path: Path) -> RunDirectory:
+    """The run directory of a path: the directory itself, a checkpoint or the backbone in it."""
+    return RunDirectory.open({".safetensors": path.parent, ".ckpt": path.parent.parent}.get(path.suffix, path))
+
+
 def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]:
     """The run directory, the backbone and what is known of it, from the directory, or a file in it."""
-    if path is None:
-        run = newest_run()
-    elif path.suffix == ".safetensors":
-        run = RunDirectory.open(path.parent)
-    elif path.suffix == ".ckpt":
-        run = RunDirectory.open(path.parent.parent)
-    else:
-        run = RunDirectory.open(path)
+    run = newest_run() if path is None else run_of(path)
     if (path is not None and path.suffix == ".ckpt") or not run.backbone.is_file():
         return run, *_from_checkpoint(run, path if path is not None and path.suffix == ".ckpt" else run.checkpoint)
     return run, *load_backbone(run.backbone)
@@ -148,7 +168,12 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
         raise ValueError(f"{run.path} has neither a backbone.safetensors nor {checkpoint}: has it trained yet?")
     config = run.read_config()
     info = BackboneInfo(
-        config["backbone"], config["test_size"], tuple(config["mean"]), tuple(config["std"]), config["backbone_args"]
+        config["backbone"],
+        config["test_size"],
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        config["backbone_args"],
+        config.get("stem", "auto"),
     )
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "encoder.backbone."
@@ -161,8 +186,9 @@ def _named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modu
     """A timm network, random with a fixed seed or with given weights."""
     assert settings.backbone is not None
     torch.manual_seed(0)
-    image_size = settings.image_size or min(224, source.shorter_side)
-    info = BackboneInfo(settings.backbone, image_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    image_size = settings.image_size or default_image_size(source)
+    stem = choose_stem(settings.stem, image_size)
+    info = BackboneInfo(settings.backbone, image_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), stem=stem)
     backbone = build_backbone(info)
     if settings.weights:
         path = Path(settings.weights)

@@ -3,7 +3,9 @@
 m test images, C classes.
 """
 
-from collections.abc import Iterable, Sequence
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
+from adco.run_directory import write_bytes
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 NUMBERED_CLASSES = 20  # up to here each cell shows its number
 NAMED_CLASSES = 150  # up to here each row and column shows its class's name
 
@@ -36,12 +41,24 @@ class Scores:
     images: int
     protocol: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def majority(self) -> float:
+        """The share of the largest class among the test images in %: the top-1 of always answering it."""
+        return 100 * int(self.confusion.sum(dim=1).max()) / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of top-1 in %, for other test images of the same kind and the same backbone."""
+        return wilson_interval(self.top1, self.images)
+
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain numbers, strings, lists and dicts."""
         return {
             "protocol": self.protocol,
             "images": self.images,
+            "majority": self.majority,
             "top1": self.top1,
+            "top1_interval": list(self.interval),
             "top5": self.top5,
             "per_class_mean": self.per_class_mean,
             "per_class": self.per_class,
@@ -80,6 +97,14 @@ def summarise(
     )
 
 
+def wilson_interval(percent: float, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion in %; unlike the normal one it also holds near 0 and 100."""
+    share, square = percent / 100, Z95**2 / images
+    centre = (share + square / 2) / (1 + square)
+    half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
+
+
 def _percent(hits: torch.Tensor) -> float:
     return 100 * hits.double().mean().item()
 
@@ -106,14 +131,21 @@ def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) 
                 value = percent[row, column]
                 colour = "white" if value > 35 else "black"
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    figure.savefig(path, format="png")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    write_bytes(path, png.getvalue())
 
 
-def results_table(rows: Iterable[tuple[Any, ...]], columns: Sequence[str] = ("kNN", "linear")) -> Table:
-    """Return a table for the terminal with a row for each (name, top-1 in % for each column)."""
+def results_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+    """Return a table for the terminal of (name, scores as `Scores.to_json`), below them the majority baseline."""
     table = Table("features", box=box.SIMPLE)
-    for column in columns:
+    for column in ("top-1 (%)", "95 % interval", "mean per class (%)"):
         table.add_column(column, justify="right")
-    for name, *scores in rows:
-        table.add_row(name, *(f"{score:.1f}" for score in scores))
+    majority, classes = 0.0, 1
+    for name, scores in rows:
+        low, high = scores["top1_interval"]
+        table.add_row(name, f"{scores['top1']:.1f}", f"{low:.1f} to {high:.1f}", f"{scores['per_class_mean']:.1f}")
+        shown = [value for value in scores["per_class"].values() if value is not None]
+        majority, classes = scores["majority"], len(shown)
+    table.add_row("always the largest class", f"{majority:.1f}", "", f"{100 / classes:.1f}")
     return table

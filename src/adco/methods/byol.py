@@ -23,7 +23,7 @@ from adco.losses import negative_cosine
 from adco.methods.method import Method, Step
 from adco.momentum import MomentumEncoder
 from adco.optimizers import Player
-from adco.settings import BYOLSettings
+from adco.settings import BYOLSettings, known
 
 
 class BYOL(Method):
@@ -48,7 +48,7 @@ class BYOL(Method):
         """From settings, for a backbone with features of this width."""
         projector = mlp(width, settings.hidden, settings.dim, batch_norm=True)
         predictor = mlp(settings.dim, settings.hidden, settings.dim, batch_norm=True)
-        return cls(Encoder(backbone, projector), predictor, momentum=settings.momentum, **method_arguments)
+        return cls(Encoder(backbone, projector), predictor, momentum=known(settings.momentum), **method_arguments)
 
     def players(self) -> list[Player]:
         return [self.player([*self.encoder.parameters(), *self.predictor.parameters()])]

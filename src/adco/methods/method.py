@@ -1,7 +1,7 @@
 """What methods share: a LightningModule from views to a loss, and the embedding of queries and keys."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -111,8 +111,19 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer, rates = make_optimizer(self.optimizer, self.players())
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+        # Plain functions, which LambdaLR leaves out of its state: a resumed run follows the schedule it is given.
+        factors: list[Callable[[int], float]] = [lambda step, rate=rate: rate(step) for rate in rates]  # type: ignore[misc]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Take the rates of the first step from the schedule too: a checkpoint may be of a run of another length."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        for group, base, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * factor(schedule.last_epoch)
 
 
 class QueryKeyMethod(Method):

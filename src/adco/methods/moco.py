@@ -18,7 +18,7 @@ from adco.distributed import rank
 from adco.encoder import Encoder, mlp
 from adco.losses import info_nce
 from adco.methods.method import QueryKeyMethod, Step
-from adco.settings import MoCoSettings
+from adco.settings import MoCoSettings, known
 
 
 class MoCo(QueryKeyMethod):
@@ -43,9 +43,9 @@ class MoCo(QueryKeyMethod):
     @classmethod
     def build(cls, settings: MoCoSettings, backbone: nn.Module, width: int, **method_arguments: Any) -> "MoCo":
         """From settings, for a backbone with features of this width."""
-        assert settings.queue is not None
-        encoder = Encoder(backbone, mlp(width, settings.hidden, settings.dim))
-        queue = F.normalize(torch.randn(settings.queue, settings.dim))
+        norm = bool(settings.projector_norm)
+        encoder = Encoder(backbone, mlp(width, settings.hidden, settings.dim, batch_norm=norm, output_norm=norm))
+        queue = F.normalize(torch.randn(known(settings.queue), settings.dim))
         return cls(encoder, queue, temperature=settings.temperature, **method_arguments)
 
     def step(self, batch: Batch) -> Step:

@@ -1,0 +1,6 @@
+"""`python -m adco` is the command `adco`."""
+
+from adco.cli import main
+
+if __name__ == "__main__":
+    main()

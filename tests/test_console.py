@@ -1,0 +1,110 @@
+"""What is said of time, with a clock that the test turns."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adco.console import Bar, TimeLeft, duration
+
+METHOD: Any = None
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time in seconds, in `now`."""
+    turned = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: turned.now)
+    return turned
+
+
+def trainer(epochs: int, accumulate: int = 1, first_step: int = 0) -> Any:
+    said: list[str] = []
+    return SimpleNamespace(
+        global_step=first_step,
+        current_epoch=0,
+        max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
+        said=said,
+        print=lambda words, **options: said.append(words),
+    )
+
+
+def train(left: TimeLeft, run: Any, clock: SimpleNamespace, steps: int, *, step: float, pause: float = 0.0) -> None:
+    """An epoch of steps of so many seconds, and a pause behind it."""
+    left.on_train_epoch_start(run, METHOD)
+    for index in range(steps * run.accumulate_grad_batches):
+        clock.now += step / run.accumulate_grad_batches
+        run.global_step += (index + 1) % run.accumulate_grad_batches == 0
+        left.on_train_batch_end(run, METHOD, None, None, index)
+    clock.now += pause
+    run.current_epoch += 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3500, "58 min"), (12_000, "3 h 20 min"), (190_000, "2 d 4 h")],
+)
+def test_a_duration_is_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_time_left_is_that_of_the_steps_and_pauses_to_come(clock: SimpleNamespace, accumulate: int) -> None:
+    left, run = TimeLeft(steps=400), trainer(epochs=4, accumulate=accumulate)
+    clock.now += 500  # before training starts
+    left.on_train_start(run, METHOD)
+    train(left, run, clock, 100, step=2.0, pause=60.0)
+    assert left.words == f"{duration(300 * 2)} left"
+    left.on_train_epoch_start(run, METHOD)
+    clock.now += 2
+    run.global_step += 1
+    left.on_train_batch_end(run, METHOD, None, None, accumulate - 1)
+    assert left.words == f"{duration(299 * 2 + 3 * 60)} left"  # three more pauses: the last epoch has one too
+
+
+def test_it_is_said_after_the_first_steps_and_at_a_fiftieth_of_the_run(clock: SimpleNamespace) -> None:
+    left, run = TimeLeft(steps=1000), trainer(epochs=1)
+    left.on_train_start(run, METHOD)
+    left.on_train_epoch_start(run, METHOD)
+    for step in range(1, 4):  # slow ones first, as kernels load
+        clock.now += 50
+        run.global_step = step
+        left.on_train_batch_end(run, METHOD, None, None, step - 1)
+    assert (left.words, run.said) == ("", [])
+    for step in range(4, 31):
+        clock.now += 3
+        run.global_step = step
+        left.on_train_batch_end(run, METHOD, None, None, step - 1)
+    assert run.said == [
+        f"adco: about {duration(994 * 3)} left (3 s a step, step 6 of 1000)",
+        f"adco: about {duration(980 * 3)} left (3 s a step, step 20 of 1000)",
+    ]
+
+
+def test_a_machine_that_becomes_slower_is_followed(clock: SimpleNamespace) -> None:
+    left, run = TimeLeft(steps=100_000), trainer(epochs=1)
+    left.on_train_start(run, METHOD)
+    train(left, run, clock, 2000, step=1.0)
+    train(left, run, clock, 2000, step=10.0)
+    assert left.step.value == pytest.approx(10, rel=0.01)
+
+
+def test_a_resumed_run_counts_its_own_steps(clock: SimpleNamespace) -> None:
+    left, run = TimeLeft(steps=1000), trainer(epochs=1, first_step=900)
+    left.on_train_start(run, METHOD)
+    train(left, run, clock, 10, step=2.0)
+    assert left.words == f"{duration(90 * 2)} left"
+
+
+def test_lines_stand_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    run = trainer(epochs=2)
+    bar = Bar(40, TimeLeft(40), {"loss": 4.5})
+    bar.on_train_start(run, METHOD)
+    words = "epoch 1/2  loss 5.000 [a] " + "long " * 50
+    bar.print(words)
+    bar.on_train_end(run, METHOD)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words.rstrip() in captured.err.replace("\n", "")

@@ -1,0 +1,128 @@
+"""Defaults that depend on the data: the paper's at its scale, and what each rule promises for a short run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from adco import defaults
+from adco.adversaries import adversarial_info_nce
+from adco.data.sources import ArraySource
+from adco.resolve import resolve_for_images
+from adco.settings import METHODS, AdCoSettings, BYOLSettings, PretrainSettings
+
+IMAGENET = 1_281_167
+
+
+@dataclass
+class Published:
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    warmup_epochs: float
+    method: dict[str, Any]
+
+
+# Each method's paper, at 224 px, 200 epochs and batches of 256, for which the papers scale their rates.
+PUBLISHED = {
+    "adco": Published(
+        "sgd",
+        0.03,
+        1e-4,
+        0,
+        {
+            "momentum": 0.999,
+            "projector_norm": False,
+            "adversaries": 8192,
+            "adversary_learning_rate": 3.0,
+            "adversary_weight_decay": 1e-4,
+            "temperature": 0.12,
+            "adversary_temperature": 0.02,
+            "final_learning_rate": 6e-4,
+            "warm_start": True,
+            "warm_start_trains": True,
+            "in_batch_negatives": True,
+        },
+    ),
+    "moco": Published("sgd", 0.03, 1e-4, 0, {"momentum": 0.999, "projector_norm": False, "queue": 65_536}),
+    "simclr": Published("lars", 0.3, 1e-6, 10, {"temperature": 0.1, "final_learning_rate": 0.0}),
+    "byol": Published("lars", 0.2, 1.5e-6, 10, {"momentum": 0.996}),
+    "simsiam": Published("sgd", 0.05, 1e-4, 0, {}),
+}
+
+
+def images(count: int, side: int = 32) -> ArraySource:
+    """So many black images, without memory for them."""
+    return ArraySource("black", np.broadcast_to(np.uint8(0), (count, side, side, 3)), None, ())
+
+
+def resolved(count: int, method: str = "adco", side: int = 32, **given: Any) -> PretrainSettings:
+    return resolve_for_images(METHODS[method](method=method, **given), images(count, side))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_the_papers_scale_they_are_the_papers(method: str) -> None:
+    settings, paper = resolved(IMAGENET, method, side=256), PUBLISHED[method]
+    assert (settings.batch_size, settings.epochs, settings.image_size) == (256, 200, 224)
+    assert (settings.optimizer, settings.warmup_epochs) == (paper.optimizer, paper.warmup_epochs)
+    assert settings.learning_rate == pytest.approx(paper.learning_rate)
+    assert settings.weight_decay == pytest.approx(paper.weight_decay)
+    assert {name: getattr(settings, name) for name in paper.method} == pytest.approx(paper.method)
+
+
+def test_large_batches_are_no_short_runs() -> None:
+    """SimCLR's 8 192 and BYOL's 4 096 make few steps of as many images."""
+    simclr, byol = resolved(IMAGENET, "simclr", batch_size=8192), resolved(IMAGENET, "byol", batch_size=4096)
+    assert (simclr.optimizer, byol.optimizer) == ("lars", "lars")
+    assert [simclr.learning_rate, byol.learning_rate] == pytest.approx([9.6, 3.2])
+    assert isinstance(byol, BYOLSettings)
+    assert byol.momentum == 0.996
+
+
+@pytest.mark.parametrize("count", [20, 100, 257, 1_000, 5_000, 50_000])
+@pytest.mark.parametrize("epochs", [1, 20, 200])
+def test_a_run_on_few_images_has_steps_and_rows_to_fill(count: int, epochs: int) -> None:
+    settings = resolved(count, epochs=epochs)
+    assert isinstance(settings, AdCoSettings)
+    assert settings.batch_size
+    assert settings.adversaries
+    per_epoch = count // settings.batch_size
+    assert settings.batch_size <= count
+    assert per_epoch >= 8 or settings.batch_size == min(32, defaults.power_of_two(count))
+    assert settings.adversaries <= count
+    steps_to_fill = settings.adversaries / settings.batch_size
+    assert steps_to_fill <= max(1, per_epoch * epochs / 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_given_stays(method: str) -> None:
+    given: dict[str, Any] = {
+        "batch_size": 64,
+        "optimizer": "sgd",
+        "learning_rate": 0.7,
+        "weight_decay": 0.0,
+        "warmup_epochs": 3.0,
+    }
+    settings = resolved(1_000, method, **given)
+    assert {name: getattr(settings, name) for name in given} == given
+
+
+def test_the_momentum_encoder_averages_over_a_share_of_the_run() -> None:
+    assert [defaults.momentum(steps, 0.999) for steps in (60, 2_000, 20_000, 200_000, 1_000_000)] == pytest.approx(
+        [0.9, 0.9, 0.99, 0.999, 0.999]
+    )
+
+
+def test_fewer_adversaries_turn_as_far_in_a_step() -> None:
+    """Where all rows share the softmax alike, a step turns each by rate · (share / K) / τ: the same for every K."""
+    turns = []
+    for count in (512, 4096, 8192):
+        rows = torch.nn.functional.normalize(torch.ones(count, 2, dtype=torch.float64)).requires_grad_()
+        queries = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+        loss = adversarial_info_nce(queries, -queries, rows, temperature=0.1, adversary_temperature=0.1)
+        loss.adversary.backward()  # type: ignore[no-untyped-call]
+        assert rows.grad is not None
+        turns.append(float(rows.grad.norm(dim=1).mean()) * defaults.adversary_learning_rate(count))
+    assert turns == pytest.approx([turns[0]] * 3, rel=1e-3)

@@ -1,0 +1,28 @@
+"""Lightning says nothing inside, and the caller's settings are as before outside."""
+
+import logging
+import warnings
+
+import pytest
+
+from adco.quiet import LOGGERS, quiet_lightning
+
+
+def test_settings_are_restored_even_after_an_error() -> None:
+    logging.getLogger(LOGGERS[0]).setLevel(logging.DEBUG)
+    before = [logging.getLogger(name).level for name in LOGGERS], list(warnings.filters), warnings.showwarning
+    with quiet_lightning():
+        assert not logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.WARNING)
+        assert logging.getLogger("adco").isEnabledFor(logging.WARNING)
+    with pytest.raises(ZeroDivisionError), quiet_lightning():
+        _ = 1 / 0
+    assert ([logging.getLogger(name).level for name in LOGGERS], list(warnings.filters), warnings.showwarning) == before
+
+
+def test_only_lightnings_warnings_are_silenced() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with quiet_lightning():
+            warnings.warn_explicit("few workers", UserWarning, "x.py", 1, module="lightning.pytorch.trainer")
+            warnings.warn_explicit("damaged files", UserWarning, "y.py", 1, module="adco.data.folder")
+    assert [str(warning.message) for warning in caught] == ["damaged files"]
