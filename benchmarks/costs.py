@@ -15,7 +15,8 @@ from adco.comparison.timing import relative_time, time_rows
 from adco.settings import METHODS
 from measure import save, show
 
-ALL: dict[str, Any] = {"backbone": "resnet18", "image_size": 32, "batch_size": 256}
+# So many epochs are a long run, which has the published optimizers and heads.
+ALL: dict[str, Any] = {"backbone": "resnet18", "image_size": 32, "batch_size": 256, "epochs": 1000}
 ROWS: dict[str, dict[str, Any]] = {
     "MoCo v2": {"method": "moco", "queue": 65_536},
     "AdCo": {"method": "adco", "adversaries": 65_536},

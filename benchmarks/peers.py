@@ -35,7 +35,7 @@ from adco.data.sources import ArraySource, open_source
 from adco.encoder import Encoder, build_backbone, mlp
 from adco.pretraining import backbone_info, make_method, make_views
 from adco.resolve import resolve
-from adco.settings import AdCoSettings
+from adco.settings import AdCoSettings, known
 from loss import TAU, TAU_ADV, published_gradient
 from measure import in_turns, save, show
 from views import published as published_views
@@ -97,12 +97,13 @@ def published(settings: AdCoSettings, source: ArraySource) -> Train:
     optimizer = torch.optim.SGD(encoder.parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
     adversaries = F.normalize(torch.randn(NEGATIVES, settings.dim))
     velocity = torch.zeros_like(adversaries)
+    momentum = known(settings.momentum)
 
     def epoch() -> None:
         for first, second in loader:
             with torch.no_grad():
                 for old, new in zip(key_encoder.parameters(), encoder.parameters(), strict=True):
-                    old.mul_(settings.momentum).add_(new, alpha=1 - settings.momentum)
+                    old.mul_(momentum).add_(new, alpha=1 - momentum)
                 keys = key_encoder(second)
                 norms = adversaries.norm(dim=1, keepdim=True)
                 unit = adversaries / norms
@@ -163,6 +164,9 @@ def epochs_at(size: int, source: ArraySource) -> dict[str, list[float]]:
         adversaries=NEGATIVES,
         image_size=size,
         split_groups=2,
+        optimizer="sgd",
+        momentum=0.999,
+        projector_norm=False,
     )
     settings = resolve(settings, source)
     trainings: dict[str, Train] = {}
