@@ -119,14 +119,15 @@ def _print_config(settings: "PretrainSettings") -> int:
     """Print what would run as YAML; where the data is not on this machine, the settings as they are given."""
     import yaml
 
-    from adco.data.sources import is_here, open_source
+    from adco.data.sources import is_here
+    from adco.pretraining import training_images
     from adco.resolve import resolve
     from adco.settings import to_dict
 
     data = settings.require_data()
     if is_here(data):
         _quieten()
-        settings = resolve(settings, open_source(data, "train", settings.max_unreadable))
+        settings = resolve(settings, training_images(settings))
     else:
         print(f"# data {data} is not on this machine: null and auto are chosen where it is", file=sys.stderr)
     print(yaml.safe_dump(to_dict(settings), sort_keys=False, default_flow_style=None), end="")
@@ -356,6 +357,8 @@ def _quieten() -> None:
     import logging
     import warnings
 
+    from adco.quiet import LOGGERS
+
     own = logging.getLogger("adco")
     if not own.handlers:
         handler = logging.StreamHandler()
@@ -364,7 +367,7 @@ def _quieten() -> None:
         own.setLevel(logging.INFO)
         own.propagate = False
 
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.showwarning = _show_warning

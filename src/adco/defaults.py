@@ -3,7 +3,7 @@
 The published constants belong to a million steps on a million images. A run on a folder has a few hundred to a few ten
 thousand steps, and three things change with that: how fast weights have to move (optimizer, learning rate), over how
 many steps the momentum encoder may average, and how many adversaries there are to share the gradient.
-docs/results.md has what was measured for each rule.
+docs/decisions.md has what was measured for them, docs/results.md what runs with them reached.
 
 Shapes: n images, N batch, K adversaries, T steps of the run.
 """

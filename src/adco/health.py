@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Queries whose softmax is measured against the adversaries. All 256 of a batch take 49 ms with K = 8 192 on one core,
-# half the time of the loss itself; 64 take a quarter of that, and their mean share is as good as one batch's can be.
+# Queries whose softmax is measured against the adversaries. All 256 of a batch take 49 ms with K = 8 192 on one core;
+# 64 take a quarter of that.
 MEASURED = 64
 
 

@@ -40,6 +40,15 @@ logger = logging.getLogger("adco")
 WARM_START = 1 << 32  # the epoch whose order and views fill the adversaries: one that no run reaches
 
 
+def training_images(settings: PretrainSettings) -> Source:
+    """The training images.
+
+    Raises:
+        ValueError: as `open_source`.
+    """
+    return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level)
+
+
 def open_images(settings: PretrainSettings) -> Source:
     """The training images.
 
@@ -47,7 +56,7 @@ def open_images(settings: PretrainSettings) -> Source:
         ValueError: as `open_source`.
     """
     say(f"reading {settings.require_data()} …")
-    return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level)
+    return training_images(settings)
 
 
 def pretrain_run(settings: PretrainSettings, source: Source) -> RunDirectory:

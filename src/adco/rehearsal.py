@@ -20,8 +20,8 @@ import torch
 
 from adco.console import WARM_UP, duration, lines, outline, say
 from adco.data.loader import Batch, Loader, Order
-from adco.data.sources import Source, open_source
-from adco.pretraining import make_method, make_views, online_knn, open_images
+from adco.data.sources import Source
+from adco.pretraining import make_method, make_views, online_knn, open_images, training_images
 from adco.resolve import count_processes, resolve, resolve_for_images, training_device
 from adco.settings import AdCoSettings, PretrainSettings, QueryKeySettings, known
 
@@ -223,7 +223,7 @@ def in_a_process(function: Callable[[PretrainSettings], Found], settings: Pretra
 
 
 def _peak(settings: PretrainSettings) -> float | None:
-    source = open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level)
+    source = training_images(settings)
     before = high_water()
     training = Training(settings, source, steps=2)
     training()

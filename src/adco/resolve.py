@@ -1,4 +1,4 @@
-"""From settings as given to settings as used: what is left open is chosen for the images and the device."""
+"""From settings as given to settings as used: unset ones are chosen for the images and the device."""
 
 import os
 import warnings
@@ -29,7 +29,7 @@ AnySettings = TypeVar("AnySettings", bound=PretrainSettings)
 
 
 def resolve(settings: AnySettings, source: Source) -> AnySettings:
-    """Put a value in the place of every None and auto.
+    """Resolve every unset setting to a concrete value.
 
     Raises:
         ValueError: if the images are too few or too small for the settings, or the devices do not divide the batch.
@@ -44,7 +44,7 @@ def resolve_for_images(settings: AnySettings, source: Source) -> AnySettings:
         ValueError: if the images are too few or too small for the settings.
     """
     images = len(source)
-    settings = _fill_in(settings, {"batch_size": settings.batch_size or defaults.batch_size(images)})
+    settings = _unless_given(settings, batch_size=defaults.batch_size(images))
     batch_size = known(settings.batch_size)
     if images < batch_size:
         raise ValueError(
@@ -52,8 +52,8 @@ def resolve_for_images(settings: AnySettings, source: Source) -> AnySettings:
             f"try --batch_size {defaults.batch_size(images)}"
         )
     steps_per_epoch = images // batch_size
-    steps = settings.epochs * steps_per_epoch
-    settings = _unless_given(settings, optimizer=defaults.optimizer(settings.OPTIMIZER, images * settings.epochs))
+    steps, seen = settings.epochs * steps_per_epoch, settings.epochs * images
+    settings = _unless_given(settings, optimizer=defaults.optimizer(settings.OPTIMIZER, seen))
     settings = _unless_given(settings, learning_rate=_learning_rate(settings))
     image_size = _image_size(settings, source)
     settings = _fill_in(settings, {"stem": choose_stem(settings.stem, image_size)})
@@ -68,7 +68,7 @@ def resolve_for_images(settings: AnySettings, source: Source) -> AnySettings:
         log_every=_log_every(steps),
         checkpoint_every=steps_per_epoch,
     )
-    return _for_method(settings, images, steps)
+    return _for_method(settings, images, steps, seen)
 
 
 def _learning_rate(settings: PretrainSettings) -> float:
@@ -82,13 +82,11 @@ def _warmup_epochs(settings: PretrainSettings) -> float:
     return min(settings.WARMUP, settings.epochs / 10)
 
 
-def _for_method(settings: AnySettings, images: int, steps: int) -> AnySettings:
-    """Resolve what one method or some have, for a run of so many steps."""
+def _for_method(settings: AnySettings, images: int, steps: int, seen: int) -> AnySettings:
+    """Resolve what one method or some have, for a run of so many steps that sees so many images over all epochs."""
     if isinstance(settings, QueryKeySettings):
         momentum = defaults.momentum(steps, published=0.999)
-        settings = _unless_given(
-            settings, momentum=momentum, projector_norm=defaults.is_short(images * settings.epochs)
-        )
+        settings = _unless_given(settings, momentum=momentum, projector_norm=defaults.is_short(seen))
     if isinstance(settings, BYOLSettings):
         settings = _unless_given(settings, momentum=defaults.momentum(steps, published=0.996))
     if isinstance(settings, MoCoSettings):
@@ -96,7 +94,7 @@ def _for_method(settings: AnySettings, images: int, steps: int) -> AnySettings:
     if isinstance(settings, AdCoSettings):
         settings = _unless_given(settings, adversaries=defaults.adversaries(images, known(settings.batch_size), steps))
         rate = defaults.adversary_learning_rate(known(settings.adversaries))
-        temperature = defaults.adversary_temperature(images * settings.epochs)
+        temperature = defaults.adversary_temperature(seen)
         settings = _unless_given(settings, adversary_learning_rate=rate, adversary_temperature=temperature)
     return settings
 

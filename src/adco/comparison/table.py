@@ -12,11 +12,11 @@ from adco.comparison.plan import Claims, Plan, Row
 from adco.comparison.timing import relative_time
 from adco.evaluation.knn import default_k
 from adco.evaluation.results import Kind
+from adco.evaluation.runs import FEW
 from adco.run_directory import RunDirectory
 from adco.settings import AdCoSettings, EvaluateSettings, MoCoSettings, PretrainSettings, known
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-FEW = 100  # test images; with fewer, the 95 % interval of an accuracy of 50 % is wider than ± 10 points
 
 
 @dataclass(frozen=True)
