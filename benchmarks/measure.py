@@ -1,7 +1,10 @@
 """What the benchmarks share: timing in turns, a table of medians and ratios, and a file of results."""
 
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,23 @@ from rich.table import Table
 from adco.run_directory import environment, write_json
 
 RESULTS = Path(__file__).parent / "results"
+
+
+class Cores(ProcessPoolExecutor):
+    """A process for each core, bound to it, with whatever it starts. Not a `Pool`, whose workers may start nothing."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        cores = context.Queue()
+        available = sorted(os.sched_getaffinity(0))
+        for core in available:
+            cores.put(core)
+        super().__init__(len(available), context, _bind, (cores,))
+
+
+def _bind(cores: "multiprocessing.Queue[int]") -> None:
+    os.sched_setaffinity(0, {cores.get()})
+    torch.set_num_threads(1)
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -1,0 +1,171 @@
+"""Are the defaults good? The bare command beside random settings of the same cost, on the folders of first runs.
+
+    python benchmarks/search.py                every run that has no line yet
+    python benchmarks/search.py table          each method's default beside the best of its random settings
+
+Every run sees about so many images; a symmetric one, whose images cost half as much again, sees fewer. Linear and kNN
+top-1 are of four folds of the training images: no choice is made on test images. Lines land in results/search.jsonl.
+"""
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import adco
+from adco.data.sources import open_source, open_splits
+from adco.encoder import load_backbone
+from adco.evaluation import Features, evaluate_features, extract_features
+from adco.evaluation.linear import fit_linear_probe
+from folders import FOLDERS, folder
+from measure import RESULTS, Cores
+
+LINES = RESULTS / "search.jsonl"
+IMAGES, EPOCHS = 12_000, 3  # a run sees so many images, about, but each at least so often
+SYMMETRIC_COSTS = 1.5
+SETTINGS = 12  # random ones of each method, beside its default
+FOLDS = 4
+SOURCES = ("cifar10-1000", "icons", "photographs", "cifar10-5000")
+METHODS = ("adco", "simclr", "moco", "byol", "simsiam")
+Settings = dict[str, Any]
+Job = tuple[str, str, int]  # source, method, number of the settings: 0 for the defaults
+
+
+def draw(method: str, number: int) -> Settings:
+    """Random settings: what depends on data or length, and the views."""
+    if number == 0:
+        return {}
+    random = np.random.default_rng([METHODS.index(method), number])
+
+    def between(low: float, high: float) -> float:
+        return float(f"{math.exp(random.uniform(math.log(low), math.log(high))):.3g}")
+
+    def one(*choices: Any) -> Any:
+        return choices[random.integers(len(choices))]
+
+    jitter = one(0.5, 1.0)
+    settings: Settings = {
+        "optimizer": one("muon", "muon", "muon", "sgd"),
+        "crop_scale": (one(0.08, 0.2, 0.4), 1.0),
+        "blur_probability": one(0.0, 0.5),
+        **{name: 0.4 * jitter for name in ("brightness", "contrast", "saturation")},
+        "hue": 0.1 * jitter,
+        "batch_factor": one(0.5, 1, 2),
+    }
+    rates = {"adco": (0.02, 0.4), "moco": (0.02, 0.4), "simclr": (0.02, 0.8), "byol": (0.02, 0.4), "simsiam": (0.01, 0.2)}
+    settings["learning_rate"] = between(*(rates[method] if settings["optimizer"] == "muon" else (0.01, 0.3)))
+    if method in ("adco", "moco", "byol"):
+        settings["momentum"] = one(0.9, 0.95, 0.98, 0.99, 0.996)
+    if method in ("adco", "moco"):
+        settings |= {"projector_norm": one(True, True, True, False), "symmetric": one(False, False, True)}
+    if method in ("adco", "moco", "simclr"):
+        settings["temperature"] = between(0.07, 0.3)
+    if method == "adco":
+        settings |= {
+            "adversaries": one(256, 512, 1024, 2048, 4096),
+            "adversary_temperature": between(0.02, 0.2),
+            "adversary_learning_rate": between(0.01, 10),
+            "warm_start_trains": one(True, True, False),
+        }
+    if method == "moco":
+        settings["queue"] = one(256, 512, 1024, 2048, 4096)
+    return settings
+
+
+def jobs() -> Iterator[Job]:
+    """Settings by settings, so that what there is at any time is balanced."""
+    for number in range(SETTINGS + 1):
+        for method in METHODS:
+            yield from ((source, method, number) for source in SOURCES)
+
+
+def run(job: Job) -> Settings:
+    """Train and evaluate one."""
+    torch.set_num_threads(1)
+    source, method, number = job
+    data = source if source == "digits" else str(folder(source))
+    images = len(open_source(data))
+    settings = draw(method, number)
+    flags = {name: value for name, value in settings.items() if name != "batch_factor"}
+    if "batch_factor" in settings:
+        flags["batch_size"] = round(settings["batch_factor"] * adco.defaults.batch_size(images))
+    cost = SYMMETRIC_COSTS if settings.get("symmetric") else 1
+    flags |= {"method": method, "epochs": round(max(EPOCHS, IMAGES / images) / cost), "knn_images": 0}
+    flags["workers"] = 0  # the batches are the same, and this process has one core
+    line: Settings = {"source": source, "method": method, "number": number, "settings": settings, "images": images}
+    with tempfile.TemporaryDirectory() as aside:
+        out = Path(aside) / "run"
+        try:
+            adco.pretrain(data=data, out=str(out), checkpoint_every=1_000_000, **flags)
+        except Exception as error:  # a collapse, or a loss that is not a number, is a result too
+            return line | {"error": f"{type(error).__name__}: {error}"}
+        records = [json.loads(record) for record in (out / "metrics.jsonl").read_text().splitlines()]
+        last = [record for record in records if "effective_rank" in record][-1]
+        kept = ("effective_rank", "positive_cosine", "adversary_share_in_loss_adversary", "step")
+        return line | {name: last[name] for name in kept if name in last} | folds(out / "backbone.safetensors", data)
+
+
+def folds(weights: Path, data: str) -> dict[str, float]:
+    """Linear and kNN top-1 in % of all training images, each by the folds it is not in."""
+    backbone, info = load_backbone(weights)
+    train, _ = open_splits(data)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    all_of = extract_features(
+        backbone, train, image_size=info.image_size, mean=info.mean, std=info.std, device=device, progress=False
+    )
+    fold = np.random.default_rng(0).permutation(len(train)) % FOLDS
+    linear = knn = 0
+    for number in range(FOLDS):
+        rest, part = (Features(all_of.features[mask], all_of.labels[mask]) for mask in (fold != number, fold == number))
+        probe = fit_linear_probe(rest.features, rest.labels, len(train.classes), candidates=(0.1, 0.01))
+        linear += int((probe.scores(part.features).argmax(dim=1) == part.labels).sum())
+        top1 = evaluate_features(rest, part, train.classes, "knn", k=20).to_json()["top1"]
+        knn += round(top1 / 100 * len(part.labels))
+    return {"linear": 100 * linear / len(train), "knn": 100 * knn / len(train)}
+
+
+def read() -> list[Settings]:
+    """The lines so far."""
+    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.is_file() else []
+
+
+def table() -> str:
+    """A row a source and method: the default, and the best, the median and the worst of the random settings."""
+    rows = ["| folder | method | default | best | median | worst | the best's settings |", "|---|---|---|---|---|---|---|"]
+    lines = read()
+    for source in SOURCES:
+        for method in METHODS:
+            mine = [line for line in lines if (line["source"], line["method"]) == (source, method)]
+            default = [line.get("linear", math.nan) for line in mine if line["number"] == 0]
+            others = sorted((line for line in mine if line["number"]), key=lambda line: -line.get("linear", 0.0))
+            if not default or not others:
+                continue
+            accuracies = [line.get("linear", 0.0) for line in others]
+            found = ", ".join(f"{name} {value}" for name, value in others[0]["settings"].items())
+            figures = (default[0], accuracies[0], float(np.median(accuracies)), accuracies[-1])
+            rows.append(f"| {source} | {method} | {' | '.join(f'{one:.1f}' for one in figures)} | {found} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["table"]:
+        print(table())
+        return
+    for name in FOLDERS:
+        folder(name)
+    done = {(line["source"], line["method"], line["number"]) for line in read()}
+    with Cores() as pool:
+        for ended in as_completed(pool.submit(run, job) for job in jobs() if job not in done):
+            with LINES.open("a") as file:
+                file.write(json.dumps(ended.result()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
