@@ -364,6 +364,32 @@ def test_a_signal_does_not_save_what_is_no_number(run: RunDirectory, start: Call
     assert trainer.saved == []
 
 
+def test_a_signal_keeps_the_checkpoint_from_before_a_collapse(
+    run: RunDirectory, start: Callable[[Any, Any], None]
+) -> None:
+    stop, trainer = StopOnSignal(checkpoints(run, may_save=lambda trainer: False), agree_every=20), FakeTrainer()
+    trainer.global_step = 2
+    stop.checkpoints.on_train_start(trainer, Still())
+    start(stop, trainer)
+    signal.raise_signal(signal.SIGTERM)
+    kept = "stopped; step 3 looks collapsed, so the checkpoint of step 2 is kept; go on with: "
+    with pytest.raises(Interrupted, match=f"^{kept}adco pretrain --resume {run.path}$"):
+        steps(stop, trainer, 1)
+    assert trainer.saved == []
+    assert not run.backbone.exists()
+
+
+def test_a_signal_saves_a_collapsed_state_if_there_is_no_other(
+    run: RunDirectory, start: Callable[[Any, Any], None]
+) -> None:
+    stop, trainer = StopOnSignal(checkpoints(run, may_save=lambda trainer: False), agree_every=20), FakeTrainer()
+    start(stop, trainer)
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=r"^stopped and saved; "):
+        steps(stop, trainer, 1)
+    assert trainer.saved == [(1, run.checkpoint)]
+
+
 @pytest.mark.parametrize("end", ["teardown", "on_exception"])
 def test_handlers_are_given_back(run: RunDirectory, end: str) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]

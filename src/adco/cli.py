@@ -230,7 +230,7 @@ def compare(arguments: Sequence[str]) -> int:
         table = run_comparison(flags.recipe, out)
     except Interrupted as stop:
         if not flags.only:
-            print("adco: stopped and saved; the same command goes on from there", file=sys.stderr)
+            print("adco: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return stop.exit_code
     except (NotFiniteError, CollapsedError, RunsFailed) as error:
         print(f"adco: {error}", file=sys.stderr)
@@ -257,8 +257,8 @@ def demo(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     try:
         results = run_demo(Path(flags.out), flags.seed)
-    except Interrupted:
-        print("adco: stopped and saved; adco demo goes on from there", file=sys.stderr)
+    except Interrupted as stop:
+        print(f"adco: {stop.done}; adco demo goes on from the last checkpoint", file=sys.stderr)
         return 130
     except (NotFiniteError, CollapsedError) as error:
         print(f"adco: {error}", file=sys.stderr)

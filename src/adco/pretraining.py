@@ -306,7 +306,9 @@ def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> Run
             print(lines({**facts, "run": str(run.path)}), file=sys.stderr, flush=True)
         resume = run.checkpoint if run.checkpoint.is_file() else None
         trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
-        checkpoints.save(trainer)
+        not_saved = checkpoints.save_last(trainer)
+    if not_saved:
+        say(not_saved)
     if trainer.is_global_zero:
         run.write_finished()
         print(f"{run.path}: {': '.join(monitor.verdict())}", file=sys.stderr)
