@@ -24,7 +24,7 @@ from adco.encoder import BackboneInfo, save_backbone
 from adco.evaluation import evaluate_features, extract_features
 from adco.health import embedding_health
 from adco.methods.adco import AdCo
-from adco.methods.method import Method
+from adco.methods.method import Method, ends_step
 from adco.run_directory import RunDirectory
 from adco.verdict import Verdict, collapse_reason, verdict
 
@@ -63,11 +63,6 @@ def require_finite(step: int, losses: dict[str, float], module: L.LightningModul
 def losses_of(outputs: Any) -> dict[str, float]:
     """A training step's losses as numbers."""
     return {name: float(loss.detach()) for name, loss in outputs["losses"].items()}
-
-
-def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether the optimizer has stepped with this batch, the last of those whose gradients are added up."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class Monitor(Callback):

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from adco.data.sources import Source
 from adco.distributed import is_first_rank
-from adco.methods.method import Method
+from adco.methods.method import Method, ends_step
 from adco.settings import PretrainSettings, known
 
 WARM_UP, FIRST = 3, 3  # steps that are not timed: kernels load; steps timed before the first estimate
@@ -113,7 +113,7 @@ class TimeLeft(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not ends_step(trainer, batch_idx):
             return
         self.seen += 1
         took = self._since_mark()
