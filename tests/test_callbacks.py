@@ -192,6 +192,16 @@ def test_the_first_verdict_is_said_as_soon_as_it_is_known(
     assert line.endswith(" images/s  plateau")
 
 
+def test_where_an_epoch_ends_its_line_is_the_only_one(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor, trainer = monitor_of(run), FakeTrainer()
+    trainer.global_step = 2  # the eighth record is of the epoch's last step
+    steps(monitor, trainer, 8)
+    monitor.on_train_epoch_end(trainer, Still())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("epoch 1/2  loss 5.000  ")
+    assert line.endswith(" images/s  plateau")
+
+
 def one_point() -> dict[str, Any]:
     found = outputs()
     return found | {"queries": torch.ones(8, 4), "keys": torch.ones(8, 4)}

@@ -174,6 +174,8 @@ class Monitor(Callback):
                 f"collapsed at step {trainer.global_step}: {found.reason}; {advice(found.word, self.settings)}; the "
                 "last good checkpoint, if there was one, is kept; --stop_when_collapsed false trains on"
             )
+        if trainer.is_last_batch:  # the epoch's line follows
+            return
         first = "too early to say" in self.said
         if found.word not in self.said and (first or found.word in ADVICE):
             self._say(trainer, f"step {trainer.global_step}/{self.steps}{self._numbers({})}", found)
