@@ -255,9 +255,9 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         ({"batch_norm": "sync", "devices": 2}, "batch_norm sync over several devices needs GPUs"),
         ({"backbone": "resnet19"}, "backbone 'resnet19' is not a timm model: try .*resnet18"),
         ({"backbone_args": {"colour": "red"}}, "backbone_args .* do not fit timm's resnet18"),
-        ({"accelerator": "gpu"}, "accelerator gpu with devices auto is not to be had here"),
-        ({"accelerator": "abacus"}, "accelerator abacus with devices auto is not to be had here"),
-        ({"devices": 0}, "accelerator cpu with devices 0 is not to be had here"),
+        ({"accelerator": "gpu"}, "accelerator gpu with devices auto is not available here"),
+        ({"accelerator": "abacus"}, "accelerator abacus with devices auto is not available here"),
+        ({"devices": 0}, "accelerator cpu with devices 0 is not available here"),
         ({"temperature": -1.0}, "temperature -1.0 must be above 0"),
     ],
 )

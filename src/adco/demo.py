@@ -17,7 +17,7 @@ def run_demo(out: Path, seed: int) -> dict[Kind, dict[str, Any]]:
     """Pretrain, or go on where a demo in `out` was stopped, and evaluate.
 
     Raises:
-        ValueError: if the data cannot be had.
+        ValueError: if CIFAR-10 is not available.
         adco.callbacks.Interrupted: if a signal stopped it; the same call goes on.
     """
     if not (out / "config.yaml").is_file():
