@@ -357,11 +357,11 @@ def _quieten() -> None:
     import logging
     import warnings
 
-    from adco.quiet import LOGGERS
+    from adco.quiet import LOGGERS, StderrHandler
 
     own = logging.getLogger("adco")
     if not own.handlers:
-        handler = logging.StreamHandler()
+        handler = StderrHandler()
         handler.setFormatter(logging.Formatter("adco: %(message)s"))
         own.addHandler(handler)
         own.setLevel(logging.INFO)
