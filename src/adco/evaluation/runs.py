@@ -24,7 +24,7 @@ from adco.evaluation import (
     pixel_features,
 )
 from adco.evaluation.published import fit_published_probe
-from adco.evaluation.results import Kind, evaluation_of, save_result
+from adco.evaluation.results import Kind, evaluation_of, save_result, with_known_floors
 from adco.evaluation.scores import summarise
 from adco.resolve import default_image_size
 from adco.run_directory import RunDirectory, newest_run
@@ -98,6 +98,7 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
             else:
                 results[kind].setdefault("floors", {})[name] = scores.to_json()
     if directory and is_first_rank():
+        results = {kind: with_known_floors(directory, result) for kind, result in results.items()}
         for result in results.values():
             save_result(directory, result)
     return results
