@@ -231,7 +231,7 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
     said = [str(warning.message) for warning in caught if warning.category is UserWarning]
     assert len(said) == 1
     assert "3 of 33 files" in said[0]
-    assert "are left out" in said[0]
+    assert "; left out: " in said[0]
     unreadable = json.loads((run.path / "unreadable.json").read_text())
     assert [Path(entry["file"]).name for entry in unreadable] == ["cut.jpg", "empty.jpg", "text.png"]
     assert all(entry["reason"] for entry in unreadable)

@@ -336,7 +336,7 @@ def test_a_run_becomes_longer_or_shorter(
     capsys.readouterr()
     adco.pretrain(resume=run.path, epochs=epochs)
     said = capsys.readouterr().err
-    assert f"adco: {epochs} epochs instead of {EPOCHS}: from step {kept} on" in said
+    assert f"adco: {epochs} epoch{'s' if epochs > 1 else ''} instead of {EPOCHS}: from step {kept} on" in said
     assert losses(run)[:kept] == before
     assert run.is_finished
     assert run.read_config()["epochs"] == epochs

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adco.words import counted
+
 if TYPE_CHECKING:
     from adco.settings import PretrainSettings
 
@@ -288,7 +290,7 @@ def _print_results(results: Mapping[Any, Any], of: str) -> None:
     from adco.evaluation import results_table
 
     for kind, result in results.items():
-        images = f"{result['protocol']['train_images']} training and {result['images']} test images"
+        images = f"{result['protocol']['train_images']} training and {counted(result['images'], 'test image')}"
         print(f"{kind} of {of} on {result['data']}: {images}, {len(result['per_class'])} classes")
         print(_protocol(result))
         floors = result.get("floors", {})
@@ -302,11 +304,11 @@ def _protocol(result: Mapping[str, Any]) -> str:
     if told["kind"] == "knn":
         fewer = f", all there are ({asked['k']} asked)" if asked["k"] and told["k"] < asked["k"] else ""
         return (
-            f"each test image is classified by its k = {told['k']} nearest training images{fewer}, "
+            f"each test image is classified by its k = {counted(told['k'], 'nearest training image')}{fewer}, "
             f"weighted by exp(cosine / {told['temperature']:g})"
         )
     if told.get("protocol") == "sgd":
-        return f"a linear layer trained by SGD on augmented images for {told['epochs']} epochs"
+        return f"a linear layer trained by SGD on augmented images for {counted(told['epochs'], 'epoch')}"
     return f"logistic regression on the features; its L2 of {told['l2']:g} was chosen on held-out training images"
 
 
