@@ -192,6 +192,16 @@ def test_the_first_verdict_is_said_as_soon_as_it_is_known(
     assert line.endswith(" images/s  plateau")
 
 
+def test_where_an_epoch_ends_its_line_is_the_only_one(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor, trainer = monitor_of(run), FakeTrainer()
+    trainer.global_step = 2  # the eighth record is of the epoch's last step
+    steps(monitor, trainer, 8)
+    monitor.on_train_epoch_end(trainer, Still())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("epoch 1/2  loss 5.000  ")
+    assert line.endswith(" images/s  plateau")
+
+
 def one_point() -> dict[str, Any]:
     found = outputs()
     return found | {"queries": torch.ones(8, 4), "keys": torch.ones(8, 4)}
@@ -362,6 +372,32 @@ def test_a_signal_does_not_save_what_is_no_number(run: RunDirectory, start: Call
     with pytest.raises(NotFiniteError):
         steps(stop, trainer, 1, math.nan)
     assert trainer.saved == []
+
+
+def test_a_signal_keeps_the_checkpoint_from_before_a_collapse(
+    run: RunDirectory, start: Callable[[Any, Any], None]
+) -> None:
+    stop, trainer = StopOnSignal(checkpoints(run, may_save=lambda trainer: False), agree_every=20), FakeTrainer()
+    trainer.global_step = 2
+    stop.checkpoints.on_train_start(trainer, Still())
+    start(stop, trainer)
+    signal.raise_signal(signal.SIGTERM)
+    kept = "stopped; step 3 looks collapsed, so the checkpoint of step 2 is kept; go on with: "
+    with pytest.raises(Interrupted, match=f"^{kept}adco pretrain --resume {run.path}$"):
+        steps(stop, trainer, 1)
+    assert trainer.saved == []
+    assert not run.backbone.exists()
+
+
+def test_a_signal_saves_a_collapsed_state_if_there_is_no_other(
+    run: RunDirectory, start: Callable[[Any, Any], None]
+) -> None:
+    stop, trainer = StopOnSignal(checkpoints(run, may_save=lambda trainer: False), agree_every=20), FakeTrainer()
+    start(stop, trainer)
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=r"^stopped and saved; "):
+        steps(stop, trainer, 1)
+    assert trainer.saved == [(1, run.checkpoint)]
 
 
 @pytest.mark.parametrize("end", ["teardown", "on_exception"])

@@ -226,6 +226,20 @@ def test_a_dry_run_prints_and_leaves_nothing(tmp_path: Path, capsys: pytest.Capt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_lines_go_to_stderr_as_it_is_when_they_are_logged() -> None:
+    code = """
+import contextlib, io, logging
+from adco import cli
+cli._quieten()
+logging.getLogger("adco").info("first")
+with contextlib.redirect_stderr(io.StringIO()) as other:
+    logging.getLogger("adco").info("second")
+print(other.getvalue(), end="")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("adco: second\n", "adco: first\n")
+
+
 def test_the_installed_command_exits_with_the_code(tmp_path: Path) -> None:
     code = "from adco.cli import main; main()"
     done = subprocess.run(

@@ -171,7 +171,7 @@ def test_a_comparison_that_is_told_to_stop_saves_and_goes(tmp_path: Path) -> Non
     process.terminate()
     _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.rstrip().endswith("stopped and saved; the same command goes on from there")
+    assert said.rstrip().endswith("adco: stopped; the same command goes on from the last checkpoint")
     assert run.checkpoint.is_file()
     FileLock(tmp_path / ".locks" / "moco-0").acquire(timeout=0)  # nobody is at it any more
 

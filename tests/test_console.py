@@ -4,9 +4,13 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from adco.console import Bar, TimeLeft, duration
+from adco.configure import pretrain_settings
+from adco.console import Bar, TimeLeft, duration, outline
+from adco.data.sources import ArraySource
 
 METHOD: Any = None
 
@@ -48,6 +52,17 @@ def train(left: TimeLeft, run: Any, clock: SimpleNamespace, steps: int, *, step:
 )
 def test_a_duration_is_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_one_epoch_class_and_thread_are_singular(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    source = ArraySource("few", np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64), ("a",))
+    method: Any = SimpleNamespace(encoder=SimpleNamespace(backbone=torch.nn.Linear(2, 2)))
+    settings = pretrain_settings(data="few", epochs=1, batch_size=2, image_size=8)
+    facts = outline(settings, source, method, torch.device("cpu"), processes=1)
+    assert facts["images"] == "4 in few, labels of 1 class, for the kNN only"
+    assert facts["steps"] == "2 an epoch, 2 in 1 epoch"
+    assert facts["device"].startswith("cpu (1 thread), ")
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -23,7 +23,7 @@ LAYERS = [  # from the top; a package stands for all that is in it
     ["losses", "blockwise", "optimizers"],
     ["defaults"],
     ["help"],
-    ["settings", "recipes", "quiet"],
+    ["settings", "recipes", "quiet", "words"],
 ]
 HEAVY = {
     "torch",

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 import adco
 from adco import callbacks, cli
-from adco.callbacks import Interrupted, StopOnSignal
+from adco.callbacks import Interrupted, Monitor, StopOnSignal
 from adco.configure import pretrain_settings
 from adco.data import sources
 from adco.data.archives import Loaded
@@ -256,6 +256,37 @@ def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path, whole: Callable[
     assert_same_run(run, whole())
 
 
+def test_a_run_stopped_while_it_looks_collapsed_goes_on_from_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[..., RunDirectory]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "may_save", lambda self, trainer: trainer.global_step <= STEPS)
+        stop_at(patch, STEPS + 2)
+        with pytest.raises(Interrupted, match=f"step {STEPS + 2} looks collapsed"):
+            adco.pretrain(**TINY, data="few", out=str(run.path))
+    assert_backbone_of(run, STEPS)
+    adco.pretrain(resume=run.path)
+    assert_same_run(run, whole())
+
+
+def test_a_run_that_ends_collapsed_keeps_its_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "may_save", lambda self, trainer: trainer.global_step <= 2 * STEPS)
+        adco.pretrain(**TINY, data="few", out=str(run.path))
+    kept = f"adco: step {LAST} looks collapsed, so the checkpoint of step {2 * STEPS} is kept"
+    assert kept in capsys.readouterr().err.splitlines()
+    assert_backbone_of(run, 2 * STEPS)
+    assert run.is_finished
+    adco.pretrain(resume=run.path, epochs=EPOCHS + 1)
+    assert f"from step {2 * STEPS} on" in capsys.readouterr().err
+    assert [record["step"] for record in losses(run)] == list(range(1, LAST + STEPS + 1))
+    assert_backbone_of(run, LAST + STEPS)
+
+
 def test_every_epoch_has_one_verdict_though_the_run_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,7 +336,7 @@ def test_a_run_becomes_longer_or_shorter(
     capsys.readouterr()
     adco.pretrain(resume=run.path, epochs=epochs)
     said = capsys.readouterr().err
-    assert f"adco: {epochs} epochs instead of {EPOCHS}: from step {kept} on" in said
+    assert f"adco: {epochs} epoch{'s' if epochs > 1 else ''} instead of {EPOCHS}: from step {kept} on" in said
     assert losses(run)[:kept] == before
     assert run.is_finished
     assert run.read_config()["epochs"] == epochs

@@ -24,7 +24,7 @@ from adco.encoder import BackboneInfo, save_backbone
 from adco.evaluation import evaluate_features, extract_features
 from adco.health import embedding_health
 from adco.methods.adco import AdCo
-from adco.methods.method import Method
+from adco.methods.method import Method, ends_step
 from adco.run_directory import RunDirectory
 from adco.verdict import Verdict, collapse_reason, verdict
 
@@ -41,10 +41,11 @@ class CollapsedError(RuntimeError):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and its state is saved."""
+    """The run was asked to stop and can be resumed. `not_saved` is the reason if its state was not saved."""
 
-    def __init__(self, signal_number: int, run: RunDirectory) -> None:
-        super().__init__(f"stopped and saved; go on with: adco pretrain --resume {run.path}")
+    def __init__(self, signal_number: int, run: RunDirectory, not_saved: str | None = None) -> None:
+        self.done = f"stopped; {not_saved}" if not_saved else "stopped and saved"
+        super().__init__(f"{self.done}; go on with: adco pretrain --resume {run.path}")
         self.exit_code = 128 + signal_number  # as a shell reports it
 
 
@@ -62,11 +63,6 @@ def require_finite(step: int, losses: dict[str, float], module: L.LightningModul
 def losses_of(outputs: Any) -> dict[str, float]:
     """A training step's losses as numbers."""
     return {name: float(loss.detach()) for name, loss in outputs["losses"].items()}
-
-
-def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether the optimizer has stepped with this batch, the last of those whose gradients are added up."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class Monitor(Callback):
@@ -178,6 +174,8 @@ class Monitor(Callback):
                 f"collapsed at step {trainer.global_step}: {found.reason}; {advice(found.word, self.settings)}; the "
                 "last good checkpoint, if there was one, is kept; --stop_when_collapsed false trains on"
             )
+        if trainer.is_last_batch:  # the epoch's line follows
+            return
         first = "too early to say" in self.said
         if found.word not in self.said and (first or found.word in ADVICE):
             self._say(trainer, f"step {trainer.global_step}/{self.steps}{self._numbers({})}", found)
@@ -233,7 +231,11 @@ class Checkpoints(Callback):
         self, run: RunDirectory, info: BackboneInfo, *, every: int, may_save: Callable[[L.Trainer], bool]
     ) -> None:
         self.run, self.info, self.every, self.may_save = run, info, every, may_save
+        self.saved = 0  # step of the last checkpoint; 0 if there is none
         self.draw_next = 0.0  # seconds on the monotonic clock
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved = trainer.global_step  # a resumed run starts at its checkpoint
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -243,9 +245,23 @@ class Checkpoints(Callback):
             if self.may_save(trainer):
                 self.save(trainer, draw=time.monotonic() >= self.draw_next)
 
+    def save_last(self, trainer: L.Trainer, *, draw: bool = True) -> str | None:
+        """Save the state in which a run stops or ends, unless it looks collapsed and there is an earlier checkpoint.
+
+        Returns:
+            None if the state was saved, otherwise the reason why it was not.
+        """
+        if self.may_save(trainer) or not self.saved:
+            self.save(trainer, draw=draw)
+            return None
+        if draw and trainer.is_global_zero:
+            self._draw()
+        return f"step {trainer.global_step} looks collapsed, so the checkpoint of step {self.saved} is kept"
+
     def save(self, trainer: L.Trainer, *, draw: bool = True) -> None:
         """Save the state after a step. Call it on every rank: they wait for each other here."""
         trainer.save_checkpoint(self.run.checkpoint)
+        self.saved = trainer.global_step
         if trainer.is_global_zero:
             method = trainer.lightning_module
             assert isinstance(method, Method)
@@ -291,8 +307,9 @@ class StopOnSignal(Callback):
             return
         if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
             require_finite(trainer.global_step, losses_of(outputs), pl_module)
-            self.checkpoints.save(trainer, draw=not self.checkpoints.run.curves.is_file())  # who asks may not wait long
-            raise Interrupted(self.received or signal.SIGTERM, self.checkpoints.run)
+            run = self.checkpoints.run
+            not_saved = self.checkpoints.save_last(trainer, draw=not run.curves.is_file())  # who asks may not wait long
+            raise Interrupted(self.received or signal.SIGTERM, run, not_saved)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._give_back()

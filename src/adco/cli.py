@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adco.words import counted
+
 if TYPE_CHECKING:
     from adco.settings import PretrainSettings
 
@@ -230,7 +232,7 @@ def compare(arguments: Sequence[str]) -> int:
         table = run_comparison(flags.recipe, out)
     except Interrupted as stop:
         if not flags.only:
-            print("adco: stopped and saved; the same command goes on from there", file=sys.stderr)
+            print("adco: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return stop.exit_code
     except (NotFiniteError, CollapsedError, RunsFailed) as error:
         print(f"adco: {error}", file=sys.stderr)
@@ -257,8 +259,8 @@ def demo(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     try:
         results = run_demo(Path(flags.out), flags.seed)
-    except Interrupted:
-        print("adco: stopped and saved; adco demo goes on from there", file=sys.stderr)
+    except Interrupted as stop:
+        print(f"adco: {stop.done}; adco demo goes on from the last checkpoint", file=sys.stderr)
         return 130
     except (NotFiniteError, CollapsedError) as error:
         print(f"adco: {error}", file=sys.stderr)
@@ -288,7 +290,7 @@ def _print_results(results: Mapping[Any, Any], of: str) -> None:
     from adco.evaluation import results_table
 
     for kind, result in results.items():
-        images = f"{result['protocol']['train_images']} training and {result['images']} test images"
+        images = f"{result['protocol']['train_images']} training and {counted(result['images'], 'test image')}"
         print(f"{kind} of {of} on {result['data']}: {images}, {len(result['per_class'])} classes")
         print(_protocol(result))
         floors = result.get("floors", {})
@@ -302,11 +304,11 @@ def _protocol(result: Mapping[str, Any]) -> str:
     if told["kind"] == "knn":
         fewer = f", all there are ({asked['k']} asked)" if asked["k"] and told["k"] < asked["k"] else ""
         return (
-            f"each test image is classified by its k = {told['k']} nearest training images{fewer}, "
+            f"each test image is classified by its k = {counted(told['k'], 'nearest training image')}{fewer}, "
             f"weighted by exp(cosine / {told['temperature']:g})"
         )
     if told.get("protocol") == "sgd":
-        return f"a linear layer trained by SGD on augmented images for {told['epochs']} epochs"
+        return f"a linear layer trained by SGD on augmented images for {counted(told['epochs'], 'epoch')}"
     return f"logistic regression on the features; its L2 of {told['l2']:g} was chosen on held-out training images"
 
 
@@ -357,11 +359,11 @@ def _quieten() -> None:
     import logging
     import warnings
 
-    from adco.quiet import LOGGERS
+    from adco.quiet import LOGGERS, StderrHandler
 
     own = logging.getLogger("adco")
     if not own.handlers:
-        handler = logging.StreamHandler()
+        handler = StderrHandler()
         handler.setFormatter(logging.Formatter("adco: %(message)s"))
         own.addHandler(handler)
         own.setLevel(logging.INFO)

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from adco.data.sources import Source
 from adco.distributed import is_first_rank
-from adco.methods.method import Method
+from adco.methods.method import Method, ends_step
 from adco.settings import PretrainSettings, known
+from adco.words import counted
 
 WARM_UP, FIRST = 3, 3  # steps that are not timed: kernels load; steps timed before the first estimate
 MEMORY = 200  # steps after which older ones count half
@@ -54,13 +55,14 @@ def outline(
         processes: how many train together.
     """
     steps = len(source) // known(settings.batch_size)
-    labels = "no labels" if source.labels is None else f"labels of {len(source.classes)} classes, for the kNN only"
+    classes = counted(len(source.classes), "class", "classes")
+    labels = "no labels" if source.labels is None else f"labels of {classes}, for the kNN only"
     size = sum(weights.numel() for weights in method.encoder.backbone.parameters()) / 1e6
     share = f"{processes} processes on {device.type}" if processes > 1 else device.type
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
     return {
         "images": f"{len(source)} in {source.name}, {labels}",
-        "steps": f"{steps} an epoch, {steps * settings.epochs} in {settings.epochs} epochs",
+        "steps": f"{steps} an epoch, {steps * settings.epochs} in {counted(settings.epochs, 'epoch')}",
         "method": f"{settings.method}, {settings.batch_size} images of {settings.image_size} px a step",
         "backbone": f"{settings.backbone}, {size:.2f} M parameters",
         "device": f"{share} ({kind}), precision {settings.precision}",
@@ -113,7 +115,7 @@ class TimeLeft(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not ends_step(trainer, batch_idx):
             return
         self.seen += 1
         took = self._since_mark()

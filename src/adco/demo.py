@@ -9,6 +9,7 @@ from adco.evaluation.results import Kind
 from adco.evaluation.runs import evaluate_kinds
 from adco.run_directory import RunDirectory
 from adco.settings import EvaluateSettings
+from adco.words import counted
 
 RECIPE = "cifar10_demo"
 
@@ -17,7 +18,7 @@ def run_demo(out: Path, seed: int) -> dict[Kind, dict[str, Any]]:
     """Pretrain, or go on where a demo in `out` was stopped, and evaluate.
 
     Raises:
-        ValueError: if the data cannot be had.
+        ValueError: if CIFAR-10 is not available.
         adco.callbacks.Interrupted: if a signal stopped it; the same call goes on.
     """
     if not (out / "config.yaml").is_file():
@@ -34,7 +35,7 @@ def what_happened(out: Path, linear: Mapping[str, Any]) -> str:
     floors = linear["floors"]
     learned = linear["top1_interval"][0] > max(floor["top1_interval"][1] for floor in floors.values())
     against = " and ".join(f"{floor['top1']:.1f} % of {name}" for name, floor in floors.items())
-    of = f"{linear['data']}, {config['epochs']} epochs, one seed"
+    of = f"{linear['data']}, {counted(config['epochs'], 'epoch')}, one seed"
     verdicts = [record["word"] for record in run.records() if "word" in record]
     last = f"; the run's last verdict: {verdicts[-1]}" if verdicts else ""
     words = "AdCo learned" if learned else "AdCo did not learn more than the floors"

@@ -30,6 +30,7 @@ from adco.quiet import quiet_lightning
 from adco.resolve import resolve
 from adco.run_directory import RUNS, RunDirectory
 from adco.settings import AdCoSettings, PretrainSettings, QueryKeySettings, known, to_dict
+from adco.words import counted
 
 METHODS: dict[str, Any] = {"adco": AdCo, "moco": MoCo, "simclr": SimCLR, "byol": BYOL, "simsiam": SimSiam}
 SLOW_STEM = (
@@ -119,7 +120,7 @@ def resume_run(run: RunDirectory, settings: PretrainSettings, epochs: int) -> Ru
     """
     if run.is_finished and epochs == settings.epochs:
         say(
-            f"{run.path} is finished, with {epochs} epochs; train it for longer with: "
+            f"{run.path} is finished, with {counted(epochs, 'epoch')}; train it for longer with: "
             f"adco pretrain --resume {run.path} --epochs {2 * epochs}"
         )
         return run
@@ -145,8 +146,8 @@ def _change_length(run: RunDirectory, settings: PretrainSettings, epochs: int, s
         run.write_unfinished()
         run.write_config(to_dict(changed))
     say(
-        f"{epochs} epochs instead of {settings.epochs}: from step {done} on, the learning rate follows "
-        f"the schedule of a run of {epochs * steps} steps"
+        f"{counted(epochs, 'epoch')} instead of {settings.epochs}: from step {done} on, the learning rate follows "
+        f"the schedule of a run of {counted(epochs * steps, 'step')}"
     )
     return changed
 
@@ -306,7 +307,9 @@ def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> Run
             print(lines({**facts, "run": str(run.path)}), file=sys.stderr, flush=True)
         resume = run.checkpoint if run.checkpoint.is_file() else None
         trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
-        checkpoints.save(trainer)
+        not_saved = checkpoints.save_last(trainer)
+    if not_saved:
+        say(not_saved)
     if trainer.is_global_zero:
         run.write_finished()
         print(f"{run.path}: {': '.join(monitor.verdict())}", file=sys.stderr)

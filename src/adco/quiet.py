@@ -1,11 +1,21 @@
 """Keeps Lightning from talking: a run has its own lines."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric")
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to sys.stderr as it is at each record, not as it was when the handler was made."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 @contextmanager

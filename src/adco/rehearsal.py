@@ -24,6 +24,7 @@ from adco.data.sources import Source
 from adco.pretraining import make_method, make_views, online_knn, open_images, training_images
 from adco.resolve import count_processes, resolve, resolve_for_images, training_device
 from adco.settings import AdCoSettings, PretrainSettings, QueryKeySettings, known
+from adco.words import counted
 
 STEPS = 8  # of a call of `Training`, if not said otherwise
 MEASURING = 30.0  # seconds at most, about, for the steps that are measured before a run
@@ -182,7 +183,7 @@ def fit_epochs(settings: PretrainSettings, source: Source, spent: float = 0.0) -
     if cost.seconds(epochs) > left:
         say(f"one epoch takes about {duration(cost.seconds(1))}, longer than minutes {minutes:g} allows: training one")
     else:
-        say(f"minutes {minutes:g} allows for {epochs} epochs of about {duration(cost.epoch)}")
+        say(f"minutes {minutes:g} allows for {counted(epochs, 'epoch')} of about {duration(cost.epoch)}")
     return replace(settings, epochs=epochs)
 
 

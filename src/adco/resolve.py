@@ -197,7 +197,7 @@ def count_processes(settings: PretrainSettings) -> int:
             )
     except Exception as error:  # Lightning has an exception for each kind of mismatch
         chosen = f"accelerator {settings.accelerator} with devices {settings.devices}"
-        raise ValueError(f"{chosen} is not to be had here: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{chosen} is not available here: {' '.join(str(error).split())}") from error
     return int(trainer.world_size)
 
 

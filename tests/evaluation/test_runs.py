@@ -98,6 +98,18 @@ def test_floors_are_pixels_and_random_weights(run: RunDirectory) -> None:
     assert again["floors"] == result["floors"]
 
 
+@pytest.mark.filterwarnings("ignore:only 1[23] test images")
+def test_floors_of_the_same_evaluation_are_kept(run: RunDirectory, labelled: Path) -> None:
+    floors = adco.evaluate("knn", run.path, data=str(labelled), floors=True)["floors"]
+    again = adco.evaluate("knn", run.path, data=str(labelled))
+    assert again["floors"] == floors
+    assert again in [json.loads(file.read_text()) for file in run.results.glob("*.json")]
+    assert "floors" not in adco.evaluate("knn", run.path, data=str(labelled), k=5)
+    for i in range(5):  # other images in the same folder
+        shutil.copy(labelled / "red" / f"{i}.png", labelled / "red" / f"more-{i}.png")
+    assert "floors" not in adco.evaluate("knn", run.path, data=str(labelled))
+
+
 def test_settings_are_used(run: RunDirectory) -> None:
     result = adco.evaluate("knn", run.path, k=5, temperature=0.5)
     assert (result["protocol"]["k"], result["protocol"]["temperature"]) == (5, 0.5)

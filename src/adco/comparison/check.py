@@ -15,6 +15,7 @@ from adco.pretraining import make_method, make_views
 from adco.resolve import resolve, resolve_for_images
 from adco.run_directory import RunDirectory
 from adco.settings import PretrainSettings, known, to_dict
+from adco.words import counted
 
 
 def check_plan(plan: Plan, out: Path, say: Callable[[str], None]) -> dict[str, PretrainSettings]:
@@ -64,7 +65,8 @@ def check_labels(plan: Plan, source: Source, say: Callable[[str], None]) -> None
         raise ValueError(f"the rows cannot be evaluated on {data}: {error}") from error
     if not len(test):
         raise ValueError(f"the rows cannot be evaluated on {data}: no class has a second image, to test on")
-    say(f"evaluation on {data}: {len(train)} training and {len(test)} test images of {len(train.classes)} classes")
+    images = f"{len(train)} training and {counted(len(test), 'test image')}"
+    say(f"evaluation on {data}: {images} of {len(train.classes)} classes")
     few = few_images(len(test))
     if few:
         say(f"warning: {few[0].lower()}{few[1:]}")

@@ -153,7 +153,8 @@ def caption(table: Table) -> str:
     )
     tested, few = "", ""
     if table.test_images is not None:
-        tested, few = f" ({_count(table.test_images)} test images)", few_images(table.test_images)
+        images = "image" if table.test_images == 1 else "images"
+        tested, few = f" ({_count(table.test_images)} test {images})", few_images(table.test_images)
     return (
         f"Trained on {trained}, evaluated on {table.evaluated_on}{tested}. {few and few + '. '}kNN and linear: top-1 "
         "accuracy in %, mean ± standard deviation over seeds. extra parameters: trained parameters outside backbone "

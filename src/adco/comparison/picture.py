@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adco.comparison.table import Entry, Table
+from adco.words import counted
 
 MARKERS = {"adco": "o", "moco": "s", "simclr": "^", "byol": "D", "simsiam": "v"}
 SPAN = 10.0  # points; the least that the y axis shows, so that a difference of 0.25 looks as small as it is
@@ -81,5 +82,5 @@ def _set_limits(axes: Axes) -> None:
 
 def _title(table: Table) -> str:
     trained, images = ", ".join(table.trained_on), table.test_images
-    tested = "" if images is None else f" ({images} test images)"
+    tested = "" if images is None else f" ({counted(images, 'test image')})"
     return f"trained on {trained}, evaluated on {table.evaluated_on}{tested}"

@@ -15,6 +15,7 @@ from adco.evaluation.results import Kind
 from adco.evaluation.runs import FEW
 from adco.run_directory import RunDirectory
 from adco.settings import AdCoSettings, EvaluateSettings, MoCoSettings, PretrainSettings, known
+from adco.words import counted
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -173,7 +174,7 @@ def few_images(count: int) -> str:
     if count >= FEW:
         return ""
     width = 98 / math.sqrt(count)  # 1.96 standard deviations of a share of one half, in points
-    return f"With only {count} test images, the 95 % interval of an accuracy is up to ± {width:.0f} points"
+    return f"With only {counted(count, 'test image')}, the 95 % interval of an accuracy is up to ± {width:.0f} points"
 
 
 def with_spread(values: Sequence[float]) -> str:

@@ -17,6 +17,7 @@ from adco.data.sources import open_source
 from adco.rehearsal import STEPS, Training, peak_megabytes
 from adco.run_directory import environment, write_json
 from adco.settings import PretrainSettings, of_earlier_versions, to_dict
+from adco.words import counted
 
 ROUNDS = 9
 
@@ -44,7 +45,7 @@ def known_timings(
 
 def time_rows(rows: Sequence[Row], say: Callable[[str], None], *, steps: int = STEPS) -> dict[str, Any]:
     """Seconds of an image in each round, extra parameters, and megabytes at the peak, of each row."""
-    say(f"timing {len(rows)} rows in turns, {ROUNDS} rounds of {steps} steps")
+    say(f"timing {counted(len(rows), 'row')} in turns, {ROUNDS} rounds of {steps} steps")
     opened = cache(open_source)
     trainings = {}
     for row in rows:

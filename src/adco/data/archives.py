@@ -48,7 +48,7 @@ def cifar10(split: Split) -> Loaded:
     """CIFAR-10: images [50 000 or 10 000, 32, 32, 3], labels [n], class names; in the official order.
 
     Raises:
-        ValueError: it is neither there nor to be had, or its file is damaged; says what to do.
+        ValueError: the set is neither there nor available elsewhere, or its file is damaged; says what to do.
     """
     return load(CIFAR10, split)
 
@@ -57,7 +57,7 @@ def fashion_mnist(split: Split) -> Loaded:
     """Fashion-MNIST: images [60 000 or 10 000, 28, 28, 3], grey repeated, labels [n], class names; official order.
 
     Raises:
-        ValueError: it is neither there nor to be had, or its file is damaged; says what to do.
+        ValueError: the set is neither there nor available elsewhere, or its file is damaged; says what to do.
     """
     images, labels, classes = load(FASHION_MNIST, split)
     return np.repeat(images[..., None], 3, axis=-1), labels, classes
@@ -72,7 +72,7 @@ def load(archive: Archive, split: Split) -> Loaded:
     """Images as stored, labels and class names of one split; fetches the set where it is not in the data directory.
 
     Raises:
-        ValueError: it is neither there nor to be had, or its file is damaged; says what to do.
+        ValueError: the set is neither there nor available elsewhere, or its file is damaged; says what to do.
     """
     path = data_directory() / f"{archive.name}.npz"
     if not path.is_file():
@@ -98,7 +98,7 @@ def _obtain(archive: Archive, directory: Path) -> Arrays:
         else:
             return arrays
     tried = "; ".join(failures)
-    raise ValueError(f"{archive.name} is not to be had here: put {archive.by_hand} into {directory} (tried {tried})")
+    raise ValueError(f"{archive.name} is not available here: put {archive.by_hand} into {directory} (tried {tried})")
 
 
 def _keep(path: Path, arrays: Arrays) -> None:

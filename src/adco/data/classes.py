@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.data.listing import Listing, shown
+from adco.words import counted
 
 STRAYS = 0.1  # share of images outside the class folders above which these are not taken for classes
 
@@ -54,7 +55,7 @@ def find_classes(listing: Listing, level: int | None = None) -> Classes:
         return Classes((), None, None, f"no classes: {stray}; --class_level {chosen} takes the folders as classes")
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.repeat([-1 if name is None else numbers[name] for name in at_level], counts)
-    words = f"{_count(names)} named by the folders {_where(listing.root, below, chosen)}"
+    words = f"{counted(len(names), 'class', 'classes')} named by the folders {_where(listing.root, below, chosen)}"
     if level is None and (deeper := {parts[chosen] for parts in below.values() if len(parts) > chosen}):
         words += f" (--class_level {chosen + 1} for the {len(deeper)} in them)"
     if strays:
@@ -94,7 +95,3 @@ def _strays(listing: Listing, folders: Sequence[Path]) -> str:
     total = sum(len(images) for images in listing.images.values())
     verb, such = ("lies", "") if len(paths) == 1 else ("lie", "such as ")
     return f"{len(paths)} of {total} images {verb} in none of the class folders ({such}{shown(paths[0])})"
-
-
-def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} class" + ("" if len(names) == 1 else "es")

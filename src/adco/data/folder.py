@@ -12,6 +12,7 @@ from adco.data import decode
 from adco.data.classes import Classes
 from adco.data.listing import Listing, describe_left_out, shown
 from adco.data.survey import survey
+from adco.words import counted
 
 Indices = Sequence[int] | NDArray[np.int64]
 
@@ -92,7 +93,7 @@ def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> Fo
     bad = tuple(Unreadable(p, why) for p, why in zip(paths, found, strict=True) if isinstance(why, str))
     _report(root, bad, len(paths), max_unreadable)
     if len(good) < 2:
-        raise ValueError(f"{len(good)} readable image in {root}: contrast needs at least two")
+        raise ValueError(f"{counted(len(good), 'readable image')} in {root}: contrast needs at least two")
     if warning := listing.warning():
         warnings.warn(warning, stacklevel=3)
     layout = classes.words
@@ -117,9 +118,9 @@ def _report(root: Path, bad: Sequence[Unreadable], files: int, max_unreadable: f
     if len(bad) / files > max_unreadable:
         raise ValueError(
             f"{count}, a share above max_unreadable {max_unreadable}: {_names(root, bad, 10)}. "
-            "Mend or remove them, or raise --max_unreadable"
+            "Mend or remove such files, or raise --max_unreadable"
         )
-    warnings.warn(f"{count} and are left out: {_names(root, bad, 3)}", stacklevel=4)
+    warnings.warn(f"{count}; left out: {_names(root, bad, 3)}", stacklevel=4)
 
 
 def _names(root: Path, bad: Sequence[Unreadable], most: int) -> str:

@@ -16,6 +16,7 @@ from adco.evaluation.features import Features, extract_features, pixel_features
 from adco.evaluation.knn import default_k, knn_scores
 from adco.evaluation.linear import LinearProbe, fit_linear_probe
 from adco.evaluation.scores import Scores, results_table, save_confusion, summarise
+from adco.words import counted
 
 __all__ = [
     "Features",
@@ -78,7 +79,8 @@ def evaluate_features(
 def check_classes(train: Source, test: Source) -> None:
     """Raise ValueError unless both sources have the same classes in the same order, and at least two of them."""
     if len(train.classes) < 2:
-        raise ValueError(f"{train.name} has {len(train.classes)} class; an evaluation needs at least 2")
+        classes = counted(len(train.classes), "class", "classes")
+        raise ValueError(f"{train.name} has {classes}; an evaluation needs at least 2")
     if train.classes == test.classes:
         return
     missing, extra = (

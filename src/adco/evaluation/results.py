@@ -41,6 +41,20 @@ def result_file(run: RunDirectory, evaluation: dict[str, Any]) -> Path:
     return file.with_name(f"{file.stem}-{digest}.json")
 
 
+def with_known_floors(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the floors of an earlier evaluation, if that was of the same images with the same settings."""
+    file = result_file(run, result["evaluation"])
+    known = _read(file) if file.is_file() else {}
+    if "floors" in result or "floors" not in known or _images(known) != _images(result):
+        return result
+    return {**result, "floors": known["floors"]}
+
+
+def _images(result: dict[str, Any]) -> tuple[int, list[str], list[int]]:
+    """The number of training images, the classes and the test images of each: they differ if a folder has changed."""
+    return result["protocol"]["train_images"], list(result["per_class"]), [sum(row) for row in result["confusion"]]
+
+
 def save_result(run: RunDirectory, result: dict[str, Any]) -> None:
     """Write a result and the picture of its confusion; the same evaluation again replaces them."""
     run.results.mkdir(exist_ok=True)

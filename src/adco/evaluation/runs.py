@@ -24,11 +24,12 @@ from adco.evaluation import (
     pixel_features,
 )
 from adco.evaluation.published import fit_published_probe
-from adco.evaluation.results import Kind, evaluation_of, save_result
+from adco.evaluation.results import Kind, evaluation_of, save_result, with_known_floors
 from adco.evaluation.scores import summarise
 from adco.resolve import default_image_size
 from adco.run_directory import RunDirectory, newest_run
 from adco.settings import EvaluateSettings
+from adco.words import counted
 
 TRAINED, RANDOM, PIXELS = "trained", "random weights", "raw pixels"
 FEW = 100  # test images; with fewer, the 95 % interval of an accuracy of 50 % is wider than ± 10 points
@@ -48,7 +49,7 @@ def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> di
     if result["images"] < FEW:
         low, high = result["top1_interval"]
         interval = f"the 95 % interval of top-1 is {low:.0f} to {high:.0f} %"
-        warnings.warn(f"only {result['images']} test images: {interval}", stacklevel=3)
+        warnings.warn(f"only {counted(result['images'], 'test image')}: {interval}", stacklevel=3)
     return result
 
 
@@ -98,6 +99,7 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
             else:
                 results[kind].setdefault("floors", {})[name] = scores.to_json()
     if directory and is_first_rank():
+        results = {kind: with_known_floors(directory, result) for kind, result in results.items()}
         for result in results.values():
             save_result(directory, result)
     return results

@@ -44,6 +44,11 @@ class Schedule:
         return self.final + (self.peak - self.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer has stepped with this batch, the last of those whose gradients are added up."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
 class Method(L.LightningModule):
     """A pretraining method. A subclass says what a step does with a batch of views, and who trains beside the encoder.
 
