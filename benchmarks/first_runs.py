@@ -1,90 +1,71 @@
-"""First runs: the bare command, `adco pretrain --data FOLDER`, on folders as people have them, beside both floors.
+"""First runs: what the bare command, `adco pretrain FOLDER`, learns on folders as people have them, beside both floors.
 
     python benchmarks/first_runs.py            every run that has no line yet
-    python benchmarks/first_runs.py before     the same with the defaults of version 0.0, the paper's for any data
     python benchmarks/first_runs.py table      the table, as Markdown
 
-The command gets a time limit, as a number of epochs that see about so many images on every folder, and nothing else.
-Each run is a process of its own, on one thread; its line lands in results/first_runs.jsonl as soon as it ends.
+A run gets a time limit, as the number of epochs that see about so many images, and no other setting: AdCo with three
+seeds, symmetric, multi-crop, with the defaults of version 0.0 (the paper's for any data), and the other methods. Test
+images are those of `adco evaluate`. Lines land in results/first_runs.jsonl as soon as a run ends.
 """
 
 import json
-import multiprocessing
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import adco
 from adco.data.sources import open_source
 from adco.evaluation.runs import evaluate_kinds
 from adco.settings import EvaluateSettings
 from folders import FOLDERS, folder
-from measure import RESULTS
+from measure import RESULTS, Cores
 
 LINES = RESULTS / "first_runs.jsonl"
-IMAGES = 3000  # that a run sees, about, and at least one epoch
-SMALL = 16  # epochs at most
+IMAGES = 12_000  # that a run sees, about, and at least one epoch
 SEEDS = (0, 1, 2)
-SOURCES = (*FOLDERS, "digits")
-PLAIN: dict[str, Any] = {}
-SYMMETRIC = {"symmetric": True}
-MULTI_CROP = {"small_crops": "chosen for the size"}
+SOURCES = (*FOLDERS, "digits", "cifar10")
 OTHERS = ("simclr", "moco", "byol", "simsiam")
-# What every folder got before defaults depended on it.
-BEFORE: dict[str, Any] = {
-    "batch_size": 256,
-    "optimizer": "sgd",
-    "learning_rate": 0.03,
-    "warmup_epochs": 0,
-    "momentum": 0.999,
-    "projector_norm": False,
-    "adversary_learning_rate": 3.0,
-    "warm_start_trains": False,
-}
-Job = tuple[str, str, int, dict[str, Any]]  # source, method, seed, further flags
+Line = dict[str, Any]
+Job = tuple[str, str, int]  # source, row, seed
 
 
 def jobs() -> Iterator[Job]:
-    """AdCo with every seed first, then its variants, then the other methods."""
+    """AdCo with every seed first."""
     for seed in SEEDS:
-        yield from ((source, "adco", seed, PLAIN) for source in SOURCES)
-    for variant in (SYMMETRIC, MULTI_CROP):
-        yield from ((source, "adco", 0, variant) for source in SOURCES)
-    for method in OTHERS:
-        yield from ((source, method, 0, PLAIN) for source in SOURCES)
+        yield from ((source, "adco", seed) for source in SOURCES)
+    for row in ("adco before", *OTHERS, "adco symmetric", "adco multi-crop"):
+        yield from ((source, row, 0) for source in SOURCES)
 
 
-def jobs_before() -> Iterator[Job]:
-    """The same command as it was."""
-    yield from ((source, "adco", 0, BEFORE) for source in SOURCES)
-
-
-def run(job: Job) -> None:
-    """Train and evaluate one, and add its line."""
-    source, method, seed, further = job
-    data = source if source == "digits" else str(folder(source))
-    images = len(open_source(data))
-    flags = {"method": method, "seed": seed, "epochs": max(1, min(SMALL, IMAGES // images)), **further}
-    if "small_crops" in further:
-        flags["small_crops"] = json.dumps(small_crops(open_source(data).shorter_side))
-    if further is BEFORE:
-        flags["batch_size"] = min(256, 1 << (images.bit_length() - 1))
-    with tempfile.TemporaryDirectory() as aside:
-        out = Path(aside) / "run"
-        command = [sys.executable, "-m", "adco.cli", "pretrain", "--data", data, "--out", str(out)]
-        command += [f"--{name}={value}" for name, value in flags.items()]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        line: dict[str, Any] = {"source": source, "method": method, "seed": seed, "further": further}
-        line |= {"flags": flags, "images": images, "exit": done.returncode, "words": done.stderr.splitlines()[-3:]}
-        line |= _figures(out)
-    with LINES.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def settings_of(row: str, images: int, side: int) -> dict[str, Any]:
+    """What a row of the table gives to the command."""
+    method, _, variant = row.partition(" ")
+    settings: dict[str, Any] = {"method": method, "epochs": max(1, round(IMAGES / images))}
+    if variant == "symmetric":
+        settings["symmetric"] = True
+    if variant == "multi-crop":
+        settings["small_crops"] = small_crops(side)
+    if variant == "before":
+        settings |= {
+            "batch_size": min(256, adco.defaults.power_of_two(images)),
+            "optimizer": "sgd",
+            "learning_rate": 0.03,
+            "warmup_epochs": 0,
+            "momentum": 0.999,
+            "projector_norm": False,
+            "adversaries": min(8192, adco.defaults.power_of_two(images)),
+            "adversary_learning_rate": 3.0,
+            "adversary_temperature": 0.02,
+            "warm_start_trains": False,
+        }
+    return settings
 
 
 def small_crops(side: int) -> list[tuple[int, float, float]]:
@@ -94,35 +75,54 @@ def small_crops(side: int) -> list[tuple[int, float, float]]:
     return [(round(size * crop / 224), smallest, largest) for crop, smallest, largest in paper]
 
 
-def _figures(out: Path) -> dict[str, Any]:
+def run(job: Job) -> Line:
+    """Train and evaluate one."""
+    source, row, seed = job
+    data = str(folder(source)) if source in FOLDERS else source
+    images = open_source(data)
+    settings = settings_of(row, len(images), images.shorter_side)
+    line: Line = {"source": source, "row": row, "seed": seed, "images": len(images), "settings": settings}
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as aside:
+        out = Path(aside) / "run"
+        try:
+            # Neither changes what is learned: batches are the same for any number of workers, and nobody resumes here.
+            adco.pretrain(data=data, out=str(out), seed=seed, workers=0, checkpoint_every=1_000_000, **settings)
+        except Exception as error:  # a collapse is a result too
+            line["error"] = f"{type(error).__name__}: {error}"
+        line["seconds"] = round(time.monotonic() - start, 1)
+        return line | _figures(out, floors=row == "adco" and seed == 0)
+
+
+def _figures(out: Path, floors: bool) -> Line:
     """What the run's records and evaluations say."""
     records = [json.loads(record) for record in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "effective_rank" in record and record["step"] > 0]
     words = [record["word"] for record in records if "word" in record]
-    torch.set_num_threads(1)
-    found = evaluate_kinds(["knn", "linear"], out, EvaluateSettings(floors=True, k=20))
-    kept = ("effective_rank", "positive_cosine", "adversary_share_in_loss_adversary", "adversary_norm_max")
-    return {
+    shares = [record["adversary_share_in_loss_adversary"] for record in steps if "adversary_concentration" in record]
+    kept = ("effective_rank", "positive_cosine")
+    figures: Line = {
+        "device": str(torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"),
         "steps": steps[-1]["step"],
-        "config": (out / "config.yaml").read_text(),
         "lowest_rank": min(record["effective_rank"] for record in steps),
-        **{name: steps[-1][name] for name in kept if name in steps[-1]},
+        **{name: steps[-1][name] for name in kept},
         "verdict": words[-1] if words else "none",
-        "top1": {kind: result["top1"] for kind, result in found.items()},
-        "floors": {
-            kind: {name: floor["top1"] for name, floor in result["floors"].items()} for kind, result in found.items()
-        },
-        "test_images": found["knn"]["images"],
     }
+    if shares:
+        figures["awake"] = sum(share >= 0.01 for share in shares) / len(shares)  # part of the run
+        figures["share"] = statistics.median(shares[-5:])
+    if not (out / "backbone.safetensors").is_file():
+        return figures
+    found = evaluate_kinds(["knn", "linear"], out, EvaluateSettings(floors=floors, k=20))
+    figures |= {"test_images": found["knn"]["images"], "top1": {kind: one["top1"] for kind, one in found.items()}}
+    if floors:
+        figures["floors"] = {
+            kind: {name: floor["top1"] for name, floor in one["floors"].items()} for kind, one in found.items()
+        }
+    return figures
 
 
-def missing(wanted: Iterator[Job]) -> list[Job]:
-    """Those without a line."""
-    done = [(line["source"], line["method"], line["seed"], line["further"]) for line in read()]
-    return [job for job in wanted if job not in done]
-
-
-def read() -> list[dict[str, Any]]:
+def read() -> list[Line]:
     """The lines so far."""
     return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.is_file() else []
 
@@ -132,34 +132,37 @@ def table() -> str:
     columns = "folder, run, steps, effective rank, share at τ_adv, kNN, random, pixels, linear, random, pixels, verdict"
     names = columns.split(", ")
     rows = [names, ["---"] * len(names)]
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for line in read():
-        groups.setdefault((line["source"], line["method"], json.dumps(line["further"])), []).append(line)
-    for (source, method, further), lines in groups.items():
-        variant = {json.dumps(SYMMETRIC): " symmetric", json.dumps(MULTI_CROP): " multi-crop"}
-        name = method + variant.get(further, " before" if further == json.dumps(BEFORE) else "")
-        shares = [line.get("adversary_share_in_loss_adversary") for line in lines]
+    lines = read()
+    floors = {line["source"]: line["floors"] for line in lines if "floors" in line}
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line["source"], line["row"]), []).append(line)
+    order = [(source, row) for source in SOURCES for row in dict.fromkeys(job[1] for job in jobs())]
+    for source, row in (key for key in order if key in groups):
+        group = groups[source, row]
+        shares = [line["share"] for line in group if "share" in line]
         rows.append(
             [
                 source,
-                name,
-                str(lines[0]["steps"]),
-                f"{statistics.fmean(line['effective_rank'] for line in lines):.0f}",
-                "" if shares[0] is None else f"{statistics.fmean(s for s in shares if s is not None):.1g}",
-                *_accuracies(lines, "knn"),
-                *_accuracies(lines, "linear"),
-                ", ".join(sorted({line["verdict"] for line in lines})),
+                row,
+                str(group[0]["steps"]),
+                f"{statistics.fmean(line['effective_rank'] for line in group):.0f}",
+                f"{statistics.fmean(shares):.1g}" if shares else "",
+                *_accuracies(group, "knn", floors.get(source, {})),
+                *_accuracies(group, "linear", floors.get(source, {})),
+                ", ".join(sorted({"collapsed" if "error" in line else line["verdict"] for line in group})),
             ]
         )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _accuracies(lines: list[dict[str, Any]], kind: str) -> list[str]:
+def _accuracies(group: list[Line], kind: str, floors: Line) -> list[str]:
     """Top-1 in % of the run, with its standard deviation over seeds, of random weights and of raw pixels."""
-    top1 = [line["top1"][kind] for line in lines]
+    top1 = [line["top1"][kind] for line in group if "top1" in line]
+    mean = f"{statistics.fmean(top1):.1f}" if top1 else "none"
     spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
-    floors = lines[0]["floors"][kind]
-    return [f"{statistics.fmean(top1):.1f}{spread}", f"{floors['random weights']:.1f}", f"{floors['raw pixels']:.1f}"]
+    of_floors = [f"{floors[kind][name]:.1f}" if floors else "" for name in ("random weights", "raw pixels")]
+    return [mean + spread, *of_floors]
 
 
 def main() -> None:
@@ -168,10 +171,11 @@ def main() -> None:
         return
     for name in FOLDERS:
         folder(name)
-    wanted = missing(jobs_before() if sys.argv[1:] == ["before"] else jobs())
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
-        for _ in pool.imap_unordered(run, wanted):
-            pass
+    done = {(line["source"], line["row"], line["seed"]) for line in read()}
+    with Cores() as pool:
+        for ended in as_completed([pool.submit(run, job) for job in jobs() if job not in done]):
+            with LINES.open("a") as file:
+                file.write(json.dumps(ended.result()) + "\n")
 
 
 if __name__ == "__main__":

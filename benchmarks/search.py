@@ -162,7 +162,7 @@ def main() -> None:
         folder(name)
     done = {(line["source"], line["method"], line["number"]) for line in read()}
     with Cores() as pool:
-        for ended in as_completed(pool.submit(run, job) for job in jobs() if job not in done):
+        for ended in as_completed([pool.submit(run, job) for job in jobs() if job not in done]):
             with LINES.open("a") as file:
                 file.write(json.dumps(ended.result()) + "\n")
 

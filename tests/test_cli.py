@@ -248,3 +248,16 @@ def test_the_installed_command_exits_with_the_code(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "adco: unknown flag --epoch: did you mean --epochs?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_warning_from_two_places_is_printed_once() -> None:
+    code = """
+import warnings
+from adco import cli
+cli._quieten()
+warnings.warn("images are enlarged")
+warnings.warn("images are enlarged")
+warnings.warn("another")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["adco: warning: images are enlarged", "adco: warning: another"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adco.verdict import ENOUGH, Verdict, verdict
+from adco.verdict import ENOUGH, Verdict, looks_collapsed, verdict
 
 Array = NDArray[np.float64]
 
@@ -323,3 +323,11 @@ def test_a_collapse_is_stopped_in_the_first_fifth_of_any_run(steps: int) -> None
     records = [{"step": float(step), "effective_rank": rank, "max_rank": 128.0} for step, rank in ranks]
     stopped = next(i for i in range(1, len(records)) if verdict(records[:i], steps).word == "collapsed")
     assert records[stopped - 1]["step"] <= max(4, steps / 5)
+
+
+@pytest.mark.parametrize(("instance_top1", "looks"), [(2.0, True), (40.0, False)])
+def test_a_low_rank_that_finds_its_own_keys_may_be_saved(instance_top1: float, looks: bool) -> None:
+    """Spread and rank are as low in both: of 128 images, a collapsed encoder finds the key of a query by chance."""
+    records = history(100, effective_rank=ramp(100, 60, 2), spread=ramp(100, 0.9, 0.05), noise=0.01)
+    records = [{**record, "instance_top1": instance_top1, "instance_chance": 0.8} for record in records]
+    assert looks_collapsed(records, steps=5000) is looks

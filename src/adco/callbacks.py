@@ -26,7 +26,7 @@ from adco.health import embedding_health
 from adco.methods.adco import AdCo
 from adco.methods.method import Method, ends_step
 from adco.run_directory import RunDirectory
-from adco.verdict import Verdict, collapse_reason, verdict
+from adco.verdict import Verdict, looks_collapsed, verdict
 
 Record = dict[str, Any]
 WAITS = 0.1  # part of the time spent waiting for views from which the epoch's line says so
@@ -157,7 +157,7 @@ class Monitor(Callback):
 
     def may_save(self, trainer: L.Trainer) -> bool:
         """Whether a checkpoint may replace the last one: not while the latest record looks collapsed."""
-        collapsed = self.settings["stop_when_collapsed"] and collapse_reason(self.history, self.steps, lasting=1)
+        collapsed = self.settings["stop_when_collapsed"] and looks_collapsed(self.history, self.steps)
         # Ranks save together, and only the first one has records.
         return trainer.strategy.reduce_boolean_decision(not collapsed)
 

@@ -99,6 +99,7 @@ def pretrain(arguments: Sequence[str]) -> int:
         print("adco: starting …", file=sys.stderr, flush=True)  # PyTorch takes a while to load
         from adco.rehearsal import dry_run
 
+        _quieten()
         print(dry_run(settings))
         return 0
     return _train(recipe=recipe, **given)
@@ -261,7 +262,7 @@ def demo(arguments: Sequence[str]) -> int:
         results = run_demo(Path(flags.out), flags.seed)
     except Interrupted as stop:
         print(f"adco: {stop.done}; adco demo goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return stop.exit_code
     except (NotFiniteError, CollapsedError) as error:
         print(f"adco: {error}", file=sys.stderr)
         return 1
@@ -371,6 +372,7 @@ def _quieten() -> None:
 
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.simplefilter("once", UserWarning)  # a rehearsal chooses the settings anew, with the same warnings
     warnings.filterwarnings("ignore", module="lightning")
     warnings.showwarning = _show_warning
 

@@ -16,6 +16,7 @@ LONG = 25_600_000
 LARGEST_BATCH, SMALLEST_BATCH, STEPS_PER_EPOCH = 256, 32, 8
 MOST_ADVERSARIES = 8192  # the paper loses at most 0.2 points by an eighth of its 65 536
 PAPER_RATE = 3.0  # of the adversaries
+SHORT_RATE = 4  # times as much for a short run: there the adversaries have few steps to keep up in
 
 
 def power_of_two(limit: float) -> int:
@@ -56,11 +57,11 @@ def adversaries(images: int, batch: int, steps: int) -> int:
 
 
 def adversary_temperature(images_seen: int) -> float:
-    """0.02 (paper); 0.05 for a short run, in which the encoder outruns rows that only the nearest queries move."""
-    return 0.05 if is_short(images_seen) else 0.02
+    """0.02 (paper); 0.1 for a short run, in which the encoder outruns rows that only the nearest queries move."""
+    return 0.1 if is_short(images_seen) else 0.02
 
 
-def adversary_learning_rate(count: int) -> float:
+def adversary_learning_rate(count: int, images_seen: int) -> float:
     """3.0 for K ≥ 8 192 (paper). The shares of all rows sum to at most one per query, so that the same rate would turn
-    each of K rows 8 192 / K times as far."""
-    return PAPER_RATE * min(1.0, count / MOST_ADVERSARIES)
+    each of K rows 8 192 / K times as far. Four times that for a short run."""
+    return PAPER_RATE * min(1.0, count / MOST_ADVERSARIES) * (SHORT_RATE if is_short(images_seen) else 1)

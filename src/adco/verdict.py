@@ -153,6 +153,11 @@ def _collapse(history: Sequence[Record], steps: int | None) -> Verdict | None:
     return Verdict("collapsing", reason)
 
 
+def looks_collapsed(history: Sequence[Record], steps: int | None = None) -> bool:
+    """Whether the latest record looks collapsed: low, and queries do not find their own keys."""
+    return collapse_reason(history, steps, lasting=1) is not None and not _finds_its_own(history)
+
+
 def collapse_reason(history: Sequence[Record], steps: int | None = None, lasting: int = ALARM) -> str | None:
     """Why the embeddings look collapsed in each of the last `lasting` records, or None."""
     lows = {"effective_rank": low_rank(latest(history, "max_rank")), "spread": LOW_SPREAD}

@@ -203,6 +203,7 @@ def test_results_of_other_data_and_settings_are_kept(run: RunDirectory, labelled
         {"data": str(twin)},
         {"data": str(labelled), "k": 5},
         {"data": str(labelled), "image_size": 16},
+        {"data": str(labelled), "class_level": 1},
         {"data": "digits"},
     ]
     results = [adco.evaluate("knn", run.path, **settings) for settings in asked]

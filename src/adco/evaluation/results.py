@@ -21,14 +21,18 @@ from adco.settings import EvaluateSettings
 Kind = Literal["knn", "linear"]
 
 
-def evaluation_of(kind: Kind, data: str, image_size: int, settings: EvaluateSettings) -> dict[str, Any]:
+def evaluation_of(
+    kind: Kind, data: str, class_level: int | None, image_size: int, settings: EvaluateSettings
+) -> dict[str, Any]:
     """What makes two evaluations of a run the same: kind, data by its full path, and every setting that matters."""
     if kind == "knn":
         names = ["k", "temperature"]
     else:
         names = ["protocol", *(["epochs", "batch_size", "learning_rate"] if settings.protocol == "sgd" else [])]
     where = data if is_named(data) else str(Path(data).expanduser().resolve())
-    return {"kind": kind, "data": where, "image_size": image_size, **{name: getattr(settings, name) for name in names}}
+    level = {} if class_level is None else {"class_level": class_level}
+    chosen = {name: getattr(settings, name) for name in names}
+    return {"kind": kind, "data": where, **level, "image_size": image_size, **chosen}
 
 
 def result_file(run: RunDirectory, evaluation: dict[str, Any]) -> Path:

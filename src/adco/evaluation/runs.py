@@ -94,7 +94,7 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
                     device=device,
                 )
             if name == TRAINED:
-                asked = evaluation_of(kind, data, size, settings)
+                asked = evaluation_of(kind, data, class_level, size, settings)
                 results[kind] = {"data": str(data), "evaluation": asked, **scores.to_json()}
             else:
                 results[kind].setdefault("floors", {})[name] = scores.to_json()
