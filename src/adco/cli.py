@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -372,13 +373,17 @@ def _quieten() -> None:
 
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.simplefilter("once", UserWarning)  # a rehearsal chooses the settings anew, with the same warnings
     warnings.filterwarnings("ignore", module="lightning")
     warnings.showwarning = _show_warning
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"adco: warning: {message}", file=sys.stderr)
+    _print_warning(str(message))
+
+
+@cache  # once: a rehearsal chooses the settings anew, with the same warnings
+def _print_warning(text: str) -> None:
+    print(f"adco: warning: {text}", file=sys.stderr)
 
 
 def _unknown_command(name: str, known: list[str]) -> str:
