@@ -6,6 +6,7 @@
     python benchmarks/trials.py target     BYOL with a faster target network, ten epochs each
     python benchmarks/trials.py gap        MoCo v2 with AdCo's constants, and AdCo with MoCo's
     python benchmarks/trials.py causes     AdCo with one thing changed at a time, ten epochs each
+    python benchmarks/trials.py sharper    lower temperatures, ten epochs each
     python benchmarks/trials.py seeds      the adversaries as published, awake and fixed: other seeds
 
 A trial is one seed and two epochs, where nothing else is said. Its line lands in results/cifar10_table5/trials.jsonl as
@@ -72,6 +73,10 @@ PLANS: dict[str, list[Job]] = {
             {"in_batch_negatives": False},
             {"adversary_temperature": 0.1},
         )
+    ],
+    "sharper": [
+        *(at("AdCo 8192", 0.1, epochs=10, temperature=temperature) for temperature in (0.08, 0.06)),
+        *(at("MoCo v2", 0.05, epochs=10, temperature=temperature) for temperature in (0.2, 0.1)),
     ],
     "seeds": [
         at("AdCo 8192", 0.1, epochs=10, seed=seed, **changed)

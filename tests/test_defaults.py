@@ -117,12 +117,12 @@ def test_the_momentum_encoder_averages_over_a_share_of_the_run() -> None:
 
 def test_fewer_adversaries_turn_as_far_in_a_step() -> None:
     """Where all rows share the softmax alike, a step turns each by rate · (share / K) / τ: the same for every K."""
-    turns = []
+    turns, seen = [], 1_000
     for count in (512, 4096, 8192):
         rows = torch.nn.functional.normalize(torch.ones(count, 2, dtype=torch.float64)).requires_grad_()
         queries = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
         loss = adversarial_info_nce(queries, -queries, rows, temperature=0.1, adversary_temperature=0.1)
         loss.adversary.backward()  # type: ignore[no-untyped-call]
         assert rows.grad is not None
-        turns.append(float(rows.grad.norm(dim=1).mean()) * defaults.adversary_learning_rate(count))
+        turns.append(float(rows.grad.norm(dim=1).mean()) * defaults.adversary_learning_rate(count, seen))
     assert turns == pytest.approx([turns[0]] * 3, rel=1e-3)

@@ -105,7 +105,6 @@ def test_every_setting_is_explained(settings: type[Any]) -> None:
 def test_defaults_are_the_papers() -> None:
     settings = AdCoSettings()
     settings.check()
-    assert settings.temperature == 0.12
     assert settings.adversary_weight_decay == 1e-4
     assert (settings.epochs, settings.dim, settings.hidden) == (200, 128, 2048)
     assert (settings.brightness, settings.contrast, settings.saturation, settings.hue) == (0.4, 0.4, 0.4, 0.1)

@@ -93,9 +93,12 @@ def _for_method(settings: AnySettings, images: int, steps: int, seen: int) -> An
         settings = _unless_given(settings, queue=min(65_536, defaults.power_of_two(images)))
     if isinstance(settings, AdCoSettings):
         settings = _unless_given(settings, adversaries=defaults.adversaries(images, known(settings.batch_size), steps))
-        rate = defaults.adversary_learning_rate(known(settings.adversaries), seen)
-        temperature = defaults.adversary_temperature(seen)
-        settings = _unless_given(settings, adversary_learning_rate=rate, adversary_temperature=temperature)
+        settings = _unless_given(
+            settings,
+            temperature=defaults.temperature(seen),
+            adversary_temperature=defaults.adversary_temperature(seen),
+            adversary_learning_rate=defaults.adversary_learning_rate(known(settings.adversaries), seen),
+        )
     return settings
 
 

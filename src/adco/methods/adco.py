@@ -86,7 +86,7 @@ class AdCo(QueryKeyMethod):
             Encoder(backbone, mlp(width, settings.hidden, settings.dim, batch_norm=norm, output_norm=norm)),
             Adversaries(count, settings.dim),
             views=2 + len(settings.small_crops),
-            temperature=settings.temperature,
+            temperature=known(settings.temperature),
             adversary_temperature=known(settings.adversary_temperature),
             in_batch_negatives=settings.in_batch_negatives,
             warm_steps=-(-count // known(settings.batch_size)) if trains else 0,
