@@ -4,8 +4,9 @@
     python benchmarks/first_runs.py table      the table, as Markdown
 
 A run gets a time limit, as the number of epochs that see about so many images, and no other setting: AdCo with three
-seeds, symmetric, multi-crop, with the defaults of version 0.0 (the paper's for any data), and the other methods. Test
-images are those of `adco evaluate`. Lines land in results/first_runs.jsonl as soon as a run ends.
+seeds, symmetric and multi-crop, and the other methods. Beside them stand AdCo with the defaults of version 0.0 (the
+paper's for any data), and with some of the paper's. Test images are those of `adco evaluate`. Lines land in
+results/first_runs.jsonl as soon as a run ends.
 """
 
 import json
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 import adco
+from adco import defaults
 from adco.data.sources import open_source
 from adco.evaluation.runs import evaluate_kinds
 from adco.settings import EvaluateSettings
@@ -42,30 +44,47 @@ def jobs() -> Iterator[Job]:
         yield from ((source, "adco", seed) for source in SOURCES)
     for row in ("adco before", *OTHERS, "adco symmetric", "adco multi-crop"):
         yield from ((source, row, 0) for source in SOURCES)
+    for seed in SEEDS:
+        yield from ((source, "adco, τ 0.12", seed) for source in SOURCES)
+    for row in ("adco, τ 0.12, asleep", "adco symmetric, τ 0.12"):
+        yield from ((source, row, 0) for source in SOURCES)
 
 
 def settings_of(row: str, images: int, side: int) -> dict[str, Any]:
     """What a row of the table gives to the command."""
-    method, _, variant = row.partition(" ")
+    name, *variants = row.split(", ")
+    method, _, kind = name.partition(" ")
     settings: dict[str, Any] = {"method": method, "epochs": max(1, round(IMAGES / images))}
-    if variant == "symmetric":
+    if kind == "symmetric":
         settings["symmetric"] = True
-    if variant == "multi-crop":
+    if kind == "multi-crop":
         settings["small_crops"] = small_crops(side)
-    if variant == "before":
-        settings |= {
-            "batch_size": min(256, adco.defaults.power_of_two(images)),
-            "optimizer": "sgd",
-            "learning_rate": 0.03,
-            "warmup_epochs": 0,
-            "momentum": 0.999,
-            "projector_norm": False,
-            "adversaries": min(8192, adco.defaults.power_of_two(images)),
-            "adversary_learning_rate": 3.0,
-            "adversary_temperature": 0.02,
-            "warm_start_trains": False,
-        }
+    if kind == "before":
+        settings |= before(images)
+    if "τ 0.12" in variants:
+        settings["temperature"] = 0.12
+    if "asleep" in variants:
+        batch = defaults.batch_size(images)
+        count = defaults.adversaries(images, batch, images // batch * settings["epochs"])
+        settings |= {"adversary_temperature": 0.05, "adversary_learning_rate": 3 * count / 8192}
     return settings
+
+
+def before(images: int) -> dict[str, Any]:
+    """The defaults of version 0.0, the same for any data."""
+    return {
+        "batch_size": min(256, defaults.power_of_two(images)),
+        "optimizer": "sgd",
+        "learning_rate": 0.03,
+        "warmup_epochs": 0,
+        "momentum": 0.999,
+        "projector_norm": False,
+        "adversaries": min(8192, defaults.power_of_two(images)),
+        "temperature": 0.12,
+        "adversary_learning_rate": 3.0,
+        "adversary_temperature": 0.02,
+        "warm_start_trains": False,
+    }
 
 
 def small_crops(side: int) -> list[tuple[int, float, float]]:
@@ -91,7 +110,7 @@ def run(job: Job) -> Line:
         except Exception as error:  # a collapse is a result too
             line["error"] = f"{type(error).__name__}: {error}"
         line["seconds"] = round(time.monotonic() - start, 1)
-        return line | _figures(out, floors=row == "adco" and seed == 0)
+        return line | _figures(out, floors=row.startswith("adco") and seed == 0)
 
 
 def _figures(out: Path, floors: bool) -> Line:

@@ -55,11 +55,17 @@ def draw(method: str, number: int) -> Settings:
         "optimizer": one("muon", "muon", "muon", "sgd"),
         "crop_scale": (one(0.08, 0.2, 0.4), 1.0),
         "blur_probability": one(0.0, 0.5),
-        **{name: 0.4 * jitter for name in ("brightness", "contrast", "saturation")},
+        **dict.fromkeys(("brightness", "contrast", "saturation"), 0.4 * jitter),
         "hue": 0.1 * jitter,
         "batch_factor": one(0.5, 1, 2),
     }
-    rates = {"adco": (0.02, 0.4), "moco": (0.02, 0.4), "simclr": (0.02, 0.8), "byol": (0.02, 0.4), "simsiam": (0.01, 0.2)}
+    rates = {
+        "adco": (0.02, 0.4),
+        "moco": (0.02, 0.4),
+        "simclr": (0.02, 0.8),
+        "byol": (0.02, 0.4),
+        "simsiam": (0.01, 0.2),
+    }
     settings["learning_rate"] = between(*(rates[method] if settings["optimizer"] == "muon" else (0.01, 0.3)))
     if method in ("adco", "moco", "byol"):
         settings["momentum"] = one(0.9, 0.95, 0.98, 0.99, 0.996)
@@ -138,14 +144,17 @@ def read() -> list[Settings]:
 
 def table() -> str:
     """A row a source and method: the default, and the best, the median and the worst of the random settings."""
-    rows = ["| folder | method | default | best | median | worst | the best's settings |", "|---|---|---|---|---|---|---|"]
+    rows = [
+        "| folder | method | default | best | median | worst | the best's settings |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines = read()
-    for source in SOURCES:
+    for source in dict.fromkeys(line["source"] for line in lines):
         for method in METHODS:
             mine = [line for line in lines if (line["source"], line["method"]) == (source, method)]
-            default = [line.get("linear", math.nan) for line in mine if line["number"] == 0]
+            default = [line.get("linear", math.nan) for line in mine if line["number"] == 0] or [math.nan]
             others = sorted((line for line in mine if line["number"]), key=lambda line: -line.get("linear", 0.0))
-            if not default or not others:
+            if not others:
                 continue
             accuracies = [line.get("linear", 0.0) for line in others]
             found = ", ".join(f"{name} {value}" for name, value in others[0]["settings"].items())

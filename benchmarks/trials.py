@@ -75,8 +75,8 @@ PLANS: dict[str, list[Job]] = {
         )
     ],
     "sharper": [
-        *(at("AdCo 8192", 0.1, epochs=10, temperature=temperature) for temperature in (0.08, 0.06)),
-        *(at("MoCo v2", 0.05, epochs=10, temperature=temperature) for temperature in (0.2, 0.1)),
+        at("AdCo 8192", 0.1, epochs=10, temperature=0.07),
+        *(at("MoCo v2", 0.05, epochs=10, temperature=temperature) for temperature in (0.1, 0.2)),
     ],
     "seeds": [
         at("AdCo 8192", 0.1, epochs=10, seed=seed, **changed)

@@ -1,6 +1,7 @@
 """What to try after a bad word: one table from the word to the flags most likely to help.
 
-Ten times the adversaries' rate woke them in the trials of docs/results.md; the other flags are untested advice.
+Twice τ_adv, or four times the rate, gives the adversaries a share about ten and six times as large (docs/decisions.md);
+the other flags are untested advice.
 """
 
 from collections.abc import Callable, Mapping
