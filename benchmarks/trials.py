@@ -76,6 +76,7 @@ PLANS: dict[str, list[Job]] = {
     ],
     "sharper": [
         at("AdCo 8192", 0.1, epochs=10, temperature=0.07),
+        at("AdCo 8192", 0.1, epochs=10, temperature=0.07, projector_norm=True, warm_start_trains=True),
         *(at("MoCo v2", 0.05, epochs=10, temperature=temperature) for temperature in (0.1, 0.2)),
     ],
     "seeds": [

@@ -276,7 +276,7 @@ def test_one_run_alone_is_named_as_its_folder(tmp_path: Path) -> None:
 def test_a_run_begun_with_other_settings_is_not_taken_for_this_row(done: Path) -> None:
     """Whether it is done or not: the table would say of it what is not so."""
     other = write(done / "other.yaml", rows={"AdCo": {**ROWS["AdCo"], "temperature": 0.5}})
-    with pytest.raises(ValueError, match=r"adco-0 was begun with temperature 0.12, not 0.5: remove it to begin anew"):
+    with pytest.raises(ValueError, match=r"adco-0 was begun with temperature 0.07, not 0.5: remove it to begin anew"):
         compare(other, done / "out")
 
 
