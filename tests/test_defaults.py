@@ -72,6 +72,14 @@ def test_at_the_papers_scale_they_are_the_papers(method: str) -> None:
     assert {name: getattr(settings, name) for name in paper.method} == pytest.approx(paper.method)
 
 
+def test_constants_of_short_runs_end_where_runs_are_long() -> None:
+    names = ("optimizer", "projector_norm", "temperature", "adversary_temperature", "adversary_learning_rate")
+    paper = ("sgd", False, 0.12, 0.02, 3.0)
+    long, short = resolved(defaults.LONG // 200), resolved(defaults.LONG // 200 - 1)
+    assert tuple(getattr(long, name) for name in names) == paper
+    assert all(getattr(short, name) != value for name, value in zip(names, paper, strict=True))
+
+
 def test_large_batches_are_no_short_runs() -> None:
     """SimCLR's 8 192 and BYOL's 4 096 make few steps of as many images."""
     simclr, byol = resolved(IMAGENET, "simclr", batch_size=8192), resolved(IMAGENET, "byol", batch_size=4096)
