@@ -59,7 +59,7 @@ def run(job: tuple[str, int]) -> Line:
     symmetric, batch_factor, crop, tau, tau_adv, rate, jitter, blur, speed, momentum, optimizer = chosen.values()
     batch = round(defaults.batch_size(images) * batch_factor)
     epochs = round(IMAGES / images / (SYMMETRIC_COSTS if symmetric else 1))
-    count = defaults.adversaries(images, batch, images // batch * epochs)
+    count = defaults.adversaries(images, batch, images * epochs)
     flags = {
         "symmetric": symmetric,
         "batch_size": batch,

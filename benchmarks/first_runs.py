@@ -62,11 +62,11 @@ def settings_of(row: str, images: int, side: int) -> dict[str, Any]:
     if kind == "before":
         settings |= before(images)
     if "τ 0.12" in variants:
-        settings["temperature"] = 0.12
+        count = min(8192, defaults.power_of_two(images), defaults.power_of_two(images * settings["epochs"] / 4))
+        rate = (3 if "asleep" in variants else 12) * count / 8192
+        settings |= {"temperature": 0.12, "adversaries": count, "adversary_learning_rate": rate}
     if "asleep" in variants:
-        batch = defaults.batch_size(images)
-        count = defaults.adversaries(images, batch, images // batch * settings["epochs"])
-        settings |= {"adversary_temperature": 0.05, "adversary_learning_rate": 3 * count / 8192}
+        settings["adversary_temperature"] = 0.05
     return settings
 
 

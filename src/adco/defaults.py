@@ -15,6 +15,7 @@ from adco.settings import Optimizer
 LONG = 25_600_000
 LARGEST_BATCH, SMALLEST_BATCH, STEPS_PER_EPOCH = 256, 32, 8
 MOST_ADVERSARIES = 8192  # the paper loses at most 0.2 points by an eighth of its 65 536
+MOST_IN_SHORT_RUNS = 1024  # awake, more of them displace the other images' keys as negatives
 PAPER_RATE = 3.0  # of the adversaries
 SHORT_RATE = 4  # times as much for a short run: there the adversaries have few steps to keep up in
 
@@ -51,9 +52,10 @@ def split_groups(images: int) -> int:
     return max(2, min(8, images // 32))
 
 
-def adversaries(images: int, batch: int, steps: int) -> int:
-    """K: 8 192, or the power of two that the images fill, and that a quarter of the run fills."""
-    return min(MOST_ADVERSARIES, power_of_two(images), power_of_two(max(batch, steps * batch / 4)))
+def adversaries(images: int, batch: int, images_seen: int) -> int:
+    """K: 8 192, in a short run 1 024; fewer where the images, or a quarter of the run, do not fill so many."""
+    most = MOST_IN_SHORT_RUNS if is_short(images_seen) else MOST_ADVERSARIES
+    return min(most, power_of_two(images), power_of_two(max(batch, images_seen / 4)))
 
 
 def temperature(images_seen: int) -> float:

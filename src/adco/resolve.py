@@ -92,7 +92,7 @@ def _for_method(settings: AnySettings, images: int, steps: int, seen: int) -> An
     if isinstance(settings, MoCoSettings):
         settings = _unless_given(settings, queue=min(65_536, defaults.power_of_two(images)))
     if isinstance(settings, AdCoSettings):
-        settings = _unless_given(settings, adversaries=defaults.adversaries(images, known(settings.batch_size), steps))
+        settings = _unless_given(settings, adversaries=defaults.adversaries(images, known(settings.batch_size), seen))
         settings = _unless_given(
             settings,
             temperature=defaults.temperature(seen),

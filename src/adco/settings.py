@@ -208,8 +208,8 @@ class AdCoSettings(QueryKeySettings):
     """Contrast with negatives that are trained against the encoder (adversaries); the default.
 
     Args:
-        adversaries: K, how many trained negatives (paper: 65536, 16384 or 8192). Chosen: 8192, or the largest power of
-            two that the images fill, within a quarter of the run.
+        adversaries: K, how many trained negatives (paper: 65536, 16384 or 8192). Chosen: 8192, or 1024 for a run that
+            sees fewer than 25 million images; fewer where the images, or a quarter of the run, do not fill so many.
         temperature: of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric). Chosen: 0.07 for a run that
             sees fewer than 25 million images, which a sharper loss teaches more; else 0.12.
         adversary_temperature: of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric). Chosen: 0.1 for
