@@ -126,7 +126,7 @@ def test_every_step_has_a_record_and_every_epoch_a_verdict(digits: RunDirectory)
 def test_both_players_and_the_momentum_encoder_have_moved(digits: RunDirectory) -> None:
     weights = state(digits)
     norms = weights["adversaries.weight"].norm(dim=1)
-    assert norms.max() > 1.001  # they start as keys, of norm 1; a step turns and lengthens them
+    assert norms.max() > 1.0001  # they start as keys, of norm 1; decay only shortens them, a step lengthens
     query, key = weights["encoder.projector.0.weight"], weights["momentum_encoder.encoder.projector.0.weight"]
     assert 0 < (query - key).norm() < 0.5 * query.norm()
 
