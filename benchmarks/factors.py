@@ -1,17 +1,15 @@
 """Which settings matter in a short run of AdCo: eleven of them, each at two values, in 24 runs on each of four folders.
 
     python benchmarks/factors.py               every run that has no line yet
-    python benchmarks/factors.py table         the effect of each setting, and of the first values on all folders
+    python benchmarks/factors.py table         the effect of each setting
 
 Every setting has its first value in half of the runs, in a random order of its own, so that each effect is a difference
 of means over all runs. Runs are as long as those of `search.py`, and scored as there. Lines: results/factors.jsonl.
 """
 
-import json
 import math
 import sys
 import tempfile
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,9 @@ import numpy as np
 import adco
 from adco import defaults
 from adco.data.sources import open_source
-from folders import folder
-from measure import RESULTS, Cores
+from adco.run_directory import RunDirectory
+from folders import data_of
+from measure import RESULTS, read_lines, run_all
 from search import IMAGES, SYMMETRIC_COSTS, folds
 
 LINES = RESULTS / "factors.jsonl"
@@ -53,7 +52,7 @@ def design() -> list[list[int]]:
 def run(job: tuple[str, int]) -> Line:
     """Train and evaluate one."""
     source, number = job
-    data = str(folder(source))
+    data = data_of(source)
     images = len(open_source(data))
     chosen = {name: FACTORS[name][level] for name, level in zip(FACTORS, design()[number], strict=True)}
     symmetric, batch_factor, crop, tau, tau_adv, rate, jitter, blur, speed, momentum, optimizer = chosen.values()
@@ -78,7 +77,7 @@ def run(job: tuple[str, int]) -> Line:
     with tempfile.TemporaryDirectory() as aside:
         out = Path(aside) / "run"
         adco.pretrain(data=data, out=str(out), checkpoint_every=1_000_000, knn_images=0, workers=0, **flags)
-        records = [json.loads(record) for record in (out / "metrics.jsonl").read_text().splitlines()]
+        records = RunDirectory(out).records()
         share = [record["adversary_share_in_loss_adversary"] for record in records if "effective_rank" in record][-1]
         return {"source": source, "number": number, "share": share, **folds(out / "backbone.safetensors", data)}
 
@@ -95,15 +94,10 @@ def effects(lines: list[Line], figure: str) -> tuple[list[float], list[float]]:
     return list(found[len(SOURCES) :]), list(errors[len(SOURCES) :])
 
 
-def read() -> list[Line]:
-    """The lines so far."""
-    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.is_file() else []
-
-
 def table() -> str:
     """A row a setting: its two values, and what the second adds."""
     rows = ["| setting | from | to | linear | kNN | decades of the share at τ_adv |", "|---|---|---|---|---|---|"]
-    columns = [zip(*effects(read(), figure), strict=True) for figure in ("linear", "knn", "share")]
+    columns = [zip(*effects(read_lines(LINES), figure), strict=True) for figure in ("linear", "knn", "share")]
     for (name, (first, second)), *figures in zip(FACTORS.items(), *columns, strict=True):
         added = [f"{effect:+.1f} ± {error:.1f}" for effect, error in figures]
         rows.append(f"| {name} | {first} | {second} | {' | '.join(added)} |")
@@ -115,13 +109,10 @@ def main() -> None:
         print(table())
         return
     for source in SOURCES:
-        folder(source)
-    done = {(line["source"], line["number"]) for line in read()}
+        data_of(source)  # made here, not by several processes at once
+    done = {(line["source"], line["number"]) for line in read_lines(LINES)}
     wanted = [(source, number) for number in range(RUNS) for source in SOURCES if (source, number) not in done]
-    with Cores() as pool:
-        for ended in as_completed([pool.submit(run, job) for job in wanted]):
-            with LINES.open("a") as file:
-                file.write(json.dumps(ended.result()) + "\n")
+    run_all(run, wanted, LINES)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ paper's for any data), and with some of the paper's. Test images are those of `a
 results/first_runs.jsonl as soon as a run ends.
 """
 
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,14 @@ import torch
 
 import adco
 from adco import defaults
+from adco.awake import ASLEEP
 from adco.data.sources import open_source
 from adco.evaluation.runs import evaluate_kinds
+from adco.resolve import default_image_size
+from adco.run_directory import RunDirectory
 from adco.settings import EvaluateSettings
-from folders import FOLDERS, folder
-from measure import RESULTS, Cores
+from folders import FOLDERS, data_of
+from measure import RESULTS, read_lines, run_all
 
 LINES = RESULTS / "first_runs.jsonl"
 IMAGES = 12_000  # that a run sees, about, and at least one epoch
@@ -50,7 +51,7 @@ def jobs() -> Iterator[Job]:
         yield from ((source, row, 0) for source in SOURCES)
 
 
-def settings_of(row: str, images: int, side: int) -> dict[str, Any]:
+def settings_of(row: str, images: int, image_size: int) -> dict[str, Any]:
     """What a row of the table gives to the command."""
     name, *variants = row.split(", ")
     method, _, kind = name.partition(" ")
@@ -58,7 +59,7 @@ def settings_of(row: str, images: int, side: int) -> dict[str, Any]:
     if kind == "symmetric":
         settings["symmetric"] = True
     if kind == "multi-crop":
-        settings["small_crops"] = small_crops(side)
+        settings["small_crops"] = small_crops(image_size)
     if kind == "before":
         settings |= before(images)
     if "τ 0.12" in variants:
@@ -87,19 +88,18 @@ def before(images: int) -> dict[str, Any]:
     }
 
 
-def small_crops(side: int) -> list[tuple[int, float, float]]:
+def small_crops(image_size: int) -> list[tuple[int, float, float]]:
     """The paper's shares of the image, at its shares of the views' side of 224 px."""
-    size = side if side <= 64 else min(224, side // 32 * 32)
     paper = ((192, 0.172, 0.86), (160, 0.143, 0.715), (128, 0.114, 0.571), (96, 0.086, 0.429))
-    return [(round(size * crop / 224), smallest, largest) for crop, smallest, largest in paper]
+    return [(round(image_size * crop / 224), smallest, largest) for crop, smallest, largest in paper]
 
 
 def run(job: Job) -> Line:
     """Train and evaluate one."""
     source, row, seed = job
-    data = str(folder(source)) if source in FOLDERS else source
+    data = data_of(source)
     images = open_source(data)
-    settings = settings_of(row, len(images), images.shorter_side)
+    settings = settings_of(row, len(images), default_image_size(images))
     line: Line = {"source": source, "row": row, "seed": seed, "images": len(images), "settings": settings}
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as aside:
@@ -115,7 +115,7 @@ def run(job: Job) -> Line:
 
 def _figures(out: Path, floors: bool) -> Line:
     """What the run's records and evaluations say."""
-    records = [json.loads(record) for record in (out / "metrics.jsonl").read_text().splitlines()]
+    records: list[dict[str, Any]] = list(RunDirectory(out).records())
     steps = [record for record in records if "effective_rank" in record and record["step"] > 0]
     words = [record["word"] for record in records if "word" in record]
     shares = [record["adversary_share_in_loss_adversary"] for record in steps if "adversary_concentration" in record]
@@ -128,7 +128,7 @@ def _figures(out: Path, floors: bool) -> Line:
         "verdict": words[-1] if words else "none",
     }
     if shares:
-        figures["awake"] = sum(share >= 0.01 for share in shares) / len(shares)  # part of the run
+        figures["awake"] = sum(share >= ASLEEP for share in shares) / len(shares)  # part of the run
         figures["share"] = statistics.median(shares[-5:])
     if not (out / "backbone.safetensors").is_file():
         return figures
@@ -141,17 +141,12 @@ def _figures(out: Path, floors: bool) -> Line:
     return figures
 
 
-def read() -> list[Line]:
-    """The lines so far."""
-    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.is_file() else []
-
-
 def table() -> str:
     """A row a source and kind of run: means over the seeds."""
     columns = "folder, run, steps, effective rank, share at τ_adv, kNN, random, pixels, linear, random, pixels, verdict"
     names = columns.split(", ")
     rows = [names, ["---"] * len(names)]
-    lines = read()
+    lines = read_lines(LINES)
     floors = {line["source"]: line["floors"] for line in lines if "floors" in line}
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
@@ -188,13 +183,10 @@ def main() -> None:
     if sys.argv[1:] == ["table"]:
         print(table())
         return
-    for name in FOLDERS:
-        folder(name)
-    done = {(line["source"], line["row"], line["seed"]) for line in read()}
-    with Cores() as pool:
-        for ended in as_completed([pool.submit(run, job) for job in jobs() if job not in done]):
-            with LINES.open("a") as file:
-                file.write(json.dumps(ended.result()) + "\n")
+    for source in SOURCES:
+        data_of(source)  # made here, not by several processes at once
+    done = {(line["source"], line["row"], line["seed"]) for line in read_lines(LINES)}
+    run_all(run, (job for job in jobs() if job not in done), LINES)
 
 
 if __name__ == "__main__":

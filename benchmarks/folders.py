@@ -38,6 +38,11 @@ def folder(name: str) -> Path:
     return path
 
 
+def data_of(source: str) -> str:
+    """What to give as data for one of these folders, or for a named set."""
+    return str(folder(source)) if source in FOLDERS else source
+
+
 def _cut(data: str, images: int, path: Path) -> None:
     """The first images of each class in a random order, and 2 000 of the test split."""
     for split, count in (("train", images), ("test", TEST_IMAGES)):

@@ -1,12 +1,13 @@
-"""What the benchmarks share: timing in turns, a table of medians and ratios, and a file of results."""
+"""What the benchmarks share: timing in turns, runs on all cores, a table of medians and ratios, files of results."""
 
+import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.box import SIMPLE
@@ -16,6 +17,7 @@ from rich.table import Table
 from adco.run_directory import environment, write_json
 
 RESULTS = Path(__file__).parent / "results"
+Job = TypeVar("Job")
 
 
 class Cores(ProcessPoolExecutor):
@@ -33,6 +35,19 @@ class Cores(ProcessPoolExecutor):
 def _bind(cores: "multiprocessing.Queue[int]") -> None:
     os.sched_setaffinity(0, {cores.get()})
     torch.set_num_threads(1)
+
+
+def run_all(run: Callable[[Job], dict[str, Any]], jobs: Iterable[Job], lines: Path) -> None:
+    """Do jobs on all cores at once, one a core, and add the line of each to a file as soon as it ends."""
+    with Cores() as pool:
+        for ended in as_completed([pool.submit(run, job) for job in jobs]):
+            with lines.open("a") as file:
+                file.write(json.dumps(ended.result()) + "\n")
+
+
+def read_lines(lines: Path) -> list[dict[str, Any]]:
+    """The lines so far; none where there is no file yet."""
+    return [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

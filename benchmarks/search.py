@@ -7,12 +7,10 @@ Every run sees about so many images; a symmetric one, whose images cost half as 
 top-1 are of four folds of the training images: no choice is made on test images. Lines land in results/search.jsonl.
 """
 
-import json
 import math
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,9 @@ from adco.data.sources import open_source, open_splits
 from adco.encoder import load_backbone
 from adco.evaluation import Features, evaluate_features, extract_features
 from adco.evaluation.linear import fit_linear_probe
-from folders import FOLDERS, folder
-from measure import RESULTS, Cores
+from adco.run_directory import RunDirectory
+from folders import data_of
+from measure import RESULTS, read_lines, run_all
 
 LINES = RESULTS / "search.jsonl"
 IMAGES, EPOCHS = 12_000, 3  # a run sees so many images, about, but each at least so often
@@ -94,9 +93,8 @@ def jobs() -> Iterator[Job]:
 
 def run(job: Job) -> Settings:
     """Train and evaluate one."""
-    torch.set_num_threads(1)
     source, method, number = job
-    data = source if source == "digits" else str(folder(source))
+    data = data_of(source)
     images = len(open_source(data))
     settings = draw(method, number)
     flags = {name: value for name, value in settings.items() if name != "batch_factor"}
@@ -112,7 +110,7 @@ def run(job: Job) -> Settings:
             adco.pretrain(data=data, out=str(out), checkpoint_every=1_000_000, **flags)
         except Exception as error:  # a collapse, or a loss that is not a number, is a result too
             return line | {"error": f"{type(error).__name__}: {error}"}
-        records = [json.loads(record) for record in (out / "metrics.jsonl").read_text().splitlines()]
+        records = RunDirectory(out).records()
         last = [record for record in records if "effective_rank" in record][-1]
         kept = ("effective_rank", "positive_cosine", "adversary_share_in_loss_adversary", "step")
         return line | {name: last[name] for name in kept if name in last} | folds(out / "backbone.safetensors", data)
@@ -137,18 +135,13 @@ def folds(weights: Path, data: str) -> dict[str, float]:
     return {"linear": 100 * linear / len(train), "knn": 100 * knn / len(train)}
 
 
-def read() -> list[Settings]:
-    """The lines so far."""
-    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.is_file() else []
-
-
 def table() -> str:
     """A row a source and method: the default, and the best, the median and the worst of the random settings."""
     rows = [
         "| folder | method | default | best | median | worst | the best's settings |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines = read()
+    lines = read_lines(LINES)
     for source in dict.fromkeys(line["source"] for line in lines):
         for method in METHODS:
             mine = [line for line in lines if (line["source"], line["method"]) == (source, method)]
@@ -167,13 +160,10 @@ def main() -> None:
     if sys.argv[1:] == ["table"]:
         print(table())
         return
-    for name in FOLDERS:
-        folder(name)
-    done = {(line["source"], line["method"], line["number"]) for line in read()}
-    with Cores() as pool:
-        for ended in as_completed([pool.submit(run, job) for job in jobs() if job not in done]):
-            with LINES.open("a") as file:
-                file.write(json.dumps(ended.result()) + "\n")
+    for source in SOURCES:
+        data_of(source)  # made here, not by several processes at once
+    done = {(line["source"], line["method"], line["number"]) for line in read_lines(LINES)}
+    run_all(run, (job for job in jobs() if job not in done), LINES)
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def evaluate(kind: Literal["knn", "linear"], run: str | Path | None = None, **se
         settings: see `adco evaluate --help` or `adco.settings.EvaluateSettings`.
 
     Returns:
-        What `results/KIND.json` in the run directory holds: top-1, top-5, per class, protocol, and the floors if they
-        were asked for, now or before.
+        What `results/KIND-DATA.json` in the run directory holds: top-1, top-5, per class, protocol, and the floors
+        if they were asked for, now or before.
 
     Raises:
         ValueError: if a setting is unknown or impossible, or the images have no labels.
