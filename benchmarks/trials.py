@@ -13,18 +13,14 @@ A trial is one seed and two epochs, where nothing else is said. Its line lands i
 soon as it ends; what has a line there is not done again.
 """
 
-import json
-import multiprocessing
-import os
 import sys
 import tempfile
 from typing import Any
 
-import torch
-
 import adco
 from adco.comparison import read_plan
-from measure import RESULTS
+from adco.run_directory import RunDirectory
+from measure import RESULTS, read_lines, run_all
 
 RECIPE = "cifar10_table5"
 TRIALS = RESULTS / RECIPE / "trials.jsonl"
@@ -87,33 +83,27 @@ PLANS: dict[str, list[Job]] = {
 }
 
 
-def trial(job: Job) -> None:
-    """Train and evaluate one, and add its line."""
+def trial(job: Job) -> dict[str, Any]:
+    """Train and evaluate one."""
     name, changed = job
     (row,) = (row for row in read_plan(RECIPE).rows if row.name == name)
     with tempfile.TemporaryDirectory() as folder:
         run = adco.pretrain(**row.settings.__dict__ | SHORT | changed | {"out": f"{folder}/run"})
         found = {kind: adco.evaluate(kind, run)["top1"] for kind in ("knn", "linear")}
-        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        last = [record for record in records if "loss" in record][-1]
+        last = [record for record in RunDirectory(run).records() if "loss" in record][-1]
     kept = {key: value for key, value in last.items() if key.startswith(("adversary_share", "hardest", "effective"))}
-    with TRIALS.open("a") as file:
-        file.write(json.dumps({"row": name, "changed": changed, **found, **kept}) + "\n")
+    return {"row": name, "changed": changed, **found, **kept}
 
 
 def missing(jobs: list[Job]) -> list[Job]:
     """Those without a line."""
-    lines = TRIALS.read_text().splitlines() if TRIALS.is_file() else []
-    done = [(record["row"], record["changed"]) for record in map(json.loads, lines)]
+    done = [(line["row"], line["changed"]) for line in read_lines(TRIALS)]
     return [job for job in jobs if job not in done]
 
 
 def main() -> None:
     TRIALS.parent.mkdir(exist_ok=True)
-    # A thread each: small networks gain little from a second one.
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,), 1) as pool:
-        for _ in pool.imap_unordered(trial, missing(PLANS[sys.argv[1]])):
-            pass
+    run_all(trial, missing(PLANS[sys.argv[1]]), TRIALS)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,12 @@ def test_help_shows_every_command(arguments: list[str], capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("command", ["pretrain", "evaluate", "demo"])
-def test_a_commands_help_shows_its_settings(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.run([command, "--help"])
-    assert stop.value.code == 0
-    out = capsys.readouterr().out
+def test_a_commands_help_shows_its_settings(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "adco", command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    out = done.stdout
     assert {"pretrain": "--temperature", "evaluate": "--floors", "demo": "--out"}[command] in out
 
 
@@ -155,8 +156,7 @@ def test_flags_are_spelled_with_hyphens_or_underscores(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("method", METHODS)
 def test_help_of_pretrain_names_every_method_and_setting(method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.run(["pretrain", "--method", method, "--help"])
+    assert cli.run(["pretrain", "--method", method, "--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"\n  {name} " in out for name in METHODS)
     assert all(f"\n  --{name} " in out for name in pretrain_parser(method).names)
@@ -165,13 +165,26 @@ def test_help_of_pretrain_names_every_method_and_setting(method: str, capsys: py
 
 
 def test_help_says_what_is_chosen_for_the_data(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.run(["pretrain", "--help"])
+    assert cli.run(["pretrain", "--help"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     words = out[out.index("--batch_size") : out.index("--accumulate")]
     assert words.endswith("(default: chosen for your data) ")
+    assert out.index("--minutes") < out.index("in place of `epochs` --batch_size")  # nothing is chosen for it
     assert "--seed N of every random number: weights, order, views (default: 0)" in out
     assert not any(word in out for word in ("null", "None", "SUPPRESS", "Literal"))
+
+
+def test_help_with_data_says_what_is_chosen_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["pretrain", "digits", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert cli.run(["pretrain", "digits", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for name in ("batch_size", "optimizer", "learning_rate", "adversaries"):
+        words = out[out.index(f" --{name} ") :]
+        assert words.index(f"(default: chosen for your data, now: {config[name]})") < words.index(" --", 1)
+    assert f"(default: auto, now: {config['precision']})" in out
+    assert f"(now: {config['image_size']})" in out
+    assert cli.run(["pretrain", "no/such/folder", "--help"]) == 0
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -480,9 +480,9 @@ def test_claims_are_read_off_the_right_rows() -> None:
         "an eighth of the adversaries costs at most 0.4 points": 0.8,
         "symmetric AdCo reaches BYOL's accuracy": 1.1,
         "symmetric AdCo reaches symmetric MoCo v2's accuracy": None,
-        "symmetric AdCo: its time an epoch beside that of BYOL (paper: 3.50 / 4.10)": 0.8,
+        "symmetric AdCo: time per epoch relative to BYOL (paper: 3.50 / 4.10)": 0.8,
         "AdCo beats MoCo v2 by about a point": 1.5,
-        "AdCo: its time an epoch beside that of MoCo v2 (paper: 2.26 / 2.12)": 1.05,
+        "AdCo: time per epoch relative to MoCo v2 (paper: 2.26 / 2.12)": 1.05,
         "multi-crop adds to the plain loss": 1.5,
         "the symmetric loss adds to multi-crop": 1.0,
         "the fewest adversaries are no more parameters than BYOL's predictor": 0.5,
@@ -492,7 +492,7 @@ def test_claims_are_read_off_the_right_rows() -> None:
     unclear = "cannot tell"
     assert verdicts[:5] == ["holds", "does not hold", "holds", unclear, "holds"]
     assert verdicts[5:] == [unclear, "holds", "holds", "holds", "holds", unclear]
-    cost = found["symmetric AdCo: its time an epoch beside that of BYOL (paper: 3.50 / 4.10)"]
+    cost = found["symmetric AdCo: time per epoch relative to BYOL (paper: 3.50 / 4.10)"]
     assert cost.interval == pytest.approx((0.8, 0.8))
     variances, freedom = (1 / 3, 0.01 / 3), 1.01**2 / (1 / 2 + 0.01**2 / 2)  # Welch 1947
     half = student.ppf(0.975, freedom) * math.sqrt(sum(variances))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adco.words import counted
 
 if TYPE_CHECKING:
+    from adco.configure import Parser
     from adco.settings import PretrainSettings
 
 HELP = """\
@@ -84,7 +85,8 @@ def pretrain(arguments: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="measure some steps, print what a run costs, and stop")
     shown = "--print_config"  # jsonargparse has a flag of this name that it gives an empty value before parsing
     arguments = parser.spelled(arguments)
-    flags = parser.read_flags([argument for argument in arguments if argument != shown])
+    helps = [argument for argument in arguments if argument in ("-h", "--help")]
+    flags = parser.read_flags([argument for argument in arguments if argument not in (shown, *helps)])
     given = {name: flags[name] for name in parser.names if _given(name, arguments)}
     if flags.resume:
         if given.keys() - {"epochs"} or flags.recipe or flags.dry_run or shown in arguments:
@@ -92,6 +94,8 @@ def pretrain(arguments: Sequence[str]) -> int:
         return _train(resume=flags.resume, **given)
     given |= _positional_data(flags.images, given)
     settings = pretrain_settings(recipe, **given)
+    if helps:
+        return _print_help(parser, settings)
     settings.require_data()
     settings.check()
     if shown in arguments:
@@ -119,23 +123,39 @@ def _positional_data(images: str | None, given: Mapping[str, Any]) -> dict[str, 
     return {"data": images}
 
 
+def _print_help(parser: "Parser", settings: "PretrainSettings") -> int:
+    """Print every flag, with what is chosen for the data where it is given and on this machine."""
+    from adco.data.sources import is_here
+
+    if settings.data and is_here(settings.data):
+        parser.chosen = vars(_chosen(settings))
+    print(parser.format_help())
+    return 0
+
+
 def _print_config(settings: "PretrainSettings") -> int:
     """Print what would run as YAML; where the data is not on this machine, the settings as they are given."""
     import yaml
 
     from adco.data.sources import is_here
-    from adco.pretraining import training_images
-    from adco.resolve import resolve
     from adco.settings import to_dict
 
     data = settings.require_data()
     if is_here(data):
-        _quieten()
-        settings = resolve(settings, training_images(settings))
+        settings = _chosen(settings)
     else:
         print(f"# data {data} is not on this machine: null and auto are chosen where it is", file=sys.stderr)
     print(yaml.safe_dump(to_dict(settings), sort_keys=False, default_flow_style=None), end="")
     return 0
+
+
+def _chosen(settings: "PretrainSettings") -> "PretrainSettings":
+    """The settings with everything that is chosen for the data."""
+    from adco.pretraining import training_images
+    from adco.resolve import resolve
+
+    _quieten()
+    return resolve(settings, training_images(settings))
 
 
 def _train(**settings: Any) -> int:

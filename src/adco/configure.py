@@ -44,12 +44,13 @@ class Parser(ArgumentParser):
     def __init__(self, settings: type[Any], prog: str, description: str, arguments: str = "") -> None:
         super().__init__(prog=prog, exit_on_error=False, allow_abbrev=False)
         self.settings, self.purpose, self.arguments = settings, description, arguments
+        self.chosen: Mapping[str, Any] = {}  # settings for the user's data, for the help
         self.names = [field.name for field in fields(settings)]
         self.add_class_arguments(settings, as_group=False)
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         if issubclass(self.settings, PretrainSettings):
-            return pretrain_help(self.settings, self._actions)
+            return pretrain_help(self.settings, self._actions, self.chosen)
         usage = " ".join([self.prog, *self.arguments.split(), "[--FLAG VALUE ...]"])
         return plain_help(self.settings, usage, self.purpose, self._actions)
 

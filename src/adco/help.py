@@ -26,8 +26,8 @@ TOPICS = {
 SHORT = {int: "N", float: "X", str: "TEXT", bool: "[true|false]"}
 
 
-def pretrain_help(settings: type[PretrainSettings], actions: Iterable[Action]) -> str:
-    """Usage, the methods, and every flag by topic."""
+def pretrain_help(settings: type[PretrainSettings], actions: Iterable[Action], chosen: Mapping[str, Any]) -> str:
+    """Usage, the methods, and every flag by topic; `chosen` are the settings for the user's data, if it is known."""
     method = next(name for name, known in METHODS.items() if known is settings)
     methods = [(f"  {name}", (known.__doc__ or "").splitlines()[0]) for name, known in METHODS.items()]
     return "\n\n".join(
@@ -35,16 +35,16 @@ def pretrain_help(settings: type[PretrainSettings], actions: Iterable[Action]) -
             "usage: adco pretrain DATA [--FLAG VALUE ...]",
             "Pretrain a backbone on images without labels, into a run directory.\n"
             f"Flags may be written with hyphens, too. Shown are the settings of {method}; --method NAME --help shows "
-            "another's.\nadco pretrain DATA --print_config shows what is chosen for your data.",
+            "another's.\nadco pretrain DATA --help also shows what is chosen for your data.",
             _section("methods", methods),
-            _sections(settings, actions, {**TOPICS, **_own_topics(settings, method)}),
+            _sections(settings, actions, {**TOPICS, **_own_topics(settings, method)}, chosen),
         ]
     )
 
 
 def plain_help(settings: type[Any], usage: str, description: str, actions: Iterable[Action]) -> str:
     """Usage, what the command does, and every flag."""
-    return "\n\n".join([f"usage: {usage}", description, _sections(settings, actions, {})])
+    return "\n\n".join([f"usage: {usage}", description, _sections(settings, actions, {}, {})])
 
 
 def _own_topics(settings: type[PretrainSettings], method: str) -> dict[str, str]:
@@ -59,7 +59,9 @@ def _own_topics(settings: type[PretrainSettings], method: str) -> dict[str, str]
     return own
 
 
-def _sections(settings: type[Any], actions: Iterable[Action], topics: Mapping[str, str]) -> str:
+def _sections(
+    settings: type[Any], actions: Iterable[Action], topics: Mapping[str, str], chosen: Mapping[str, Any]
+) -> str:
     """Positional arguments and flags that are no setting first, then the settings by topic."""
     fields = _fields(settings)
     sections: dict[str, list[tuple[str, str]]] = {}
@@ -71,7 +73,7 @@ def _sections(settings: type[Any], actions: Iterable[Action], topics: Mapping[st
     for name, field in fields.items():
         topic = topics.get(name, topic)
         if name in by_name:
-            sections.setdefault(topic, []).append(_of_setting(field, by_name[name].help or ""))
+            sections.setdefault(topic, []).append(_of_setting(field, by_name[name].help or "", chosen.get(name)))
     return "\n\n".join(_section(title, rows) for title, rows in sections.items()) + "\n"
 
 
@@ -81,22 +83,25 @@ def _usage(action: Action) -> str:
     return " ".join([action.option_strings[0], *([str(action.metavar)] if action.metavar else [])])
 
 
-def _of_setting(field: "Field[Any]", words: str) -> tuple[str, str]:
+def _of_setting(field: "Field[Any]", words: str, chosen: Any) -> tuple[str, str]:
     """A setting's flag and what to know of it."""
     words = words.rstrip(".")
     if field.name == "method":
         words = "one of the above"
     default = field.default_factory() if field.default_factory is not MISSING else field.default
-    if default is None:
-        left_out = "" if "by default" in words or "required" in words else " (default: chosen for your data)"
-    else:
-        left_out = f" (default: {_value(default)})"
+    chosen_for_data = ["default: chosen for your data"] if "Chosen:" in words else []
+    notes = chosen_for_data if default is None else [f"default: {_value(default)}"]
+    if chosen not in (None, default):
+        notes = [*notes, f"now: {_value(chosen)}"]
+    left_out = f" ({', '.join(notes)})" if notes else ""
     return f"  --{field.name} {_kind(field.type)}", words + left_out
 
 
 def _value(default: Any) -> str:
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:.3g}"
     return str(list(default)) if isinstance(default, tuple) else str(default)
 
 

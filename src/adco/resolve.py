@@ -109,7 +109,7 @@ def _log_every(steps: int) -> int:
 
 def _for_device(settings: AnySettings, source: Source) -> AnySettings:
     if settings.tensorboard and find_spec("tensorboard") is None:
-        raise ValueError("tensorboard true needs a package that is not here: pip install tensorboard")
+        raise ValueError("tensorboard true needs the package tensorboard: pip install tensorboard")
     processes = count_processes(settings)
     share, rest = divmod(known(settings.batch_size), processes * settings.accumulate)
     if rest:

@@ -29,11 +29,12 @@ class PretrainSettings:
         data: cifar10, fashion-mnist, digits (with -validation behind the name, some training images are held out as the
             test split, to choose settings by), or a folder of images; required; labels are never trained on.
         class_level: of a folder, which folders below it (or its train/) are the classes: 1 for those directly in it, 2
-            for those in them; none for the first level that has at least two folders.
+            for those in them; by default the first level that has at least two folders.
         max_unreadable: share of damaged files, 0 to 1, above which the run stops before training.
         out: the run directory; by default runs/METHOD-DATA-TIME.
         seed: of every random number: weights, order, views.
-        epochs: passes over the images (paper: 200).
+        epochs: passes over the images (paper: 200). A run that sees fewer than 25 million images, over all epochs, is
+            called short below.
         minutes: how long the run may take; chooses the epochs that fit, in place of `epochs`.
         batch_size: images per step, over all devices together (paper: 256). Chosen: 256; where an epoch would have less
             than eight steps, fewer, but at least 32.
@@ -47,7 +48,7 @@ class PretrainSettings:
             image_size of 64. Networks without such layers, such as vision transformers, stay as they are.
         image_size: pixels of a view; by default the images' own size up to 64; above that the next
             multiple of 32 below it, at most 224 (paper).
-        test_size: pixels of an image at test time; none for image_size.
+        test_size: pixels of an image at test time; by default image_size.
         crop_scale: a crop's share of the image's area (paper).
         brightness: jitter, each way, of 1 (MoCo v2, as are all colours below).
         contrast: jitter, each way, of 1.
@@ -64,7 +65,7 @@ class PretrainSettings:
             SimSiam: 2048, as wide as ResNet-50's features; BYOL: 4096).
         optimizer: of the encoder, with momentum 0.9: sgd (paper); muon, whose steps move all directions of a weight
             matrix equally far and which learns several times as much in the first epochs; or lars (SimCLR, BYOL).
-            Chosen: muon for a run that sees fewer than 25 million images, over all epochs; else the published one.
+            Chosen: muon for a short run, else the published one.
         learning_rate: of the encoder, after the warm-up. Chosen: with muon the best of a search on CIFAR-10, 0.05 to
             0.2; else as published, per 256 images of the batch: 0.03 (paper; MoCo v2), 0.3 (SimCLR), 0.2 (BYOL),
             0.05 (SimSiam).
@@ -183,8 +184,8 @@ class QueryKeySettings(PretrainSettings):
         symmetric: whether both views are queries and both are keys; costs 1.5 times as much, gains 2 points (paper).
         momentum: of the momentum encoder (paper, MoCo v2: 0.999). Chosen: such that it averages over a two-hundredth of
             the run, between 0.9 and 0.999.
-        projector_norm: whether BatchNorm follows each layer of the projector, as in SimCLR. Chosen: yes for a run that
-            sees fewer than 25 million images, as embeddings start in a narrow cone without it; else no (paper, MoCo).
+        projector_norm: whether BatchNorm follows each layer of the projector, as in SimCLR. Chosen: yes for a
+            short run, as embeddings start in a narrow cone without it; else no (paper, MoCo).
         batch_norm: how keys are kept from sharing batch statistics with their queries: shuffle over devices, split into
             groups on one, or sync over all; auto for shuffle on several devices and split on one.
         split_groups: for split: into how many. Chosen: so many that each has 32 images, 2 to 8 (MoCo's code for one
@@ -208,16 +209,15 @@ class AdCoSettings(QueryKeySettings):
     """Contrast with negatives that are trained against the encoder (adversaries); the default.
 
     Args:
-        adversaries: K, how many trained negatives (paper: 65536, 16384 or 8192). Chosen: 8192, or 1024 for a run that
-            sees fewer than 25 million images; fewer where the images, or a quarter of the run, do not fill so many.
-        temperature: of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric). Chosen: 0.07 for a run that
-            sees fewer than 25 million images, which a sharper loss teaches more; else 0.12.
+        adversaries: K, how many trained negatives (paper: 65536, 16384 or 8192). Chosen: 8192, or 1024 for a short
+            run; fewer where the images, or a quarter of the run, do not fill so many.
+        temperature: of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric). Chosen: 0.07 for a short
+            run, which a sharper loss teaches more; else 0.12.
         adversary_temperature: of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric). Chosen: 0.1 for
-            a run that sees fewer than 25 million images, where few adversaries would get gradient at 0.02; else 0.02.
+            a short run, where few adversaries would get gradient at 0.02; else 0.02.
         adversary_learning_rate: of the adversaries, constant (paper: 3); 0 leaves them as the warm start made them: the
             control that tells what it is worth to train them. Chosen: 3 for 8192 adversaries or more, less in
-            proportion for fewer, each of which has a larger share of the gradient; four times that for a run that sees
-            fewer than 25 million images.
+            proportion for fewer, each of which has a larger share of the gradient; four times that for a short run.
         adversary_weight_decay: of the adversaries (paper). It shortens rows that get no gradient, until a small one
             turns them.
         small_crops: multi-crop: a [size, smallest share, largest share] for each further query; the paper's at 224 px

@@ -79,7 +79,7 @@ def claims(entries: Sequence[Entry]) -> list[Claim]:
     )
     eighths = [(e[0], f) for e in (plain, both) for f in e if (f.negatives or 0) * 8 == e[0].negatives]
     twins = _same_count(plain, plain_fixed) + _same_count(both, both_fixed)
-    time = "its time an epoch beside that of"
+    time = "time per epoch relative to"
     return [
         _difference(1, "the symmetric loss adds 1.5 to 2.0 points", _same_count(both, plain), at_least=1.5),
         _difference(2, "an eighth of the adversaries costs at most 0.4 points", eighths, at_most=0.4),
