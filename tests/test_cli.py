@@ -187,6 +187,12 @@ def test_help_with_data_says_what_is_chosen_for_it(capsys: pytest.CaptureFixture
     assert cli.run(["pretrain", "no/such/folder", "--help"]) == 0
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m adco pretrain --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("141", "")
+
+
 def test_the_version_is_that_of_the_package() -> None:
     for module in ("adco", "adco.cli"):
         done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)

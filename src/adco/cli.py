@@ -41,7 +41,13 @@ examples:
 def main() -> None:
     """Run the command; exits with 2 for a mistake of the user's, with 128 + the signal's number for a run stopped."""
     _keep_pages()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `adco recipes | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + 13  # SIGPIPE, as a shell reports it
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
