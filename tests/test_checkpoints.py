@@ -12,15 +12,21 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_write_that_fails_halfway_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError("no space left on device"), RuntimeError("unexpected pos 64, not 0")])
+def test_a_write_that_fails_halfway_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     path = tmp_path / "last.ckpt"
     WholeCheckpointIO().save_checkpoint({"step": 1}, path)
 
     def fail(checkpoint: dict[str, int], path: Path) -> None:
         path.write_bytes(b"half of it")
-        raise OSError("no space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(
+        OSError, match=rf"{path} cannot be written, \d+ MB are free there; the one before it is kept: .*no"
+    ):
         WholeCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -46,6 +46,14 @@ WRONG = [
     (["pretrain", "--data", "digits", "--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
     (["pretrain"], "data is missing: give a folder of images (adco pretrain photos/) or one of cifar10, "),
     (["pretrain", "--epochs", "3"], "data is missing"),
+    (["pretrain", "", "--epochs", "3"], "data is missing"),
+    (["evaluate", "knn", "mine.safetensors"], "mine.safetensors is no file: give a run directory, or --backbone NAME"),
+    (
+        ["evaluate", "knn", "--backbone", "resnet18", "--data", "digits", "--device", "abacus"],
+        "device abacus is not av",
+    ),
+    (["evaluate", "knn", "--backbone", "vit_tiny_patch16_224", "--data", "digits"], "does not take images of 8 px"),
+    (["pretrain", "digits", "--backbone_args", "{layers: [1, 1]}"], "backbone resnet18 does not take images"),
     (["pretrain", "--print-config"], "data is missing"),
     (["pretrain", "digits", "--data=cifar10"], "data is given twice, digits and --data cifar10: leave one out"),
     (["pretrain", "digits", "photos"], "unrecognized arguments: photos"),
@@ -56,7 +64,7 @@ WRONG = [
     (["evaluate", "knn", "--arch", "resnet18"], "unknown flag --arch: it is --backbone here"),
     (["compare", "cifar10_table5", "--output", "a"], "unknown flag --output: it is --out here"),
     (["demo", "--lr", "3"], "unknown flag --lr; see --help"),
-    (["pretrain", "--data", "digits", "--temperature", "-1"], "temperature -1.0 must be above 0"),
+    (["pretrain", "--data", "digits", "--temperature", "-1"], "temperature -1.0 must be at least 0.0016"),
     (["pretrain", "--data", "digits", "--adversaries", "0"], "adversaries 0 must be at least 1"),
     (["pretrain", "--data", "nowhere"], "data 'nowhere' is neither a folder nor one of cifar10, fashion-mnist, digits"),
     (["pretrain", "--data", "digits", "--backbone", "resnet19"], "backbone 'resnet19' is not a timm model: try"),
@@ -184,7 +192,9 @@ def test_help_with_data_says_what_is_chosen_for_it(capsys: pytest.CaptureFixture
         assert words.index(f"(default: chosen for your data, now: {config[name]})") < words.index(" --", 1)
     assert f"(default: auto, now: {config['precision']})" in out
     assert f"(now: {config['image_size']})" in out
-    assert cli.run(["pretrain", "no/such/folder", "--help"]) == 0
+    for other in (["no/such/folder"], ["digits", "--batch_size", "9999"], ["--resume", "no/such/run"]):
+        assert cli.run(["pretrain", *other, "--help"]) == 0
+        assert "now:" not in capsys.readouterr().out
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

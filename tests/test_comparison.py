@@ -280,6 +280,20 @@ def test_a_run_begun_with_other_settings_is_not_taken_for_this_row(done: Path) -
         compare(other, done / "out")
 
 
+@pytest.mark.parametrize("file", ["environment.json", "results/knn-digits.json"])
+def test_a_run_on_other_images_is_not_taken_for_this_table(done: Path, file: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(done, tmp_path / "done")
+    path = folder / "out" / "adco-0" / file
+    figures = json.loads(path.read_text())
+    figures["images"] += 1
+    path.write_text(json.dumps(figures))
+    shutil.rmtree(folder / "out" / "moco-v2-1")  # something is left to do
+    with pytest.raises(
+        ValueError, match=f"adco-0 was .* on {figures['images']} images, there are {figures['images'] - 1}"
+    ):
+        compare(folder / "tiny.yaml", folder / "out")
+
+
 def test_a_setting_taken_back_is_another_setting(done: Path) -> None:
     """What a row leaves open is what the images make of it, not whatever the run was begun with."""
     config = done / "out" / "adco-0" / "config.yaml"
@@ -328,6 +342,11 @@ def test_results_of_earlier_versions_count_as_done(done: Path) -> None:
         ({"rows": {}}, "is no comparison: it must hold shared, seeds and rows$"),
         ({"row": 1}, "is no comparison: it must hold shared, seeds and rows, not row$"),
         ({"seeds": []}, r"seeds \[\] must be a list of whole numbers, at least 0"),
+        ({"seeds": [0, 1, 0]}, r"seeds \[0, 1, 0\] must differ from each other"),
+        ({"shared": ["a"]}, "shared of .* must hold settings"),
+        ({"rows": {"A": "moco"}}, "A of .* must hold settings, {name: value, ...}; it is moco"),
+        ({"rows": {"A": {"method": ["moco"]}}}, r"row A: method \['moco'\] must be one of adco, moco"),
+        ({"shared": {"data": "digits", "minutes": 3}}, "row .*: minutes 3 would give rows different lengths"),
         ({"protocol": "paper"}, "protocol paper must be one of cached, sgd"),
         ({"claims": "mine"}, "claims mine must be appendix, or left out"),
         ({"evaluate_on": ["a/"]}, r"evaluate_on \['a/'\] must be a folder of labelled images, or the name of a set"),

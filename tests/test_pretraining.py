@@ -198,7 +198,7 @@ def test_a_flat_folder_without_labels_is_enough(tmp_path: Path) -> None:
     assert run.read_config()["image_size"] == 40
     assert not [record for record in run.records() if "knn_top1" in record]
     assert [record["word"] for record in run.records() if "word" in record] == ["finished"]
-    with pytest.raises(ValueError, match=r"photos has no labels: give a labelled --data"):
+    with pytest.raises(ValueError, match=r"photos has no labels: give --data labelled images"):
         adco.evaluate("knn", run.path)
     for name in ("cat", "dog"):
         pieces(tmp_path / "labelled" / name, 10)

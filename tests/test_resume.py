@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,6 +305,31 @@ def test_nothing_else_may_be_given_to_resume(tmp_path: Path) -> None:
         adco.pretrain(resume=tmp_path)
     with pytest.raises(ValueError, match=r"except epochs: leave out recipe, seed$"):
         adco.pretrain("cifar10_demo", resume=tmp_path, epochs=3, seed=2)
+
+
+def test_a_checkpoint_that_cannot_go_on_is_named(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
+    run = RunDirectory(Path(shutil.copytree(whole().path, tmp_path / "run")))
+    run.write_unfinished()
+    config = run.read_config()
+    run.write_config({**config, "hidden": 64})
+    with pytest.raises(
+        ValueError, match=r"does not fit .*, was that edited\? encoder.projector.0.* is \[32.* and \[64"
+    ):
+        adco.pretrain(resume=run.path)
+    run.write_config(config)
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged: remove it to train anew"):
+        adco.pretrain(resume=run.path)
+    run.config.write_text("- no settings")
+    with pytest.raises(ValueError, match=r"config.yaml does not hold the settings of a run"):
+        adco.pretrain(resume=run.path)
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
+    run = RunDirectory(Path(shutil.copytree(whole().path, tmp_path / "run")))
+    run.write_unfinished()
+    with run.locked(), pytest.raises(ValueError, match=f"another process is training in {run.path}"):
+        adco.pretrain(resume=run.path)
 
 
 # Other lengths

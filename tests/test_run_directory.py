@@ -22,7 +22,7 @@ def test_a_new_directory_is_made_with_its_parents(tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"out '.*' is not empty: go on with --resume .*, or choose another --out"):
+    with pytest.raises(ValueError, match=r"out '.*' is not empty: choose another --out"):
         RunDirectory.create(tmp_path)
     with pytest.raises(ValueError, match=r"out '.*note\.txt' is not empty"):
         RunDirectory.create(tmp_path / "note.txt")

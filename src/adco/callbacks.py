@@ -6,6 +6,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any
 
@@ -45,7 +47,7 @@ class Interrupted(Exception):
 
     def __init__(self, signal_number: int, run: RunDirectory, not_saved: str | None = None) -> None:
         self.done = f"stopped; {not_saved}" if not_saved else "stopped and saved"
-        super().__init__(f"{self.done}; go on with: adco pretrain --resume {run.path}")
+        super().__init__(f"{self.done}; go on with: adco pretrain --resume {quote(str(run.path))}")
         self.exit_code = 128 + signal_number  # as a shell reports it
 
 
@@ -170,10 +172,10 @@ class Monitor(Callback):
         found = self.verdict() if self.run else Verdict("too early to say", "")
         collapsed = found.word == "collapsed" and self.settings["stop_when_collapsed"]
         if trainer.strategy.reduce_boolean_decision(collapsed, all=False):
-            raise CollapsedError(
-                f"collapsed at step {trainer.global_step}: {found.reason}; {advice(found.word, self.settings)}; the "
-                "last good checkpoint, if there was one, is kept; --stop_when_collapsed false trains on"
-            )
+            saved = self.run is not None and self.run.checkpoint.is_file()
+            kept = "the last checkpoint is kept" if saved else "there is no checkpoint yet"
+            to_try = f"{advice(found.word, self.settings)}; {kept}; --stop_when_collapsed false trains on"
+            raise CollapsedError(f"collapsed at step {trainer.global_step}: {found.reason}; {to_try}")
         if trainer.is_last_batch:  # the epoch's line follows
             return
         first = "too early to say" in self.said
@@ -233,6 +235,10 @@ class Checkpoints(Callback):
         self.run, self.info, self.every, self.may_save = run, info, every, may_save
         self.saved = 0  # step of the last checkpoint; 0 if there is none
         self.draw_next = 0.0  # seconds on the monotonic clock
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """All ranks know the first one's directory: each would name a new one by its own clock."""
+        self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = trainer.global_step  # a resumed run starts at its checkpoint

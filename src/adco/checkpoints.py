@@ -1,5 +1,6 @@
 """How a checkpoint is written: whole or not at all."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,5 +17,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         partial = Path(path).with_suffix(".partial")
-        torch.save(checkpoint, partial)
+        try:
+            torch.save(checkpoint, partial)
+        except (OSError, RuntimeError) as error:  # torch has a RuntimeError of its own for a full disk
+            partial.unlink(missing_ok=True)
+            free = shutil.disk_usage(partial.parent).free / 1e6
+            raise OSError(
+                f"checkpoint {path} cannot be written, {free:.0f} MB are free there; the one before it is kept: {error}"
+            ) from error
         partial.replace(path)

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,12 @@ def run(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"adco: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder that may not be written to
+        of_file = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"adco: {of_file}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # outside training, which handles the signal itself
         print("adco: stopped", file=sys.stderr)
         return 130
@@ -94,7 +101,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     helps = [argument for argument in arguments if argument in ("-h", "--help")]
     flags = parser.read_flags([argument for argument in arguments if argument not in (shown, *helps)])
     given = {name: flags[name] for name in parser.names if _given(name, arguments)}
-    if flags.resume:
+    if flags.resume and not helps:
         if given.keys() - {"epochs"} or flags.recipe or flags.dry_run or shown in arguments:
             raise ValueError("--resume takes its settings from the run directory, except --epochs: leave out the rest")
         return _train(resume=flags.resume, **given)
@@ -131,10 +138,13 @@ def _positional_data(images: str | None, given: Mapping[str, Any]) -> dict[str, 
 
 def _print_help(parser: "Parser", settings: "PretrainSettings") -> int:
     """Print every flag, with what is chosen for the data where it is given and on this machine."""
-    from adco.data.sources import is_here
+    if settings.data:
+        from adco.data.sources import is_here
 
-    if settings.data and is_here(settings.data):
-        parser.chosen = vars(_chosen(settings))
+        with suppress(ValueError):  # where a run would fail, help is still help
+            settings.check()
+            if is_here(settings.data):
+                parser.chosen = vars(_chosen(settings))
     print(parser.format_help())
     return 0
 
@@ -148,6 +158,9 @@ def _print_config(settings: "PretrainSettings") -> int:
 
     data = settings.require_data()
     if is_here(data):
+        if settings.minutes is not None:
+            note = f"minutes {settings.minutes:g} chooses the epochs when the run starts, and other settings by them"
+            print(f"# {note}: shown are those of {settings.epochs} epochs", file=sys.stderr)
         settings = _chosen(settings)
     else:
         print(f"# data {data} is not on this machine: null and auto are chosen where it is", file=sys.stderr)
@@ -169,12 +182,16 @@ def _train(**settings: Any) -> int:
     print("adco: starting …", file=sys.stderr, flush=True)  # PyTorch takes a while to load
     from adco.api import pretrain as train
     from adco.callbacks import CollapsedError, Interrupted, NotFiniteError
+    from adco.distributed import is_first_rank
 
     _quieten()
     try:
-        print(train(**settings))
+        run = train(**settings)
+        if is_first_rank():
+            print(run)
     except Interrupted as stop:
-        print(f"adco: {stop}", file=sys.stderr)
+        if is_first_rank():
+            print(f"adco: {stop}", file=sys.stderr)
         return stop.exit_code
     except (NotFiniteError, CollapsedError) as error:
         print(f"adco: {error}", file=sys.stderr)

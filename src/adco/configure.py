@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from adco import recipes
 from adco.help import plain_help, pretrain_help
-from adco.settings import METHODS, PretrainSettings
+from adco.settings import METHODS, PretrainSettings, of_earlier_versions
 
 # What other programs call a setting, and its name here.
 FOREIGN = {
@@ -36,6 +36,11 @@ FOREIGN = {
 }
 NO_WEIGHTS = "training starts from random weights; starting from others is not supported"
 MISSING = {"weights": NO_WEIGHTS, "pretrained": NO_WEIGHTS}  # what other programs have and this one does not
+
+
+# What jsonargparse calls a type, in words.
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+KINDS |= {"tuple": "a list as --help shows it", "list": "a list as --help shows it", "dict": "a mapping, {name: value}"}
 
 
 class Parser(ArgumentParser):
@@ -121,11 +126,16 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Pretra
     Raises:
         ValueError: of one line, for an unknown recipe or key, a wrong type, or both `minutes` and `epochs`.
     """
-    if values.get("minutes") is not None and values.get("epochs") is not None:
-        raise ValueError(
-            f"minutes {values['minutes']} chooses the epochs, but epochs {values['epochs']} is given: leave one out"
-        )
-    merged = {**(read_recipe(recipe) if recipe else {}), **values}
+    shared = read_recipe(recipe) if recipe else {}
+    for given in (shared, values):
+        if given.get("minutes") is not None and given.get("epochs") is not None:
+            raise ValueError(
+                f"minutes {given['minutes']} chooses the epochs, but epochs {given['epochs']} is given: leave one out"
+            )
+    # The length of a run is given in one way: that of the values replaces that of the recipe.
+    length = {"minutes", "epochs"}
+    kept = {name: value for name, value in shared.items() if name not in length or not length & values.keys()}
+    merged = {**kept, **values}
     settings: PretrainSettings = build(pretrain_parser(merged.get("method", "adco")), merged)
     return settings
 
@@ -136,7 +146,7 @@ def pretrain_parser(method: str) -> Parser:
     Raises:
         ValueError: if there is no such method.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method {method!r} must be one of {', '.join(METHODS)}")
     description = "Pretrain a backbone on images without labels, into a run directory."
     return Parser(METHODS[method], "adco pretrain", description)
@@ -161,13 +171,25 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         raise ValueError(f"recipe {path} is no YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"recipe {path} must hold settings, a line each: name: value")
-    return values
+    is_of_a_run = path.name == "config.yaml" and (path.parent / "environment.json").is_file()
+    return of_earlier_versions(values) if is_of_a_run else values
 
 
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks and without Python's words for types."""
     message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
-    return re.sub(r'^Parser key "?([\w.]+)"?: ', r"\1: ", message)
+    message = re.sub(r'^Parser key "?([\w.]+)"?: ', r"\1: ", message)
+    wrong_type = re.match(r"(\w+): .*Expected an? .*(?:Given|Got) value: (.*)$", message)
+    if not wrong_type:
+        return message
+    expected = re.findall(r"Expected an? (typing\.Literal\[[^]]*\]|\w+)", message)
+    kinds = [KINDS.get(kind) or _choices(kind) for kind in expected if kind != "NoneType"]
+    return f"{wrong_type[1]} {wrong_type[2]} must be {' or '.join(dict.fromkeys(kinds))}"
+
+
+def _choices(literal: str) -> str:
+    choices = re.findall("'([^']*)'", literal)
+    return f"one of {', '.join(choices)}"
 
 
 def _unknown(what: str, name: str, known: set[str]) -> str:

@@ -17,7 +17,7 @@ LARGEST_BATCH, SMALLEST_BATCH, STEPS_PER_EPOCH = 256, 32, 8
 MOST_ADVERSARIES = 8192  # the paper loses at most 0.2 points by an eighth of its 65 536
 MOST_IN_SHORT_RUNS = 1024  # awake, more of them displace the other images' keys as negatives
 PAPER_RATE = 3.0  # of the adversaries
-SHORT_RATE = 4  # times as much for a short run: there the adversaries have few steps to keep up in
+SHORT_RATE = 1 / 4  # of that in a short run: at its τ_adv all adversaries move at once, and faster ones cost accuracy
 
 
 def power_of_two(limit: float) -> int:
@@ -64,11 +64,11 @@ def temperature(images_seen: int) -> float:
 
 
 def adversary_temperature(images_seen: int) -> float:
-    """0.02 (paper); 0.1 for a short run, in which the encoder outruns rows that only the nearest queries move."""
-    return 0.1 if is_short(images_seen) else 0.02
+    """0.02 (paper); 0.2 for a short run, in which the encoder outruns rows that only the nearest queries move."""
+    return 0.2 if is_short(images_seen) else 0.02
 
 
 def adversary_learning_rate(count: int, images_seen: int) -> float:
     """3.0 for K ≥ 8 192 (paper). The shares of all rows sum to at most one per query, so that the same rate would turn
-    each of K rows 8 192 / K times as far. Four times that for a short run."""
+    each of K rows 8 192 / K times as far. A quarter of that for a short run."""
     return PAPER_RATE * min(1.0, count / MOST_ADVERSARIES) * (SHORT_RATE if is_short(images_seen) else 1)

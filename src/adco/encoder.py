@@ -45,7 +45,7 @@ def build_backbone(info: BackboneInfo) -> nn.Module:
         raise ValueError(f"backbone {info.name!r} is not a timm model: try {', '.join(near)}")
     try:
         backbone = timm.create_model(info.name, pretrained=False, num_classes=0, **info.arguments)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, ValueError, LookupError, AssertionError) as error:
         raise ValueError(f"backbone_args {info.arguments} do not fit timm's {info.name}: {error}") from error
     if choose_stem(info.stem, info.image_size) == "cifar":
         use_cifar_stem(backbone)
@@ -101,7 +101,7 @@ def feature_width(backbone: nn.Module, name: str, image_size: int) -> int:
     try:
         with torch.no_grad():
             features = backbone.eval()(torch.zeros(1, 3, image_size, image_size, dtype=dtype))
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+    except (RuntimeError, AssertionError, ValueError, IndexError, AttributeError) as error:
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         hint = f", or --backbone_args '{{img_size: {image_size}}}'" if hasattr(backbone, "patch_embed") else ""
         raise ValueError(

@@ -39,12 +39,14 @@ def floor_of(history: Sequence[Record]) -> Floor | None:
     hits = curve(history, "instance_top1")
     if len(hits) < FEW:
         return None
-    now, random = float(hits[-WINDOW:].mean()), float(hits[0])
-    images = 100 / latest(history, "instance_chance")  # of the batch
-    return Floor("instance top-1", now, random, "the first step", _noise(now, random, images))
+    now, first, chance = float(hits[-WINDOW:].mean()), float(hits[0]), latest(history, "instance_chance")
+    random, source = (first, "the first step") if first >= chance else (chance, "chance")
+    images = 100 / chance  # of the batch
+    return Floor("instance top-1", now, random, source, _noise(now, random, images))
 
 
 def _noise(first: float, second: float, images: float) -> float:
-    """Two standard errors of a difference in % between two networks on the same images, whose hits correlate by ½."""
-    p = (first + second) / 200
+    """Two standard errors of a difference in % between two networks on the same images, whose hits correlate by ½; at
+    least those of one hit, or of one miss."""
+    p = min(max((first + second) / 200, 1 / images), 1 - 1 / images)
     return 200 * math.sqrt(p * (1 - p) / images)

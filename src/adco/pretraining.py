@@ -5,6 +5,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
+from shlex import quote
 from typing import Any
 
 import lightning as L
@@ -36,6 +38,10 @@ METHODS: dict[str, Any] = {"adco": AdCo, "moco": MoCo, "simclr": SimCLR, "byol":
 SLOW_STEM = (
     "networks with the stem for small images at %d px are several times slower than with the usual stem at 96 px "
     "(ResNet-18 on two cores: 22 against 97 images/s): --stem standard --image_size 96 is faster"
+)
+SHORT_RUN = (
+    "warning: the warm start fills %d adversaries in %d steps, and the run has %d: they are never trained; take fewer "
+    "--adversaries or more --epochs"
 )
 logger = logging.getLogger("adco")
 WARM_START = 1 << 32  # the epoch whose order and views fill the adversaries: one that no run reaches
@@ -89,7 +95,8 @@ def pretrain_run(settings: PretrainSettings, source: Source) -> RunDirectory:
         run.write_environment(seed=settings.seed, images=len(source))
         run.write_unreadable((str(file.path), file.reason) for file in source.unreadable)
     try:
-        return _train(settings, source, run)
+        with run.locked():
+            return _train(settings, source, run)
     except Interrupted:
         raise
     except Exception:
@@ -99,11 +106,16 @@ def pretrain_run(settings: PretrainSettings, source: Source) -> RunDirectory:
 
 
 def _announce(settings: PretrainSettings, source: Source) -> None:
-    """Say what the images are, and what the stem costs where another image size would be much faster."""
+    """Say what the images are, and warn of a stem that is slow for them and of a run too short for its warm start."""
     logger.info(source.description)
     size = known(settings.image_size)
     if settings.stem == "cifar" and 48 <= size <= 64:
         logger.info(SLOW_STEM, size)
+    steps = settings.epochs * (len(source) // known(settings.batch_size))
+    if isinstance(settings, AdCoSettings) and settings.warm_start and settings.warm_start_trains:
+        filled = -(-known(settings.adversaries) // (known(settings.batch_size) * (1 + settings.symmetric)))
+        if filled >= steps:
+            logger.warning(SHORT_RUN, settings.adversaries, filled, steps)
 
 
 def resume_run(run: RunDirectory, settings: PretrainSettings, epochs: int) -> RunDirectory:
@@ -115,28 +127,29 @@ def resume_run(run: RunDirectory, settings: PretrainSettings, epochs: int) -> Ru
         epochs: in all; other than in the settings to make the run longer or shorter.
 
     Raises:
-        ValueError: if the images cannot be read, or are not as many as they were; if more epochs are done already.
+        ValueError: if the images cannot be read, or are not as many as they were; if more epochs are done already; if
+            the checkpoint cannot be read or does not fit the settings; if another process trains in the directory.
         Interrupted, NotFiniteError, CollapsedError: as `pretrain_run`.
     """
     if run.is_finished and epochs == settings.epochs:
         say(
             f"{run.path} is finished, with {counted(epochs, 'epoch')}; train it for longer with: "
-            f"adco pretrain --resume {run.path} --epochs {2 * epochs}"
+            f"adco pretrain --resume {quote(str(run.path))} --epochs {2 * epochs}"
         )
         return run
     source = open_images(settings)
     before = run.read_environment().get("images", len(source))
     if len(source) != before:
         raise ValueError(f"{source.name} has {len(source)} images, the run had {before}: start a new one")
-    if epochs != settings.epochs:
-        settings = _change_length(run, settings, epochs, len(source) // known(settings.batch_size))
-    return _train(settings, source, run)
+    with run.locked():
+        if epochs != settings.epochs:
+            settings = _change_length(run, settings, epochs, len(source) // known(settings.batch_size))
+        return _train(settings, source, run)
 
 
 def _change_length(run: RunDirectory, settings: PretrainSettings, epochs: int, steps: int) -> PretrainSettings:
     """The settings of a run with another number of epochs, of so many steps each; also in its config.yaml."""
-    state = torch.load(run.checkpoint, weights_only=True, mmap=True) if run.checkpoint.is_file() else {}
-    done = state.get("global_step", 0)
+    done = _read_checkpoint(run).get("global_step", 0)
     least = max(1, -(-done // steps))
     if epochs < least:
         raise ValueError(f"epochs {epochs} must be at least {least}: the run has done {done} steps, {steps} an epoch")
@@ -150,6 +163,34 @@ def _change_length(run: RunDirectory, settings: PretrainSettings, epochs: int, s
         f"the schedule of a run of {counted(epochs * steps, 'step')}"
     )
     return changed
+
+
+def _read_checkpoint(run: RunDirectory) -> dict[str, Any]:
+    """The state in the last checkpoint, mapped rather than read; empty where there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    if not run.checkpoint.is_file():
+        return {}
+    try:
+        state: dict[str, Any] = torch.load(run.checkpoint, weights_only=True, mmap=True, map_location="cpu")
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"checkpoint {run.checkpoint} is damaged: remove it to train anew with --resume") from error
+    return state
+
+
+def _check_fits(run: RunDirectory, method: Method) -> None:
+    """Raise a ValueError unless the weights in the last checkpoint are those of the method, by name and shape."""
+    weights = _read_checkpoint(run).get("state_dict", {})
+    if not weights:
+        return
+    wanted = {name: tuple(weight.shape) for name, weight in method.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            shapes = f"{name} is {list(found.get(name, ()))} there and {list(wanted.get(name, ()))} here"
+            raise ValueError(f"checkpoint {run.checkpoint} does not fit {run.config}, was that edited? {shapes}")
 
 
 def make_views(settings: PretrainSettings) -> list[View]:
@@ -267,6 +308,7 @@ def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> Run
     method = make_method(settings, len(source) // known(settings.batch_size))
     if settings.precision == "64-true":
         method.double()  # Lightning would do it only after reading a checkpoint, whose weights would be rounded
+    _check_fits(run, method)
     data = PretrainData(settings, source)
     clock = TimeLeft(method.schedule.steps)
     knn = online_knn(settings, source)
@@ -313,7 +355,7 @@ def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> Run
     if trainer.is_global_zero:
         run.write_finished()
         print(f"{run.path}: {': '.join(monitor.verdict())}", file=sys.stderr)
-    return run
+    return checkpoints.run
 
 
 def online_knn(settings: PretrainSettings, source: Source) -> OnlineKNN | None:

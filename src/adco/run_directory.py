@@ -15,15 +15,19 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from adco.curves import read_records
+from adco.distributed import is_first_rank
 from adco.settings import of_earlier_versions
 
 RUNS = Path("runs")
@@ -44,7 +48,8 @@ class RunDirectory:
             ValueError: if there is something in it already, or it cannot be made.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"out {str(path)!r} is not empty: go on with --resume {path}, or choose another --out")
+            go_on = f"go on with --resume {quote(str(path))}, or " if cls(path).config.is_file() else ""
+            raise ValueError(f"out {str(path)!r} is not empty: {go_on}choose another --out")
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -88,8 +93,31 @@ class RunDirectory:
         return self.path / "results"
 
     def read_config(self) -> dict[str, Any]:
-        """Every setting of the run, also where an earlier version wrote it."""
-        return of_earlier_versions(yaml.safe_load(self.config.read_text()))
+        """Every setting of the run, also where an earlier version wrote it.
+
+        Raises:
+            ValueError: if config.yaml does not hold settings.
+        """
+        try:
+            return of_earlier_versions(yaml.safe_load(self.config.read_text()))
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.config} does not hold the settings of a run: it is damaged or was edited"
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from training here at the same time.
+
+        Raises:
+            ValueError: if another process does.
+        """
+        lock = FileLock(self.path / "checkpoints" / ".lock", timeout=0)
+        try:
+            with lock if is_first_rank() else nullcontext():
+                yield
+        except Timeout as error:
+            raise ValueError(f"another process is training in {self.path}") from error
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         write_whole(self.config, yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None))

@@ -19,6 +19,7 @@ BatchNorm = Literal["auto", "shuffle", "split", "sync"]
 Protocol = Literal["cached", "sgd"]
 Stem = Literal["auto", "cifar", "standard"]
 Known = TypeVar("Known")
+SHARPEST = 0.0016  # temperature of AdCo's losses, below which not even float64 holds exp(cosine / temperature)
 
 
 @dataclass(kw_only=True)
@@ -142,7 +143,7 @@ class PretrainSettings:
 
     def require_data(self) -> str:
         """The data, or a ValueError that says what to give."""
-        if self.data is None:
+        if not self.data:  # an empty name would be the current folder: an unset variable of a shell
             raise ValueError(
                 "data is missing: give a folder of images (adco pretrain photos/) or one of cifar10, fashion-mnist, "
                 "digits; adco demo shows an example"
@@ -153,8 +154,9 @@ class PretrainSettings:
         """Raise a ValueError that names the first setting whose value is impossible, the value, and what is allowed."""
         for name in ("epochs", "batch_size", "accumulate", "num_nodes", "log_every"):
             require(self, name, at_least=1)
-        for name in ("workers", "knn_images", "seed", "warmup_epochs", "weight_decay"):
+        for name in ("workers", "knn_images", "warmup_epochs", "weight_decay"):
             require(self, name, at_least=0)
+        require(self, "seed", at_least=0, at_most=2**63 - 1)
         for name in ("image_size", "test_size", "checkpoint_every", "dim", "hidden", "class_level"):
             require(self, name, at_least=1)
         for name in (*(f"{kind}_probability" for kind in ("jitter", "grayscale", "blur", "flip")), "max_unreadable"):
@@ -213,11 +215,11 @@ class AdCoSettings(QueryKeySettings):
             run; fewer where the images, or a quarter of the run, do not fill so many.
         temperature: of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric). Chosen: 0.07 for a short
             run, which a sharper loss teaches more; else 0.12.
-        adversary_temperature: of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric). Chosen: 0.1 for
+        adversary_temperature: of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric). Chosen: 0.2 for
             a short run, where few adversaries would get gradient at 0.02; else 0.02.
         adversary_learning_rate: of the adversaries, constant (paper: 3); 0 leaves them as the warm start made them: the
             control that tells what it is worth to train them. Chosen: 3 for 8192 adversaries or more, less in
-            proportion for fewer, each of which has a larger share of the gradient; four times that for a short run.
+            proportion for fewer, each of which has a larger share of the gradient; a quarter of that for a short run.
         adversary_weight_decay: of the adversaries (paper). It shortens rows that get no gradient, until a small one
             turns them.
         small_crops: multi-crop: a [size, smallest share, largest share] for each further query; the paper's at 224 px
@@ -247,7 +249,7 @@ class AdCoSettings(QueryKeySettings):
         super().check()
         require(self, "adversaries", at_least=1)
         for name in ("temperature", "adversary_temperature"):
-            require(self, name, above=0)
+            require(self, name, at_least=SHARPEST)
         for name in ("adversary_learning_rate", "adversary_weight_decay"):
             require(self, name, at_least=0)
         if self.optimizer == "lars":
@@ -428,6 +430,7 @@ class EvaluateSettings:
             run's.
         class_level: which folders of the data are the classes, as in pretraining; by default as in the run's, or the
             first level that has at least two folders.
+        max_unreadable: share of damaged files, as in pretraining; by default as in the run's, or 0.01.
         backbone: a timm network by name, instead of a run; by default none.
         weights: the network's weights, a .safetensors or .pth file; by default random.
         stem: of a backbone by name: its first layers, as in pretraining.
@@ -447,6 +450,7 @@ class EvaluateSettings:
 
     data: str | None = None
     class_level: int | None = None
+    max_unreadable: float | None = None
     backbone: str | None = None
     weights: str | None = None
     stem: Stem = "auto"
@@ -465,6 +469,7 @@ class EvaluateSettings:
         """Raise a ValueError that names the first setting whose value is impossible, the value, and what is allowed."""
         for name in ("image_size", "class_level", "k", "epochs", "batch_size"):
             require(self, name, at_least=1)
+        require(self, "max_unreadable", at_least=0, at_most=1)
         require(self, "learning_rate", above=0)
         require(self, "temperature", above=0)
         if self.weights and not self.backbone:

@@ -134,14 +134,14 @@ def test_the_path_that_decided_against_classes_is_named(paths: list[str], why: s
     put(*(f"photos/{path}" for path in paths))
     assert opened().labels is None
     assert opened().description == f"photos/: 2 images, no classes: {why}"
-    with pytest.raises(ValueError, match=f"has no labels: give a labelled --data.*{re.escape(why)}"):
+    with pytest.raises(ValueError, match=f"has no labels: give --data labelled images.*{re.escape(why)}"):
         open_splits("photos")
 
 
 @pytest.mark.parametrize(
     ("train", "held_out"),
     [
-        *(("train", name) for name in ("test", "val", "valid", "validation", "eval", "dev")),
+        *(("train", name) for name in ("test", "testing", "val", "valid", "validation", "eval", "dev")),
         *(("Train", "TEST"), ("training", "validation"), ("TRAINING", "Val")),
     ],
 )
@@ -169,7 +169,9 @@ def test_train_alone_is_the_data_and_its_folders_are_the_classes() -> None:
         assert (len(source), source.classes) == (10, ("cat", "dog"))
         assert [len(split) for split in open_splits("photos", class_level=level)] == [8, 2]
     assert source.description == "photos/train/: 10 images, 2 classes named by the folders directly in photos/train/"
-    with pytest.raises(ValueError, match=r"has no test split: it has no train/ beside one of test/, val/, valid/"):
+    with pytest.raises(
+        ValueError, match=r"has no test split: it has no train/ beside one of test/, testing/, val/, valid/"
+    ):
         open_source("photos", "test")
 
 

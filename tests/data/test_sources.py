@@ -177,7 +177,7 @@ def test_few_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no images in .* \(looked for \.jpg, \.jpeg, .*\.png, "):
         open_source(tmp_path)
     put(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"1 readable image in .*: contrast needs at least two"):
+    with pytest.raises(ValueError, match=r"1 readable image in .*: at least two are needed"):
         open_source(tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_a_fifth_of_each_class_is_held_out(tmp_path: Path) -> None:
 def test_data_that_cannot_be_evaluated_on(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     put(tmp_path / "b.png")
-    with pytest.raises(ValueError, match="has no labels: give a labelled --data"):
+    with pytest.raises(ValueError, match="has no labels: give --data labelled images"):
         open_splits(tmp_path)
     with pytest.raises(ValueError, match="has no test split"):
         open_source(tmp_path, "test")

@@ -170,7 +170,7 @@ def test_a_run_and_a_network_are_one_too_many(run: RunDirectory) -> None:
 
 
 def test_images_without_labels_are_refused(run: RunDirectory, labelled: Path) -> None:
-    with pytest.raises(ValueError, match=r"red has no labels: give a labelled --data, with a folder of images a class"):
+    with pytest.raises(ValueError, match=r"red has no labels: give --data labelled images, in one folder per class"):
         adco.evaluate("knn", run.path, data=str(labelled / "red"))
 
 

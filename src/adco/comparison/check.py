@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from adco.comparison.plan import Plan, Row, first_difference, naming
-from adco.comparison.table import few_images, is_done
+from adco.comparison.table import few_images, is_done, results
 from adco.data.sources import Source, open_source, open_splits
 from adco.evaluation import check_classes
 from adco.pretraining import make_method, make_views
@@ -36,18 +36,33 @@ def check_plan(plan: Plan, out: Path, say: Callable[[str], None]) -> dict[str, P
             )
             used[row.name] = resolve_for_images(row.settings, sources[row.name])
     for row, seed in plan.runs():
-        check_same(row, RunDirectory(row.run(out, seed)), to_dict(used[row.name]))
+        run = RunDirectory(row.run(out, seed))
+        check_same(row, run, to_dict(used[row.name]))
+        _check_number(run, "trained", run.read_environment().get("images"), len(sources[row.name]))
     missing = [row for row in plan.rows if not all(is_done(row.run(out, seed), plan) for seed in plan.seeds)]
     for row in missing:
         with naming(row.name):
             _check_builds(row.settings, sources[row.name])
     if missing:
-        check_labels(plan, sources[plan.rows[0].name], say)
+        test_images = check_labels(plan, sources[plan.rows[0].name], say)
+        for row, seed in plan.runs():
+            run = RunDirectory(row.run(out, seed))
+            for result in results(run.path, plan).values():
+                _check_number(run, "evaluated", result["images"], test_images)
     return used
 
 
-def check_labels(plan: Plan, source: Source, say: Callable[[str], None]) -> None:
+def _check_number(run: RunDirectory, done: str, before: int | None, now: int) -> None:
+    """Raise a ValueError if a run has had other images than there are now: its figures belong to another table."""
+    if before not in (None, now):
+        raise ValueError(f"{run.path} was {done} on {before} images, there are {now} now: remove it to begin anew")
+
+
+def check_labels(plan: Plan, source: Source, say: Callable[[str], None]) -> int:
     """Announce the labelled images that all rows are evaluated on; `source` has the first row's training images.
+
+    Returns:
+        The number of test images.
 
     Raises:
         ValueError: there are no labels, or no test images.
@@ -63,13 +78,12 @@ def check_labels(plan: Plan, source: Source, say: Callable[[str], None]) -> None
         check_classes(train, test)
     except ValueError as error:
         raise ValueError(f"the rows cannot be evaluated on {data}: {error}") from error
-    if not len(test):
-        raise ValueError(f"the rows cannot be evaluated on {data}: no class has a second image, to test on")
     images = f"{len(train)} training and {counted(len(test), 'test image')}"
     say(f"evaluation on {data}: {images} of {len(train.classes)} classes")
     few = few_images(len(test))
     if few:
         say(f"warning: {few[0].lower()}{few[1:]}")
+    return len(test)
 
 
 def check_same(row: Row, run: RunDirectory, asked: Mapping[str, Any]) -> None:

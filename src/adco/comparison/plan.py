@@ -78,7 +78,13 @@ def read_plan(recipe: str | Path) -> Plan:
     seeds = values.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
         raise ValueError(f"seeds {seeds} must be a list of whole numbers, at least 0")
-    rows = [_row(str(name), values.get("shared") or {}, given or {}) for name, given in values["rows"].items()]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds {seeds} must differ from each other: a run counts once")
+    shared = values.get("shared") or {}
+    for name, given in {"shared": shared, **values["rows"]}.items():
+        if not isinstance(given, Mapping | None):
+            raise ValueError(f"{name} of {recipe} must hold settings, {{name: value, ...}}; it is {given}")
+    rows = [_row(str(name), shared, given or {}) for name, given in values["rows"].items()]
     folders = [row.run(Path(), 0) for row in rows]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
@@ -132,4 +138,6 @@ def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
     with naming(name):
         settings = pretrain_settings(given.get("recipe"), **over)
         settings.check()
+        if settings.minutes is not None:
+            raise ValueError(f"minutes {settings.minutes:g} would give rows different lengths: give epochs")
     return Row(name, settings)

@@ -151,6 +151,8 @@ def results(path: Path, plan: Plan) -> dict[Kind, Any]:
 
 def _is_alike(kind: Kind, result: Mapping[str, Any], data: str, size: int, plan: Plan) -> bool:
     """Whether a result is of this data, at this size, with the settings of the plan."""
+    if "protocol" not in result:  # another program's
+        return False
     told, usual = result["protocol"], EvaluateSettings()
     if kind == "knn":
         usual_k = min(default_k(told["train_images"]), told["train_images"])

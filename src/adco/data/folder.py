@@ -93,7 +93,7 @@ def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> Fo
     bad = tuple(Unreadable(p, why) for p, why in zip(paths, found, strict=True) if isinstance(why, str))
     _report(root, bad, len(paths), max_unreadable)
     if len(good) < 2:
-        raise ValueError(f"{counted(len(good), 'readable image')} in {root}: contrast needs at least two")
+        raise ValueError(f"{counted(len(good), 'readable image')} in {root}: at least two are needed")
     if warning := listing.warning():
         warnings.warn(warning, stacklevel=3)
     layout = classes.words

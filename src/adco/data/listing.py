@@ -9,7 +9,7 @@ from pathlib import Path
 from adco.data.decode import OF_IMAGES, SUFFIXES, TO_INSTALL
 
 TRAINING = ("train", "training")
-HELD_OUT = ("test", "val", "valid", "validation", "eval", "dev")  # in order of preference
+HELD_OUT = ("test", "testing", "val", "valid", "validation", "eval", "dev")  # in order of preference
 NAMED = 8  # suffixes of left-out files that a message names
 
 
@@ -88,9 +88,9 @@ def describe_left_out(left_out: Mapping[str, int]) -> str:
 def split_folders(root: Path) -> Mapping[str, Path]:
     """The folders of the splits: "train" and "test", "train" alone, or none where `root` has no splits.
 
-    `train/` or `training/` has to lie beside one of `test/`, `val/`, `valid/`, `validation/`, `eval/` and `dev/`, in
-    any case, or be all there is in `root`. Of several held-out folders, the first that has folders in it: ImageNet's
-    `test/` has no classes.
+    `train/` or `training/` has to lie beside one of `test/`, `testing/`, `val/`, `valid/`, `validation/`, `eval/` and
+    `dev/`, in any case, or be all there is in `root`. Of several held-out folders, the first that has folders in it:
+    ImageNet's `test/` has no classes.
     """
     children = sorted(child for child in root.iterdir() if child.name[0] != ".")
     folders = [child for child in children if child.is_dir()]

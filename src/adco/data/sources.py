@@ -39,9 +39,9 @@ def open_source(
 
     Args:
         data: `cifar10`, `fashion-mnist`, `digits`, or the path of a folder. If the folder has `train/` or `training/`
-            beside `test/`, `val/`, `valid/`, `validation/`, `eval/` or `dev/`, these are its splits; else all of it is
-            its training split. A named set with `-validation` behind it is its training images alone, a fifth of each
-            class held out as the test split.
+            beside `test/`, `testing/`, `val/`, `valid/`, `validation/`, `eval/` or `dev/`, these are its splits; else
+            all of it is its training split. A named set with `-validation` behind it is its training images alone, a
+            fifth of each class held out as the test split.
         split: "train" or "test".
         max_unreadable: the share of files, 0 to 1, that may be damaged. They are left out with a warning.
         class_level: which folders below the folder (or its split) are the classes, 1 for those directly in it; None
@@ -79,12 +79,14 @@ def open_splits(
     If the data has no test split of its own, a fifth of each class is held out, the same at every call.
 
     Raises:
-        ValueError: as `open_source`, or the data has no labels.
+        ValueError: as `open_source`, or the data has no labels, or one image of each class.
     """
     train = labelled(open_source(data, "train", max_unreadable, class_level))
     if is_named(data) or "test" in split_folders(_folder(data)):
         return train, labelled(open_source(data, "test", max_unreadable, class_level))
     kept, held_out = _hold_out(_labels(train))
+    if not len(held_out):
+        raise ValueError(f"{train.name} has one image of each class, and none to test on")
     return train.subset(kept), train.subset(held_out)
 
 
@@ -114,8 +116,7 @@ def is_named(data: str | Path) -> bool:
 def _labels(source: Source) -> NDArray[np.int64]:
     if source.labels is None:
         raise ValueError(
-            f"{source.name} has no labels: give a labelled --data, with a folder of images a class "
-            f"({source.description})"
+            f"{source.name} has no labels: give --data labelled images, in one folder per class ({source.description})"
         )
     return source.labels
 

@@ -112,7 +112,9 @@ def fit_published_probe(
     """
     batches = len(source) // settings.batch_size
     if not batches:
-        raise ValueError(f"batch_size {settings.batch_size} is more than the {len(source)} images of {source.name}")
+        raise ValueError(
+            f"batch_size {settings.batch_size} must be at most {len(source)}, the training images of {source.name}"
+        )
     assert source.labels is not None
     rate = settings.learning_rate
     schedule = Schedule(peak=rate, final=rate / 1000, warmup_steps=0, steps=settings.epochs * batches)

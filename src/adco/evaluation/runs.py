@@ -6,15 +6,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from adco.data.sources import Source, open_splits
 from adco.distributed import is_first_rank
-from adco.encoder import BackboneInfo, build_backbone, choose_stem, load_backbone
+from adco.encoder import BackboneInfo, build_backbone, choose_stem, feature_width, load_backbone
 from adco.evaluation import (
     Features,
     Scores,
@@ -56,21 +58,22 @@ def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> di
 def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettings) -> dict[Kind, dict[str, Any]]:
     """The same for several kinds, with the features taken once."""
     settings.check()
-    device = settings.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    device = _device(settings)
     if settings.backbone:
-        directory, backbone, data, class_level = None, None, settings.data, settings.class_level
+        directory, backbone, own = None, None, {}
         if run:
             raise ValueError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
-        if data is None:
+        if settings.data is None:
             raise ValueError("a backbone by name needs --data, the labelled images to evaluate it on")
     else:
         directory, backbone, info = _open_run(run)
-        data = settings.data or directory.read_config()["data"]
-        own_level = None if settings.data else directory.read_config().get("class_level")
-        class_level = settings.class_level or own_level
-    train, test = _open_splits(data, class_level, directory, settings)
+        own = {} if settings.data else directory.read_config()  # how its images were read, if they are evaluated on
+    data = settings.data or own["data"]
+    class_level = settings.class_level or own.get("class_level")
+    unreadable = own.get("max_unreadable", 0.01) if settings.max_unreadable is None else settings.max_unreadable
+    train, test = _open_splits(data, unreadable, class_level, directory, settings)
     if is_first_rank():
-        logging.getLogger("adco").info(train.description)
+        logging.getLogger("adco").info(f"training images: {train.description}")
     check_classes(train, test)
     if settings.backbone:
         backbone, info = _named_backbone(settings, train)
@@ -105,12 +108,22 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     return results
 
 
+def _device(settings: EvaluateSettings) -> str:
+    """Where to evaluate; a ValueError if the device asked for is not available."""
+    device = settings.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device} is not available: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def _open_splits(
-    data: str, class_level: int | None, run: RunDirectory | None, settings: EvaluateSettings
+    data: str, max_unreadable: float, class_level: int | None, run: RunDirectory | None, settings: EvaluateSettings
 ) -> tuple[Source, Source]:
     """Labelled images; where the run's own have no labels or are gone, the error says why they were opened."""
     try:
-        return open_splits(data, class_level=class_level)
+        return open_splits(data, max_unreadable, class_level)
     except ValueError as error:
         if run is None or settings.data:
             raise
@@ -154,7 +167,13 @@ def _all_features(
 
 def run_of(path: Path) -> RunDirectory:
     """The run directory of a path: the directory itself, a checkpoint or the backbone in it."""
-    return RunDirectory.open({".safetensors": path.parent, ".ckpt": path.parent.parent}.get(path.suffix, path))
+    if path.suffix not in (".safetensors", ".ckpt"):
+        return RunDirectory.open(path)
+    run = RunDirectory(path.parent if path.suffix == ".safetensors" else path.parent.parent)
+    if not path.is_file() or not run.config.is_file():
+        why = "is in no run directory" if path.is_file() else "is no file"
+        raise ValueError(f"{path} {why}: give a run directory, or --backbone NAME --weights FILE for other weights")
+    return run
 
 
 def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]:
@@ -197,11 +216,15 @@ def _named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modu
         if not path.is_file():
             raise ValueError(f"weights {settings.weights!r} is no file")
         safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"weights {path} cannot be read: {' '.join(str(error).split())}") from error
         try:
             backbone.load_state_dict(state)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"weights {path} do not fit {settings.backbone}: {' '.join(str(error).split())}"
             ) from error
+    feature_width(backbone, settings.backbone, image_size)  # raises if the network does not take the size
     return backbone, info

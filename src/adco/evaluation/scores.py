@@ -5,6 +5,7 @@ m test images, C classes.
 
 import io
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +133,9 @@ def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) 
                 colour = "white" if value > 35 else "black"
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
     png = io.BytesIO()
-    figure.savefig(png, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a class name in a script that the font does not have
+        figure.savefig(png, format="png")
     write_bytes(path, png.getvalue())
 
 
