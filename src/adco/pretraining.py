@@ -86,7 +86,7 @@ def pretrain_run(settings: PretrainSettings, source: Source) -> RunDirectory:
     for size in {view.size for view in make_views(settings)} | {backbone_info(settings).image_size}:
         feature_width(backbone, settings.backbone, size)  # raises if the network does not take the size
     if is_first_rank():
-        _announce(settings, source)
+        announce(settings, source)
     path = Path(settings.out or RUNS / f"{settings.method}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     run = RunDirectory(path)
     if is_first_rank():
@@ -105,7 +105,7 @@ def pretrain_run(settings: PretrainSettings, source: Source) -> RunDirectory:
         raise
 
 
-def _announce(settings: PretrainSettings, source: Source) -> None:
+def announce(settings: PretrainSettings, source: Source) -> None:
     """Say what the images are, and warn of a stem that is slow for them and of a run too short for its warm start."""
     logger.info(source.description)
     size = known(settings.image_size)

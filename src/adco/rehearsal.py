@@ -21,7 +21,7 @@ import torch
 from adco.console import WARM_UP, duration, lines, outline, say
 from adco.data.loader import Batch, Loader, Order
 from adco.data.sources import Source
-from adco.pretraining import make_method, make_views, online_knn, open_images, training_images
+from adco.pretraining import announce, make_method, make_views, online_knn, open_images, training_images
 from adco.resolve import count_processes, resolve, resolve_for_images, training_device
 from adco.settings import AdCoSettings, PretrainSettings, QueryKeySettings, known
 from adco.words import counted
@@ -197,6 +197,7 @@ def dry_run(settings: PretrainSettings) -> str:
     if settings.minutes is not None:
         settings = fit_epochs(settings, source)
     resolved = resolve(settings, source)
+    announce(resolved, source)
     training = Training(settings, source)
     cost = measure(resolved, source, training)
     memory = peak_since(0.0, training.device)
