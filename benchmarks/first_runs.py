@@ -4,9 +4,9 @@
     python benchmarks/first_runs.py table      the table, as Markdown
 
 A run gets a time limit, as the number of epochs that see about so many images, and no other setting: AdCo with three
-seeds, symmetric and multi-crop, and the other methods. Beside them stand AdCo with the defaults of version 0.0 (the
-paper's for any data), and with some of the paper's. Test images are those of `adco evaluate`. Lines land in
-results/first_runs.jsonl as soon as a run ends.
+seeds, symmetric and multi-crop, and the other methods. Beside them stands AdCo with the defaults of version 0.0, the
+paper's for any data. Test images are those of `adco evaluate`. Lines land in results/first_runs.jsonl as soon as a run
+ends.
 """
 
 import statistics
@@ -45,16 +45,11 @@ def jobs() -> Iterator[Job]:
         yield from ((source, "adco", seed) for source in SOURCES)
     for row in ("adco before", *OTHERS, "adco symmetric", "adco multi-crop"):
         yield from ((source, row, 0) for source in SOURCES)
-    for seed in SEEDS:
-        yield from ((source, "adco, τ 0.12", seed) for source in SOURCES)
-    for row in ("adco, τ 0.12, asleep", "adco symmetric, τ 0.12"):
-        yield from ((source, row, 0) for source in SOURCES)
 
 
 def settings_of(row: str, images: int, image_size: int) -> dict[str, Any]:
     """What a row of the table gives to the command."""
-    name, *variants = row.split(", ")
-    method, _, kind = name.partition(" ")
+    method, _, kind = row.partition(" ")
     settings: dict[str, Any] = {"method": method, "epochs": max(1, round(IMAGES / images))}
     if kind == "symmetric":
         settings["symmetric"] = True
@@ -62,12 +57,6 @@ def settings_of(row: str, images: int, image_size: int) -> dict[str, Any]:
         settings["small_crops"] = small_crops(image_size)
     if kind == "before":
         settings |= before(images)
-    if "τ 0.12" in variants:
-        count = min(8192, defaults.power_of_two(images), defaults.power_of_two(images * settings["epochs"] / 4))
-        rate = (3 if "asleep" in variants else 12) * count / 8192
-        settings |= {"temperature": 0.12, "adversaries": count, "adversary_learning_rate": rate}
-    if "asleep" in variants:
-        settings["adversary_temperature"] = 0.05
     return settings
 
 
