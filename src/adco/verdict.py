@@ -207,7 +207,7 @@ def _below_floor(history: Sequence[Record], at_end: bool) -> str | None:
     if floor.name == "kNN" and floor.is_below:
         return f"below random weights: {floor}"
     if at_end and floor.name != "kNN" and not floor.is_above:
-        return f"no better than {floor.source}: {floor}"
+        return f"not above {floor.source} by more than chance: {floor}"
     return None
 
 
@@ -218,7 +218,7 @@ def _gain(history: Sequence[Record]) -> str | None:
     if math.isnan(floor.random):
         return f"{floor.name} {floor.now:.1f} %"
     if not floor.is_above:
-        return f"{floor}: no difference beyond chance, which would be {floor.noise:.1f} points"
+        return f"{floor}: no difference beyond chance, which explains up to {floor.noise:.1f} points"
     return f"{floor.name} {floor.now:.1f} %, {floor.now - floor.random:.1f} points above {floor.source}"
 
 
