@@ -204,6 +204,37 @@ def test_a_run_stopped_at_any_step_goes_on(
     assert_same_run(run, expected)
 
 
+def test_a_signal_between_two_epochs_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[..., RunDirectory]
+) -> None:
+    """It comes while the epoch's line is made, and is heard at the end of the next step."""
+    ends, run = Monitor.on_train_epoch_end, RunDirectory(tmp_path / "run")
+
+    def end(self: Monitor, trainer: L.Trainer, module: L.LightningModule) -> None:
+        ends(self, trainer, module)
+        if trainer.current_epoch == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "on_train_epoch_end", end)
+        with pytest.raises(Interrupted, match="stopped and saved") as stop:
+            adco.pretrain(**TINY, data="few", out=str(run.path))
+    assert stop.value.exit_code == 143
+    assert_backbone_of(run, STEPS + 1)
+    adco.pretrain(resume=run.path)
+    assert_same_run(run, whole())
+
+
+@pytest.mark.parametrize(("accumulate", "words"), [(1, "stopped and saved"), (2, "stopped; no step was done")])
+def test_a_signal_before_the_first_step_is_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, words: str
+) -> None:
+    monkeypatch.setattr(Monitor, "on_train_start", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match=f"{words}; go on with: adco pretrain --resume") as stop:
+        adco.pretrain(**TINY, data="few", out=str(tmp_path / "run"), accumulate=accumulate)
+    assert stop.value.exit_code == 143
+
+
 VARIANTS: list[dict[str, Any]] = [
     {"accumulate": 2},
     {"symmetric": True, "small_crops": [[6, 0.1, 0.4]], "warmup_epochs": 1.5, "split_groups": 3},

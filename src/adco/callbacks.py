@@ -300,6 +300,12 @@ class StopOnSignal(Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self._receive)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has put a handler of its own around this one since `setup`: it would end the run between two steps
+        with nothing saved, and let ranks wait for each other inside a handler."""
+        if not self.received:
+            signal.signal(signal.SIGTERM, self._receive)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """The main job: settings → data, method, Trainer → run directory."""
 
 import logging
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from adco.callbacks import Checkpoints, Interrupted, Monitor, OnlineKNN, StopOnSignal, WarmStart
 from adco.checkpoints import WholeCheckpointIO
@@ -348,7 +350,10 @@ def _train(settings: PretrainSettings, source: Source, run: RunDirectory) -> Run
             facts = outline(settings, source, method, trainer.strategy.root_device, trainer.world_size)
             print(lines({**facts, "run": str(run.path)}), file=sys.stderr, flush=True)
         resume = run.checkpoint if run.checkpoint.is_file() else None
-        trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
+        except SIGTERMException as stop:  # it came before the first step
+            raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from stop
         not_saved = checkpoints.save_last(trainer)
     if not_saved:
         say(not_saved)
