@@ -7,6 +7,7 @@
     python benchmarks/trials.py gap        MoCo v2 with AdCo's constants, and AdCo with MoCo's
     python benchmarks/trials.py causes     AdCo with one thing changed at a time, ten epochs each
     python benchmarks/trials.py sharper    lower temperatures, ten epochs each
+    python benchmarks/trials.py awake      adversaries that get gradient, at a lower temperature, ten epochs each
     python benchmarks/trials.py seeds      the adversaries as published, awake and fixed: other seeds
 
 A trial is one seed and two epochs, where nothing else is said. Its line lands in results/cifar10_table5/trials.jsonl as
@@ -74,6 +75,18 @@ PLANS: dict[str, list[Job]] = {
         at("AdCo 8192", 0.1, epochs=10, temperature=0.07),
         at("AdCo 8192", 0.1, epochs=10, temperature=0.07, projector_norm=True, warm_start_trains=True),
         *(at("MoCo v2", 0.05, epochs=10, temperature=temperature) for temperature in (0.1, 0.2)),
+    ],
+    "awake": [
+        at(
+            "AdCo 8192",
+            0.1,
+            epochs=10,
+            temperature=0.07,
+            adversaries=1024,
+            adversary_learning_rate=rate,
+            adversary_temperature=temperature,
+        )
+        for rate, temperature in ((1.5, 0.1), (0.375, 0.2), (0.19, 0.1), (0.09, 0.2))
     ],
     "seeds": [
         at("AdCo 8192", 0.1, epochs=10, seed=seed, **changed)
