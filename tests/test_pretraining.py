@@ -37,6 +37,7 @@ TINY: dict[str, Any] = {
     "accelerator": "cpu",
 }
 DIGITS = {**TINY, "data": "digits", "batch_size": 256, "knn_images": 300}
+DIGITS |= {"adversary_learning_rate": 3.0, "adversary_temperature": 0.1}  # a few steps show beside rounding
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +92,7 @@ def test_a_run_leaves_everything(digits: RunDirectory) -> None:
         "metrics.jsonl",
         "unreadable.json",
     ]
-    assert [path.name for path in digits.checkpoint.parent.iterdir()] == ["last.ckpt"]
+    assert sorted(path.name for path in digits.checkpoint.parent.iterdir()) == [".lock", "last.ckpt"]
     config = digits.read_config()
     assert (config["image_size"], config["workers"], config["split_groups"]) == (8, 0, 8)
     environment = json.loads((digits.path / "environment.json").read_text())
@@ -258,7 +259,7 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         ({"accelerator": "gpu"}, "accelerator gpu with devices auto is not available here"),
         ({"accelerator": "abacus"}, "accelerator abacus with devices auto is not available here"),
         ({"devices": 0}, "accelerator cpu with devices 0 is not available here"),
-        ({"temperature": -1.0}, "temperature -1.0 must be above 0"),
+        ({"temperature": -1.0}, "temperature -1.0 must be at least 0.0016"),
     ],
 )
 def test_what_cannot_be_is_told_before_writing(tmp_path: Path, values: dict[str, Any], message: str) -> None:

@@ -83,7 +83,7 @@ def test_equals_numpys_sgd(source: ArraySource, monkeypatch: pytest.MonkeyPatch)
 
 def test_too_few_images_are_told(source: ArraySource) -> None:
     few = source.subset(range(5))
-    with pytest.raises(ValueError, match="batch_size 16 is more than the 5 images of digits"):
+    with pytest.raises(ValueError, match="batch_size 16 must be at most 5, the training images of digits"):
         fit(Rows(), few)
 
 
