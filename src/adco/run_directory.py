@@ -16,7 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -112,12 +112,20 @@ class RunDirectory:
         Raises:
             ValueError: if another process does.
         """
-        lock = FileLock(self.path / "checkpoints" / ".lock", timeout=0)
+        folder = self.checkpoint.parent
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        if is_first_rank():
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise ValueError(f"another process is training in {self.path}") from error
+            except NotImplementedError:  # a file system without locks
+                pass
         try:
-            with lock if is_first_rank() else nullcontext():
-                yield
-        except Timeout as error:
-            raise ValueError(f"another process is training in {self.path}") from error
+            yield
+        finally:
+            lock.release()
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         write_whole(self.config, yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None))
