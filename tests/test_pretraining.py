@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "accelerator": "cpu",
 }
 DIGITS = {**TINY, "data": "digits", "batch_size": 256, "knn_images": 300}
-DIGITS |= {"adversary_learning_rate": 3.0, "adversary_temperature": 0.1}  # a few steps show beside rounding
+DIGITS |= {"adversary_learning_rate": 12.0, "adversary_temperature": 0.1}  # a few steps show beside rounding
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -127,7 +127,7 @@ def test_every_step_has_a_record_and_every_epoch_a_verdict(digits: RunDirectory)
 def test_both_players_and_the_momentum_encoder_have_moved(digits: RunDirectory) -> None:
     weights = state(digits)
     norms = weights["adversaries.weight"].norm(dim=1)
-    assert norms.max() > 1.0001  # they start as keys, of norm 1; decay only shortens them, a step lengthens
+    assert norms.max() > 1.001  # they start as keys, of norm 1; decay only shortens them, a step lengthens
     query, key = weights["encoder.projector.0.weight"], weights["momentum_encoder.encoder.projector.0.weight"]
     assert 0 < (query - key).norm() < 0.5 * query.norm()
 

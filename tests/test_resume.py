@@ -349,8 +349,9 @@ def test_a_checkpoint_that_cannot_go_on_is_named(tmp_path: Path, whole: Callable
         adco.pretrain(resume=run.path)
     run.write_config(config)
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"last.ckpt is damaged: remove it to train anew"):
-        adco.pretrain(resume=run.path)
+    for use in (lambda: adco.pretrain(resume=run.path), lambda: adco.evaluate("knn", run.checkpoint)):
+        with pytest.raises(ValueError, match=r"last.ckpt is damaged: remove it to train anew"):
+            use()
     run.config.write_text("- no settings")
     with pytest.raises(ValueError, match=r"config.yaml does not hold the settings of a run"):
         adco.pretrain(resume=run.path)

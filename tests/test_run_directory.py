@@ -29,6 +29,9 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"out '.*below' cannot be made: Not a directory"):
         RunDirectory.create(tmp_path / "note.txt" / "below")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    (tmp_path / "config.yaml").write_text("method: adco")
+    with pytest.raises(ValueError, match=r"out '.*' is not empty: go on with --resume .*, or choose another --out"):
+        RunDirectory.create(tmp_path)
 
 
 def test_only_a_run_directory_is_opened(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""How a checkpoint is written: whole or not at all."""
+"""How a checkpoint is written, whole or not at all, and read."""
 
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,3 +27,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 f"checkpoint {path} cannot be written, {free:.0f} MB are free there; the one before it is kept: {error}"
             ) from error
         partial.replace(path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The full state of a run, on the CPU; its tensors are mapped, so that only those that are used are read.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"checkpoint {path} is damaged: remove it to train anew with --resume") from error
+    return state

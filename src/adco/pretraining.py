@@ -6,7 +6,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from shlex import quote
 from typing import Any
 
@@ -16,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from adco.callbacks import Checkpoints, Interrupted, Monitor, OnlineKNN, StopOnSignal, WarmStart
-from adco.checkpoints import WholeCheckpointIO
+from adco.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.console import Bar, TimeLeft, lines, outline, say
 from adco.data.draws import permutation
 from adco.data.loader import Loader, Order
@@ -151,7 +150,7 @@ def resume_run(run: RunDirectory, settings: PretrainSettings, epochs: int) -> Ru
 
 def _change_length(run: RunDirectory, settings: PretrainSettings, epochs: int, steps: int) -> PretrainSettings:
     """The settings of a run with another number of epochs, of so many steps each; also in its config.yaml."""
-    done = _read_checkpoint(run).get("global_step", 0)
+    done = read_checkpoint(run.checkpoint)["global_step"] if run.checkpoint.is_file() else 0
     least = max(1, -(-done // steps))
     if epochs < least:
         raise ValueError(f"epochs {epochs} must be at least {least}: the run has done {done} steps, {steps} an epoch")
@@ -167,26 +166,11 @@ def _change_length(run: RunDirectory, settings: PretrainSettings, epochs: int, s
     return changed
 
 
-def _read_checkpoint(run: RunDirectory) -> dict[str, Any]:
-    """The state in the last checkpoint, mapped rather than read; empty where there is none.
-
-    Raises:
-        ValueError: if it is damaged.
-    """
-    if not run.checkpoint.is_file():
-        return {}
-    try:
-        state: dict[str, Any] = torch.load(run.checkpoint, weights_only=True, mmap=True, map_location="cpu")
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"checkpoint {run.checkpoint} is damaged: remove it to train anew with --resume") from error
-    return state
-
-
 def _check_fits(run: RunDirectory, method: Method) -> None:
     """Raise a ValueError unless the weights in the last checkpoint are those of the method, by name and shape."""
-    weights = _read_checkpoint(run).get("state_dict", {})
-    if not weights:
+    if not run.checkpoint.is_file():
         return
+    weights = read_checkpoint(run.checkpoint)["state_dict"]
     wanted = {name: tuple(weight.shape) for name, weight in method.state_dict().items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(wanted.keys() | found.keys()):

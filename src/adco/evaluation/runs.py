@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from adco.checkpoints import read_checkpoint
 from adco.data.sources import Source, open_splits
 from adco.distributed import is_first_rank
 from adco.encoder import BackboneInfo, build_backbone, choose_stem, feature_width, load_backbone
@@ -196,7 +197,7 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
         config["backbone_args"],
         config.get("stem", "auto"),
     )
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_checkpoint(checkpoint)["state_dict"]
     prefix = "encoder.backbone."
     backbone = build_backbone(info)
     backbone.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
