@@ -36,7 +36,7 @@ FACTORS: dict[str, tuple[Any, Any]] = {
     "jitter, times the default": (1.0, 0.5),
     "blur_probability": (0.5, 0.0),
     "learning_rate, times 0.1 (SGD: for 256 images)": (1, 0.5),
-    "momentum": (0.9, 0.97),
+    "ema_decay": (0.9, 0.97),
     "optimizer": ("muon", "sgd"),
 }
 Line = dict[str, Any]
@@ -55,7 +55,7 @@ def run(job: tuple[str, int]) -> Line:
     data = data_of(source)
     images = len(open_source(data))
     chosen = {name: FACTORS[name][level] for name, level in zip(FACTORS, design()[number], strict=True)}
-    symmetric, batch_factor, crop, tau, tau_adv, rate, jitter, blur, speed, momentum, optimizer = chosen.values()
+    symmetric, batch_factor, crop, tau, tau_adv, rate, jitter, blur, speed, ema_decay, optimizer = chosen.values()
     batch = round(defaults.batch_size(images) * batch_factor)
     epochs = round(IMAGES / images / (SYMMETRIC_COSTS if symmetric else 1))
     count = defaults.adversaries(images, batch, images * epochs)
@@ -70,7 +70,7 @@ def run(job: tuple[str, int]) -> Line:
         "hue": 0.1 * jitter,
         "blur_probability": blur,
         "learning_rate": speed * 0.1 * (1 if optimizer == "muon" else batch / 256),
-        "momentum": momentum,
+        "ema_decay": ema_decay,
         "optimizer": optimizer,
         "epochs": epochs,
     }

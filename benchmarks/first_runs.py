@@ -67,7 +67,7 @@ def before(images: int) -> dict[str, Any]:
         "optimizer": "sgd",
         "learning_rate": 0.03,
         "warmup_epochs": 0,
-        "momentum": 0.999,
+        "ema_decay": 0.999,
         "projector_norm": False,
         "adversaries": min(8192, defaults.power_of_two(images)),
         "temperature": 0.12,

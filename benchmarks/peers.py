@@ -97,7 +97,7 @@ def published(settings: AdCoSettings, source: ArraySource) -> Train:
     optimizer = torch.optim.SGD(encoder.parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
     adversaries = F.normalize(torch.randn(NEGATIVES, settings.dim))
     velocity = torch.zeros_like(adversaries)
-    momentum = known(settings.momentum)
+    momentum = known(settings.ema_decay)
 
     def epoch() -> None:
         for first, second in loader:
@@ -165,7 +165,7 @@ def epochs_at(size: int, source: ArraySource) -> dict[str, list[float]]:
         image_size=size,
         split_groups=2,
         optimizer="sgd",
-        momentum=0.999,
+        ema_decay=0.999,
         projector_norm=False,
     )
     settings = resolve(settings, source)

@@ -70,7 +70,7 @@ def draw(method: str, number: int) -> Settings:
     }
     settings["learning_rate"] = between(*(rates[method] if settings["optimizer"] == "muon" else (0.01, 0.3)))
     if method in ("adco", "moco", "byol"):
-        settings["momentum"] = one(0.9, 0.95, 0.98, 0.99, 0.996)
+        settings["ema_decay"] = one(0.9, 0.95, 0.98, 0.99, 0.996)
     if method in ("adco", "moco"):
         settings |= {"projector_norm": one(True, True, True, False), "symmetric": one(False, False, True)}
     if method in ("adco", "moco", "simclr"):

@@ -36,24 +36,24 @@ Job = tuple[str, dict[str, Any]]
 
 def at(row: str, rate: float, **changed: Any) -> Job:
     """A row at a learning rate, with its momentum where it has one."""
-    momentum = {"momentum": MOMENTA[row]} if row in MOMENTA else {}
+    momentum = {"ema_decay": MOMENTA[row]} if row in MOMENTA else {}
     return row, {"learning_rate": rate} | momentum | changed
 
 
 PLANS: dict[str, list[Job]] = {
-    "momenta": [(row, {"learning_rate": MIDDLE, "momentum": momentum}) for momentum in (0.9, 0.99) for row in MOMENTA],
+    "momenta": [(row, {"learning_rate": MIDDLE, "ema_decay": momentum}) for momentum in (0.9, 0.99) for row in MOMENTA],
     "rates": [at(row, rate) for rate in RATES for row in ("SimCLR", "SimSiam", *MOMENTA)],
     # Outwards from where the highest of three is the best, as long as that gains half a point.
     "edges": [
         *(at("BYOL", 0.2), at("SimCLR", 0.2), at("SimCLR", 0.4), at("AdCo 8192", 0.2)),
-        *(at("MoCo v2", MIDDLE, momentum=momentum) for momentum in (0.995, 0.999)),
-        *(at(row, MIDDLE, momentum=0.8) for row in ("BYOL", "AdCo 8192")),
+        *(at("MoCo v2", MIDDLE, ema_decay=momentum) for momentum in (0.995, 0.999)),
+        *(at(row, MIDDLE, ema_decay=0.8) for row in ("BYOL", "AdCo 8192")),
     ],
-    "target": [at("BYOL", 0.1, epochs=10, momentum=momentum) for momentum in (0.9, 0.8)],
+    "target": [at("BYOL", 0.1, epochs=10, ema_decay=momentum) for momentum in (0.9, 0.8)],
     "gap": [
         at("MoCo v2", 0.05, temperature=0.12),
         at("MoCo v2", 0.1, temperature=0.12),
-        at("AdCo 8192", 0.05, momentum=0.99, temperature=0.2),
+        at("AdCo 8192", 0.05, ema_decay=0.99, temperature=0.2),
     ],
     # At the comparison's length. With the paper's constants rows that get no gradient lose their length by decay, to
     # 1/e in (1 − 0.9) / (3.0 · 1e-4) = 333 steps, and only short rows turn by a small gradient: ImageNet's 200 epochs

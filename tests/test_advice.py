@@ -19,7 +19,7 @@ def settings_of(method: str, **settings: Any) -> dict[str, Any]:
     """As resolved for a long run."""
     chosen: dict[str, Any] = {"learning_rate": 0.3, "precision": "bf16-mixed", "optimizer": "sgd"}
     if method in ("adco", "moco"):
-        chosen |= {"projector_norm": False, "momentum": 0.999}
+        chosen |= {"projector_norm": False, "ema_decay": 0.999}
     if method == "adco":
         chosen["adversary_learning_rate"] = 3.0
     return to_dict(pretrain_settings(method=method, **chosen | settings))
@@ -47,9 +47,9 @@ def test_flags_are_of_the_method_and_their_values_allowed(word: str, method: str
 
 
 def test_values_are_said_as_they_are_typed() -> None:
-    found = advice("diverging", {"learning_rate": 0.03, "momentum": 0.999})
-    assert found == "try --learning_rate 0.01 (now 0.03) or --momentum 0.99 (now 0.999)"
-    assert advice("diverging", {"learning_rate": 0.03, "momentum": 0.9}) == "try --learning_rate 0.01 (now 0.03)"
+    found = advice("diverging", {"learning_rate": 0.03, "ema_decay": 0.999})
+    assert found == "try --learning_rate 0.01 (now 0.03) or --ema_decay 0.99 (now 0.999)"
+    assert advice("diverging", {"learning_rate": 0.03, "ema_decay": 0.9}) == "try --learning_rate 0.01 (now 0.03)"
 
 
 def test_what_is_tried_already_is_not_advised() -> None:

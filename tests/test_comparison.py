@@ -26,7 +26,7 @@ from adco.comparison.claims import Claim, claims, markdown, statements, to_json
 from adco.comparison.dry import dry_run
 from adco.comparison.picture import draw
 from adco.comparison.plan import Plan, Row, first_difference
-from adco.comparison.table import Entry, Table, cells, collect, results, with_spread
+from adco.comparison.table import Entry, Table, cells, collect, mean_and_std, results
 from adco.comparison.timing import known_timings, relative_time
 from adco.configure import pretrain_settings
 from adco.data.sources import ArraySource, open_source
@@ -609,8 +609,8 @@ def test_the_picture_shows_floors_and_data_and_does_not_blow_up_small_difference
 
 
 def test_cells_and_markdown() -> None:
-    assert with_spread([60.0, 61.0, 62.0]) == "61.0 ± 1.0"
-    assert with_spread([60.04]) == "60.0"
+    assert mean_and_std([60.0, 61.0, 62.0]) == "61.0 ± 1.0"
+    assert mean_and_std([60.04]) == "60.0"
     assert cells(ENTRIES[1]) == [
         "BYOL",
         "yes",

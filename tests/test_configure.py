@@ -219,3 +219,13 @@ def test_foreign_names_lead_to_flags_of_the_command(name: str) -> None:
     extra = {"resume", "recipe"}  # of the command, not settings
     assert FOREIGN[name] in {*parser.names, *extra}
     assert name not in parser.names
+
+
+def test_names_of_earlier_versions_are_accepted_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="setting momentum is now called ema_decay"):
+        by_keyword = pretrain_settings(momentum=0.5)
+    with pytest.warns(FutureWarning, match="setting test_size is now called test_image_size"):
+        by_flag = pretrain_parser("adco").read_flags(["--test-size", "24"])
+    assert (vars(by_keyword)["ema_decay"], by_flag.test_image_size) == (0.5, 24)
+    with pytest.raises(ValueError, match="unknown setting ema_decay"):
+        pretrain_settings(method="simclr", ema_decay=0.5)

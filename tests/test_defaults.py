@@ -33,7 +33,7 @@ PUBLISHED = {
         1e-4,
         0,
         {
-            "momentum": 0.999,
+            "ema_decay": 0.999,
             "projector_norm": False,
             "adversaries": 8192,
             "adversary_learning_rate": 3.0,
@@ -46,9 +46,9 @@ PUBLISHED = {
             "in_batch_negatives": True,
         },
     ),
-    "moco": Published("sgd", 0.03, 1e-4, 0, {"momentum": 0.999, "projector_norm": False, "queue": 65_536}),
+    "moco": Published("sgd", 0.03, 1e-4, 0, {"ema_decay": 0.999, "projector_norm": False, "queue": 65_536}),
     "simclr": Published("lars", 0.3, 1e-6, 10, {"temperature": 0.1, "final_learning_rate": 0.0}),
-    "byol": Published("lars", 0.2, 1.5e-6, 10, {"momentum": 0.996}),
+    "byol": Published("lars", 0.2, 1.5e-6, 10, {"ema_decay": 0.996}),
     "simsiam": Published("sgd", 0.05, 1e-4, 0, {}),
 }
 
@@ -86,7 +86,7 @@ def test_large_batches_are_no_short_runs() -> None:
     assert (simclr.optimizer, byol.optimizer) == ("lars", "lars")
     assert [simclr.learning_rate, byol.learning_rate] == pytest.approx([9.6, 3.2])
     assert isinstance(byol, BYOLSettings)
-    assert byol.momentum == 0.996
+    assert byol.ema_decay == 0.996
 
 
 @pytest.mark.parametrize("count", [20, 100, 257, 1_000, 5_000, 50_000])
@@ -118,7 +118,7 @@ def test_what_is_given_stays(method: str) -> None:
 
 
 def test_the_momentum_encoder_averages_over_a_share_of_the_run() -> None:
-    assert [defaults.momentum(steps, 0.999) for steps in (60, 2_000, 20_000, 200_000, 1_000_000)] == pytest.approx(
+    assert [defaults.ema_decay(steps, 0.999) for steps in (60, 2_000, 20_000, 200_000, 1_000_000)] == pytest.approx(
         [0.9, 0.9, 0.99, 0.999, 0.999]
     )
 

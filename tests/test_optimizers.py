@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adco.optimizers import Muon, Player, make_optimizer
+from adco.optimizers import MuonSGD, Player, make_optimizer
 
 
 def numpy_muon(weight: np.ndarray, gradients: list[np.ndarray], lr: float, decay: float, momentum: float) -> np.ndarray:
@@ -31,7 +31,7 @@ def test_three_steps_equal_numpys(shape: tuple[int, ...]) -> None:
     weight = nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
     start = weight.detach().clone()
     gradients = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
-    optimizer = Muon([{"params": [weight], "orthogonal": True, "weight_decay": 0.1}], lr=0.05, momentum=0.8)
+    optimizer = MuonSGD([{"params": [weight], "orthogonal": True, "weight_decay": 0.1}], lr=0.05, momentum=0.8)
     for gradient in gradients:
         weight.grad = gradient.clone()
         optimizer.step()
@@ -46,7 +46,7 @@ def test_all_directions_move_about_equally_far() -> None:
     right, _ = torch.linalg.qr(torch.randn(40, 16, generator=generator, dtype=torch.float64))
     weight = nn.Parameter(torch.zeros(16, 40, dtype=torch.float64))
     weight.grad = left @ torch.logspace(0, -1.5, 16, dtype=torch.float64).diag() @ right.T
-    Muon([{"params": [weight], "orthogonal": True}], lr=1.0).step()
+    MuonSGD([{"params": [weight], "orthogonal": True}], lr=1.0).step()
     step = -(left.T @ weight.detach() @ right) / (0.2 * 40**0.5)
     assert torch.allclose(step, step.diag().diag(), atol=1e-9)  # the gradient's own directions
     assert step.diag().min() > 0.65
@@ -65,7 +65,7 @@ def test_other_groups_are_sgds() -> None:
             {"params": parameters[1:], "lr": 3.0, "maximize": True},
         ]
 
-    muon = Muon([*groups(parameters), {"params": [matrix], "orthogonal": True}], lr=1.0, momentum=0.9)
+    muon = MuonSGD([*groups(parameters), {"params": [matrix], "orthogonal": True}], lr=1.0, momentum=0.9)
     sgd = torch.optim.SGD(groups(twins), lr=1.0, momentum=0.9)
     for _ in range(4):
         for mine, its in zip(parameters, twins, strict=True):
@@ -80,7 +80,7 @@ def test_other_groups_are_sgds() -> None:
 
 def test_a_closure_gives_the_gradients() -> None:
     weight = nn.Parameter(torch.eye(4))
-    optimizer = Muon([{"params": [weight], "orthogonal": True}], lr=0.1)
+    optimizer = MuonSGD([{"params": [weight], "orthogonal": True}], lr=0.1)
 
     def closure() -> float:
         optimizer.zero_grad()
@@ -95,7 +95,7 @@ def test_a_closure_gives_the_gradients() -> None:
 @pytest.mark.parametrize("group", [{"params": [nn.Parameter(torch.ones(3))]}, {"params": [], "maximize": True}])
 def test_what_cannot_be_orthogonal_is_refused(group: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="two or more dimensions"):
-        Muon([{**group, "orthogonal": True}], lr=0.1)
+        MuonSGD([{**group, "orthogonal": True}], lr=0.1)
 
 
 def test_lars_equals_numpy_and_spares_biases_and_norms() -> None:

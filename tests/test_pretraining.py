@@ -165,7 +165,7 @@ def test_another_seed_is_another_run(few: str, tmp_path: Path) -> None:
         {"precision": "64-true"},
         {"precision": "bf16-mixed", "channels_last": False},
         {"adversaries": 333, "dim": 16, "warmup_epochs": 1.0},
-        {"test_size": 12},
+        {"test_image_size": 12},
         {"knn_images": 1},
         {"batch_size": 33},
     ],
@@ -178,7 +178,7 @@ def test_variants_run(few: str, tmp_path: Path, variant: dict[str, Any]) -> None
     steps = [record["step"] for record in run.records() if "loss" in record]
     assert steps == list(range(1, len(steps) + 1))
     assert all(tensor.isfinite().all() for tensor in state(run).values())
-    assert load_backbone(run.backbone)[1].image_size == variant.get("test_size", 8)
+    assert load_backbone(run.backbone)[1].image_size == variant.get("test_image_size", 8)
 
 
 def test_accumulated_epochs_are_whole_steps(few: str, tmp_path: Path) -> None:

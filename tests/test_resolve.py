@@ -35,7 +35,7 @@ def test_the_default_size_is_one_that_networks_like_and_enlarges_nothing(side: i
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         resolved = resolve_for_images(AdCoSettings(), images(side, side + 7))
-    assert (resolved.image_size, resolved.test_size) == (expected, expected)
+    assert (resolved.image_size, resolved.test_image_size) == (expected, expected)
 
 
 def test_a_size_above_the_images_enlarges_them_with_a_warning() -> None:
@@ -60,5 +60,5 @@ def test_small_crops_are_still_held_to_the_size_of_the_views() -> None:
 def test_the_stem_goes_by_the_size_of_the_views_unless_it_is_chosen(
     asked: Stem, image_size: int, expected: Stem
 ) -> None:
-    settings = AdCoSettings(stem=asked, image_size=image_size, test_size=image_size + 8)
+    settings = AdCoSettings(stem=asked, image_size=image_size, test_image_size=image_size + 8)
     assert resolve_for_images(settings, images(300)).stem == expected

@@ -27,7 +27,7 @@ from adco.callbacks import Interrupted, Monitor, StopOnSignal
 from adco.configure import pretrain_settings
 from adco.data import sources
 from adco.data.archives import Loaded
-from adco.optimizers import Muon
+from adco.optimizers import MuonSGD
 from adco.run_directory import RunDirectory
 from adco.settings import to_dict
 
@@ -410,14 +410,14 @@ def test_the_first_step_behind_a_change_of_length_has_the_new_rate(
 ) -> None:
     """The rate that a finished run's checkpoint holds is that of its end."""
     taken: list[float] = []
-    step = Muon.step
+    step = MuonSGD.step
 
-    def watch(self: Muon, closure: Any = None) -> Any:
+    def watch(self: MuonSGD, closure: Any = None) -> Any:
         taken.append(self.param_groups[0]["lr"])
         return step(self, closure)
 
     run = RunDirectory(adco.pretrain(**SGD, data="few", out=str(tmp_path / "run")))
-    monkeypatch.setattr(Muon, "step", watch)
+    monkeypatch.setattr(MuonSGD, "step", watch)
     adco.pretrain(resume=run.path, epochs=2 * EPOCHS)
     assert taken == pytest.approx([cosine(number, 2 * LAST) for number in range(LAST, 2 * LAST)])
 

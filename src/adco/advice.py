@@ -27,7 +27,7 @@ ADVICE: dict[str, tuple[tuple[str, Try], ...]] = {
     "not a number": (SLOWER, ("precision", _to("32-true"))),
     "collapsed": (("projector_norm", _to(True)), SLOWER),
     "collapsing": (("projector_norm", _to(True)), SLOWER),
-    "diverging": (SLOWER, ("momentum", _below(0.99))),
+    "diverging": (SLOWER, ("ema_decay", _below(0.99))),
     "not learning": (("projector_norm", _to(True)), ("optimizer", _to("muon")), ("epochs", _times(2))),
     "adversaries asleep": (("adversary_temperature", _times(5, most=0.2)), ("adversary_learning_rate", _times(10))),
     "adversaries are one": (("adversary_learning_rate", _times(1 / 10)),),

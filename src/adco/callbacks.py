@@ -110,7 +110,7 @@ class Monitor(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self.images += len(batch.images) * trainer.world_size
+        self.images += len(batch.indices) * trainer.world_size
         step = trainer.global_step
         # The embeddings of step 1 are those of the untrained network: what later ones are compared with.
         recorded = step == 1 or step % self.log_every == 0 or trainer.is_last_batch

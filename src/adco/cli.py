@@ -64,6 +64,7 @@ def run(arguments: Sequence[str]) -> int:
 
         print(f"adco {adco.__version__}")
         return 0
+    _quieten()
     name, *rest = arguments
     commands = {"pretrain": pretrain, "evaluate": evaluate, "compare": compare, "demo": demo, "recipes": show_recipes}
     try:
@@ -117,7 +118,6 @@ def pretrain(arguments: Sequence[str]) -> int:
         print("adco: starting …", file=sys.stderr, flush=True)  # PyTorch takes a while to load
         from adco.rehearsal import dry_run
 
-        _quieten()
         print(dry_run(settings))
         return 0
     return _train(recipe=recipe, **given)
@@ -173,7 +173,6 @@ def _chosen(settings: "PretrainSettings") -> "PretrainSettings":
     from adco.pretraining import training_images
     from adco.resolve import resolve
 
-    _quieten()
     return resolve(settings, training_images(settings))
 
 
@@ -184,7 +183,6 @@ def _train(**settings: Any) -> int:
     from adco.callbacks import CollapsedError, Interrupted, NotFiniteError
     from adco.distributed import is_first_rank
 
-    _quieten()
     try:
         run = train(**settings)
         if is_first_rank():
@@ -224,7 +222,6 @@ def evaluate(arguments: Sequence[str]) -> int:
     from adco.evaluation.runs import evaluate_run, run_of
     from adco.run_directory import newest_run
 
-    _quieten()
     run = None if settings.backbone and not flags.run else flags.run or str(newest_run().path)
     result = evaluate_run(flags.kind, Path(run) if run else None, settings)
     if is_first_rank():
@@ -247,7 +244,6 @@ def compare(arguments: Sequence[str]) -> int:
     flags = parser.read_flags(arguments)
     from adco.callbacks import CollapsedError, Interrupted, NotFiniteError
 
-    _quieten()
     if flags.dry_run:
         from adco.comparison.dry import dry_run
         from adco.comparison.plan import read_plan
@@ -300,7 +296,6 @@ def demo(arguments: Sequence[str]) -> int:
     from adco.callbacks import CollapsedError, Interrupted, NotFiniteError
     from adco.demo import run_demo, what_happened
 
-    _quieten()
     started = time.monotonic()
     try:
         results = run_demo(Path(flags.out), flags.seed)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import warnings
 from argparse import HelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -13,7 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from adco import recipes
 from adco.help import plain_help, pretrain_help
-from adco.settings import METHODS, PretrainSettings, of_earlier_versions
+from adco.settings import METHODS, RENAMED, PretrainSettings, of_earlier_versions
 
 # What other programs call a setting, and its name here.
 FOREIGN = {
@@ -66,7 +67,10 @@ class Parser(ArgumentParser):
 
         def spell(flag: str) -> str:
             name, *value = flag.split("=", 1)
-            right = spellings.get(name[2:].replace("-", "_"), name) if name.startswith("--") else name
+            bare = name[2:].replace("-", "_")
+            if name.startswith("--") and bare in RENAMED and RENAMED[bare] in self.names:
+                bare = _renamed(bare)
+            right = spellings.get(bare, name) if name.startswith("--") else name
             return "=".join([right, *value])
 
         return [spell(flag) for flag in flags]
@@ -135,7 +139,7 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Pretra
     # The length of a run is given in one way: that of the values replaces that of the recipe.
     length = {"minutes", "epochs"}
     kept = {name: value for name, value in shared.items() if name not in length or not length & values.keys()}
-    merged = {**kept, **values}
+    merged = {_renamed(name): value for name, value in {**kept, **values}.items()}
     settings: PretrainSettings = build(pretrain_parser(merged.get("method", "adco")), merged)
     return settings
 
@@ -202,6 +206,13 @@ def _unknown(what: str, name: str, known: set[str]) -> str:
         return f"unknown {what} {name}: {MISSING[bare]}"
     near = difflib.get_close_matches(name, sorted(known - {"--help"}), n=1)
     return f"unknown {what} {name}" + (f": did you mean {near[0]}?" if near else "; see --help")
+
+
+def _renamed(name: str) -> str:
+    """The present name of a setting; warns if the name given is that of an earlier version."""
+    if name in RENAMED:
+        warnings.warn(f"setting {name} is now called {RENAMED[name]}: the old name goes in 0.2", FutureWarning, 3)
+    return RENAMED.get(name, name)
 
 
 def _plain(value: Any) -> Any:

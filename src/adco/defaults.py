@@ -41,7 +41,7 @@ def optimizer(published: Optimizer, images_seen: int) -> Optimizer:
     return "muon" if is_short(images_seen) else published
 
 
-def momentum(steps: int, published: float) -> float:
+def ema_decay(steps: int, published: float) -> float:
     """1 − 200/T between 0.9 and the published value: the momentum encoder averages over a two-hundredth of the run."""
     return min(published, max(0.9, 1 - 200 / steps))
 

@@ -26,6 +26,6 @@ class MomentumEncoder(nn.Module):
         return embeddings
 
     @torch.no_grad()
-    def update(self, encoder: nn.Module, momentum: float) -> None:
+    def update(self, encoder: nn.Module, decay: float) -> None:
         """Move the copy's parameters towards the encoder's: θ_k ← m θ_k + (1−m) θ_q."""
-        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1 - momentum)
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1 - decay)

@@ -52,10 +52,10 @@ def make_optimizer(name: str, players: Iterable[Player]) -> tuple[torch.optim.Op
                 groups.append(common | special)
                 rates.append(player.learning_rate)
     # The schedule's factor is the rate itself.
-    return (Lars if name == "lars" else Muon)(groups, lr=1.0, momentum=0.9), rates
+    return (Lars if name == "lars" else MuonSGD)(groups, lr=1.0, momentum=0.9), rates
 
 
-class Muon(torch.optim.SGD):
+class MuonSGD(torch.optim.SGD):
     """SGD in which groups marked `orthogonal` step along their momentum made orthogonal (Jordan et al. 2024).
 
     A weight [out, ...] of such a group is flattened to a matrix [out, in], its Nesterov momentum M = U Σ Vᵀ is replaced

@@ -204,7 +204,7 @@ def backbone_info(settings: PretrainSettings) -> BackboneInfo:
     """What `backbone.safetensors` says of itself."""
     return BackboneInfo(
         settings.backbone,
-        known(settings.test_size),
+        known(settings.test_image_size),
         tuple(settings.mean),
         tuple(settings.std),
         dict(settings.backbone_args),
@@ -218,7 +218,7 @@ def make_method(settings: PretrainSettings, steps_per_epoch: int) -> Method:
     if isinstance(settings, QueryKeySettings):
         arguments = {
             "symmetric": settings.symmetric,
-            "momentum": known(settings.momentum),
+            "ema_decay": known(settings.ema_decay),
             "groups": known(settings.split_groups),
             "shuffle": settings.batch_norm == "shuffle",
         }

@@ -106,7 +106,7 @@ class Training:
 
     def _to_device(self, batch: Batch) -> Batch:
         views = [view.to(self.device, non_blocking=True) for view in batch.views]
-        return Batch(views, batch.images.to(self.device), batch.position)
+        return Batch(views, batch.indices.to(self.device), batch.position)
 
     def extra_parameters(self) -> int:
         """Of what is trained, how many are in neither backbone nor projector: adversaries, or a predictor."""

@@ -60,7 +60,7 @@ def resolve_for_images(settings: AnySettings, source: Source) -> AnySettings:
     settings = _unless_given(
         settings,
         image_size=image_size,
-        test_size=image_size,
+        test_image_size=image_size,
         final_learning_rate=known(settings.learning_rate) * settings.FINAL,
         warmup_epochs=_warmup_epochs(settings),
         weight_decay=settings.DECAY if settings.optimizer == settings.OPTIMIZER else PretrainSettings.DECAY,
@@ -85,10 +85,10 @@ def _warmup_epochs(settings: PretrainSettings) -> float:
 def _for_method(settings: AnySettings, images: int, steps: int, seen: int) -> AnySettings:
     """Resolve what one method or some have, for a run of so many steps that sees so many images over all epochs."""
     if isinstance(settings, QueryKeySettings):
-        momentum = defaults.momentum(steps, published=0.999)
-        settings = _unless_given(settings, momentum=momentum, projector_norm=defaults.is_short(seen))
+        ema_decay = defaults.ema_decay(steps, published=0.999)
+        settings = _unless_given(settings, ema_decay=ema_decay, projector_norm=defaults.is_short(seen))
     if isinstance(settings, BYOLSettings):
-        settings = _unless_given(settings, momentum=defaults.momentum(steps, published=0.996))
+        settings = _unless_given(settings, ema_decay=defaults.ema_decay(steps, published=0.996))
     if isinstance(settings, MoCoSettings):
         settings = _unless_given(settings, queue=min(65_536, defaults.power_of_two(images)))
     if isinstance(settings, AdCoSettings):

@@ -49,7 +49,7 @@ class PretrainSettings:
             image_size of 64. Networks without such layers, such as vision transformers, stay as they are.
         image_size: pixels of a view; by default the images' own size up to 64; above that the next
             multiple of 32 below it, at most 224 (paper).
-        test_size: pixels of an image at test time; by default image_size.
+        test_image_size: pixels of an image at test time; by default image_size.
         crop_scale: a crop's share of the image's area (paper).
         brightness: jitter, each way, of 1 (MoCo v2, as are all colours below).
         contrast: jitter, each way, of 1.
@@ -111,7 +111,7 @@ class PretrainSettings:
     backbone_args: dict[str, Any] = field(default_factory=dict)
     stem: Stem = "auto"
     image_size: int | None = None
-    test_size: int | None = None
+    test_image_size: int | None = None
     crop_scale: tuple[float, float] = (0.2, 1.0)
     brightness: float = 0.4
     contrast: float = 0.4
@@ -157,7 +157,7 @@ class PretrainSettings:
         for name in ("workers", "knn_images", "warmup_epochs", "weight_decay"):
             require(self, name, at_least=0)
         require(self, "seed", at_least=0, at_most=2**63 - 1)
-        for name in ("image_size", "test_size", "checkpoint_every", "dim", "hidden", "class_level"):
+        for name in ("image_size", "test_image_size", "checkpoint_every", "dim", "hidden", "class_level"):
             require(self, name, at_least=1)
         for name in (*(f"{kind}_probability" for kind in ("jitter", "grayscale", "blur", "flip")), "max_unreadable"):
             require(self, name, at_least=0, at_most=1)
@@ -184,8 +184,8 @@ class QueryKeySettings(PretrainSettings):
 
     Args:
         symmetric: whether both views are queries and both are keys; costs 1.5 times as much, gains 2 points (paper).
-        momentum: of the momentum encoder (paper, MoCo v2: 0.999). Chosen: such that it averages over a two-hundredth of
-            the run, between 0.9 and 0.999.
+        ema_decay: of the momentum encoder, which is an exponential moving average of the encoder (paper, MoCo v2:
+            0.999). Chosen: such that it averages over a two-hundredth of the run, between 0.9 and 0.999.
         projector_norm: whether BatchNorm follows each layer of the projector, as in SimCLR. Chosen: yes for a
             short run, as embeddings start in a narrow cone without it; else no (paper, MoCo).
         batch_norm: how keys are kept from sharing batch statistics with their queries: shuffle over devices, split into
@@ -195,7 +195,7 @@ class QueryKeySettings(PretrainSettings):
     """
 
     symmetric: bool = False
-    momentum: float | None = None
+    ema_decay: float | None = None
     projector_norm: bool | None = None
     batch_norm: BatchNorm = "auto"
     split_groups: int | None = None
@@ -203,7 +203,7 @@ class QueryKeySettings(PretrainSettings):
     def check(self) -> None:
         super().check()
         require(self, "split_groups", at_least=1)
-        require(self, "momentum", at_least=0, at_most=1)
+        require(self, "ema_decay", at_least=0, at_most=1)
 
 
 @dataclass(kw_only=True)
@@ -313,7 +313,7 @@ class BYOLSettings(PretrainSettings):
     Batches of 4096 are the paper's; BatchNorm is over all devices.
 
     Args:
-        momentum: of the target network at the start; it rises to 1 along a cosine (BYOL: 0.996). Chosen: such that it
+        ema_decay: of the target network at the start; it rises to 1 along a cosine (BYOL: 0.996). Chosen: such that it
             averages over a two-hundredth of the run at the start, between 0.9 and 0.996.
     """
 
@@ -324,13 +324,13 @@ class BYOLSettings(PretrainSettings):
     MUON_RATE: ClassVar[float] = 0.1
 
     method: Literal["byol"] = "byol"
-    momentum: float | None = None
+    ema_decay: float | None = None
     dim: int = 256
     hidden: int = 4096
 
     def check(self) -> None:
         super().check()
-        require(self, "momentum", at_least=0, at_most=1)
+        require(self, "ema_decay", at_least=0, at_most=1)
 
 
 @dataclass(kw_only=True)
@@ -369,14 +369,17 @@ def known(value: Known | None) -> Known:
     return value
 
 
-# Settings that earlier versions did not have, and what they did: for the configurations of their runs.
-EARLIER: dict[str, Any] = {"projector_norm": False, "warm_start_trains": False}
+# Settings that earlier versions did not have, with the values that they used: for the config.yaml of their runs.
+ADDED: dict[str, Any] = {"projector_norm": False, "warm_start_trains": False}
+# Settings that were renamed. Recipes, flags and keywords may use the old name until version 0.2.
+RENAMED = {"momentum": "ema_decay", "test_size": "test_image_size"}
 
 
 def of_earlier_versions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration with the settings that were added to its method since it was written."""
+    """A run's configuration as the present version would have written it."""
     names = {setting.name for setting in dataclasses.fields(METHODS[config.get("method", "adco")])}
-    return {name: value for name, value in EARLIER.items() if name in names} | dict(config)
+    added = {name: value for name, value in ADDED.items() if name in names}
+    return added | {RENAMED.get(name, name): value for name, value in config.items()}
 
 
 def require(

@@ -36,7 +36,7 @@ def batches(loader: Loader, number: int) -> list[Batch]:
 def assert_same(found: Sequence[Batch], expected: Sequence[Batch]) -> None:
     assert [batch.position for batch in found] == [batch.position for batch in expected]
     for batch, other in zip(found, expected, strict=True):
-        assert torch.equal(batch.images, other.images)
+        assert torch.equal(batch.indices, other.indices)
         assert len(batch.views) == len(VIEWS)
         assert all(torch.equal(x, y) for x, y in zip(batch.views, other.views, strict=True))
 
@@ -48,17 +48,17 @@ def test_an_epoch_shows_each_image_at_most_once_and_leaves_out_less_than_a_batch
         found = places(order)
         assert len(found) == len(order) == IMAGES // batch_size
         assert {place.epoch for place in found} == {epoch}
-        seen = np.concatenate([place.images for place in found])
+        seen = np.concatenate([place.indices for place in found])
         assert len(np.unique(seen)) == len(seen) == len(order) * batch_size
 
 
 def test_every_image_has_its_turn_over_the_epochs() -> None:
     order = Order(IMAGES, batch_size=10, seed=0)
-    assert len(np.unique(np.concatenate([place.images for place in places(order, 10)]))) == IMAGES
+    assert len(np.unique(np.concatenate([place.indices for place in places(order, 10)]))) == IMAGES
 
 
 def test_epochs_and_seeds_differ() -> None:
-    orders = [np.concatenate([p.images for p in places(Order(IMAGES, batch_size=8, seed=s), 2)]) for s in range(2)]
+    orders = [np.concatenate([p.indices for p in places(Order(IMAGES, batch_size=8, seed=s), 2)]) for s in range(2)]
     first, second = np.split(orders[0], 2)
     assert (first != second).any()
     assert (orders[0] != orders[1]).any()
@@ -70,7 +70,7 @@ def test_ranks_share_each_batch(world_size: int) -> None:
     ranks = [Order(IMAGES, batch_size=12, seed=5, rank=rank, world_size=world_size) for rank in range(world_size)]
     shares = [places(order, 2) for order in ranks]
     for batch, *parts in zip(whole, *shares, strict=True):
-        np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), batch.images)
+        np.testing.assert_array_equal(np.concatenate([part.indices for part in parts]), batch.indices)
         assert {(part.position, part.epoch) for part in parts} == {(batch.position, batch.epoch)}
 
 
@@ -83,7 +83,7 @@ def test_an_epoch_is_whole_steps(accumulate: int) -> None:
     found = places(order, 2)
     assert [place.position for place in found] == list(range(24))
     np.testing.assert_array_equal(
-        np.concatenate([place.images for place in found]), np.concatenate([place.images for place in together])
+        np.concatenate([place.indices for place in found]), np.concatenate([place.indices for place in together])
     )
 
 
@@ -105,7 +105,7 @@ def test_an_order_goes_on_anywhere(position: int) -> None:
         found += places(order)
     for place, other in zip(found, expected, strict=True):
         assert (place.position, place.epoch) == (other.position, other.epoch)
-        np.testing.assert_array_equal(place.images, other.images)
+        np.testing.assert_array_equal(place.indices, other.indices)
 
 
 def test_a_batch_is_what_its_place_says(source: ArraySource) -> None:
@@ -113,7 +113,7 @@ def test_a_batch_is_what_its_place_says(source: ArraySource) -> None:
     assert [tuple(view.shape) for view in batch.views] == [(10, 3, 8, 8), (10, 3, 8, 8), (10, 3, 5, 5)]
     assert {view.dtype for view in batch.views} == {torch.uint8}
     assert (batch.views[0] != batch.views[1]).any()
-    assert batch.images.tolist() == places(Order(IMAGES, batch_size=10, seed=0))[0].images.tolist()
+    assert batch.indices.tolist() == places(Order(IMAGES, batch_size=10, seed=0))[0].indices.tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

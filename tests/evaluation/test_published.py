@@ -67,7 +67,7 @@ def test_equals_numpys_sgd(source: ArraySource, monkeypatch: pytest.MonkeyPatch)
     order, steps = Order(len(source), batch_size=BATCH, seed=0), EPOCHS * (len(source) // BATCH)
     places = [place for _ in range(EPOCHS) for (place,) in order]
     for step, place in enumerate(places):
-        x, y = features[place.images], source.labels[place.images]
+        x, y = features[place.indices], source.labels[place.indices]
         logits = x @ weight.T + bias
         p = np.exp(logits - logits.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)

@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 360,
     "image_size": 6,
-    "test_size": 8,
+    "test_image_size": 8,
     "knn_images": 0,
     "accelerator": "cpu",
 }

@@ -65,7 +65,7 @@ VARIANTS = {
 SETTINGS: dict[str, Any] = {
     "temperature": 0.12,
     "adversary_temperature": 0.05,
-    "momentum": 0.9,  # far from 1, to be seen in three steps
+    "ema_decay": 0.9,  # far from 1, to be seen in three steps
     "weight_decay": 0.01,
     "adversary_learning_rate": 3.0,
     "adversary_weight_decay": 0.02,
@@ -163,7 +163,7 @@ def test_accumulated_halves_equal_the_whole(name: str) -> None:
     variant = VARIANTS[name]
     batches = make_batches(variant.views)
     halves = [
-        Batch([view[half] for view in batch.views], batch.images[half], 2 * batch.position + number)
+        Batch([view[half] for view in batch.views], batch.indices[half], 2 * batch.position + number)
         for batch in batches
         for number, half in enumerate((slice(0, 3), slice(3, 6)))
     ]

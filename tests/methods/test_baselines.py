@@ -96,7 +96,7 @@ def test_moco_equals_loops_and_its_own_keys_are_no_negatives() -> None:
 
 def test_symmetric_moco_is_the_mean_of_both_ways_and_keeps_both_keys() -> None:
     batch = make_batch()
-    swapped = Batch(batch.views[::-1], batch.images, 0)
+    swapped = Batch(batch.views[::-1], batch.indices, 0)
     ways = [float(make_moco(20).step(way).losses["loss"].detach()) for way in (batch, swapped)]
     method = make_moco(20, symmetric=True)
     assert float(method.step(batch).losses["loss"].detach()) == pytest.approx(sum(ways) / 2, rel=1e-12)
@@ -109,7 +109,7 @@ def test_symmetric_moco_is_the_mean_of_both_ways_and_keeps_both_keys() -> None:
 def make_byol(**changed: Any) -> BYOL:
     encoder = linear_encoder()
     predictor = nn.Linear(DIM, DIM, bias=False).double()
-    return BYOL(encoder, predictor, **{"schedule": SCHEDULE, "momentum": 0.8, **changed}).double()
+    return BYOL(encoder, predictor, **{"schedule": SCHEDULE, "ema_decay": 0.8, **changed}).double()
 
 
 def test_byol_equals_numpy_and_no_gradient_reaches_the_target() -> None:
@@ -142,8 +142,8 @@ def test_the_target_starts_equal_and_follows_along_a_cosine_to_one() -> None:
         np.testing.assert_allclose(target.numpy(), expected, atol=1e-12)
         with torch.no_grad():
             encoder.add_(torch.randn_like(encoder) * (position % 2))  # as an optimizer moves it
-    assert method.momentum_after(0) == pytest.approx(0.8)
-    assert method.momentum_after(10) == 1
+    assert method.ema_decay_after(0) == pytest.approx(0.8)
+    assert method.ema_decay_after(10) == 1
 
 
 # SimSiam

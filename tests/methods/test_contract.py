@@ -63,7 +63,7 @@ def make_adco(**changed: Any) -> AdCo:
     return AdCo(
         Encoder(Small(), mlp(24, 32, 16)),
         Adversaries(64, 16),
-        momentum=0.9,
+        ema_decay=0.9,
         groups=2,
         **shared(steps=30),
         **changed,
@@ -76,7 +76,7 @@ def make_moco(symmetric: bool) -> MoCo:
         Encoder(Small(), mlp(24, 32, 16)),
         nn.functional.normalize(queue.to(torch.get_default_dtype())),
         symmetric=symmetric,
-        momentum=0.9,
+        ema_decay=0.9,
         groups=2,
         optimizer="muon",  # out of the one point where embeddings begin here, as SGD is not in 60 steps
         **shared(peak=0.2),
@@ -85,7 +85,7 @@ def make_moco(symmetric: bool) -> MoCo:
 
 def make_byol() -> BYOL:
     projector, predictor = mlp(24, 32, 16, batch_norm=True), mlp(16, 32, 16, batch_norm=True)
-    return BYOL(Encoder(Small(), projector), predictor, momentum=0.9, **shared())
+    return BYOL(Encoder(Small(), projector), predictor, ema_decay=0.9, **shared())
 
 
 def make_simsiam() -> SimSiam:

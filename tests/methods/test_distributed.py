@@ -65,7 +65,7 @@ def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:
         Adversaries(ADVERSARIES, DIM).double(),
         views=3,
         symmetric=True,
-        momentum=0.9,
+        ema_decay=0.9,
         groups=2,
         shuffle=shuffle,
         schedule=Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS),

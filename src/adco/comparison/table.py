@@ -142,7 +142,7 @@ def results(path: Path, plan: Plan) -> dict[Kind, Any]:
     found: dict[Kind, Any] = {}
     for kind in KINDS:  # knn-cifar10.json, or knn.json of earlier versions, and whatever else was evaluated
         files = sorted(run.results.glob(f"{kind}*.json"))
-        size = config["test_size"]
+        size = config["test_image_size"]
         alike = [result for file in files if _is_alike(kind, result := json.loads(file.read_text()), data, size, plan)]
         if alike:
             found[kind] = alike[0]
@@ -179,7 +179,7 @@ def few_images(count: int) -> str:
     return f"With only {counted(count, 'test image')}, the 95 % interval of an accuracy is up to ± {width:.0f} points"
 
 
-def with_spread(values: Sequence[float]) -> str:
+def mean_and_std(values: Sequence[float]) -> str:
     """Mean ± standard deviation over seeds."""
     mean = statistics.fmean(values)
     return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
@@ -210,8 +210,8 @@ def cells(entry: Entry) -> list[str]:
         str(entry.batch),
         "–" if entry.negatives is None else str(entry.negatives),
         f"{entry.extra_parameters:,}".replace(",", " "),
-        with_spread(entry.knn),
-        with_spread(entry.linear),
+        mean_and_std(entry.knn),
+        mean_and_std(entry.linear),
         str(len(entry.linear)),
         f"{1 / statistics.median(entry.seconds_per_image):.0f}",
         f"{entry.relative_time:.2f}",

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """Views of a rank's share of a batch."""
 
     views: list[Tensor]  # each uint8 [n, 3, S, S]
-    images: Tensor  # [n] int64, numbers of the images in their source
+    indices: Tensor  # [n] int64, of the images in their source
     position: int  # batches since the start of the run
 
 
@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
     position: int
     epoch: int
-    images: np.ndarray[tuple[int], np.dtype[np.int64]]  # [n]
+    indices: np.ndarray[tuple[int], np.dtype[np.int64]]  # [n] of the images in their source
 
 
 class Order(Sampler[list[Place]]):
@@ -87,10 +87,10 @@ class _Views(Dataset[Batch]):
         self.source, self.views, self.seed = source, views, seed
 
     def __getitem__(self, place: Place) -> Batch:
-        epochs = np.full(len(place.images), place.epoch)
-        images, sizes = self.source.load(place.images), self.source.sizes[place.images]
-        views = views_of(images, sizes, self.views, self.seed, epochs, place.images)
-        return Batch(views, torch.from_numpy(place.images), place.position)
+        epochs = np.full(len(place.indices), place.epoch)
+        images, sizes = self.source.load(place.indices), self.source.sizes[place.indices]
+        views = views_of(images, sizes, self.views, self.seed, epochs, place.indices)
+        return Batch(views, torch.from_numpy(place.indices), place.position)
 
 
 def _only(batches: list[Batch]) -> Batch:

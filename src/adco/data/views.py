@@ -68,14 +68,14 @@ def draw(
     """
     u = uniform(seed, epoch, image, number, draws=32)
     strengths = np.array([view.brightness, view.contrast, view.saturation, view.hue])
-    centre = np.array([1.0, 1.0, 1.0, 0.0])
+    unchanged = np.array([1.0, 1.0, 1.0, 0.0])  # factors that leave an image as it is
     low, high = view.blur_sigma
     return Draws(
         boxes=_crop_boxes(sizes, view.scale, u[:, :22]),
         flip=u[:, 22] < view.flip_probability,
         jitter=u[:, 23] < view.jitter_probability,
         order=_ORDERS[(u[:, 24] * len(_ORDERS)).astype(np.int64)],
-        factors=centre + (2 * u[:, 25:29] - 1) * strengths,
+        factors=unchanged + (2 * u[:, 25:29] - 1) * strengths,
         grayscale=u[:, 29] < view.grayscale_probability,
         sigma=np.where(u[:, 30] < view.blur_probability, low + u[:, 31] * (high - low), 0.0),
     )

@@ -80,11 +80,11 @@ def extract_features(
         backbone.to(device)
     first = next(backbone.parameters(), torch.empty(0))
     device, dtype = first.device, first.dtype
-    centre, width = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
+    means, stds = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     outputs = []
     with _frozen(backbone):
         for views in _test_views(source, image_size, batch_size, progress):  # [B, 3, S, S]
-            images = normalize(views.to(device), centre, width, torch.channels_last)  # convolves faster on CPUs too
+            images = normalize(views.to(device), means, stds, torch.channels_last)  # convolves faster on CPUs too
             with torch.inference_mode():
                 output = backbone(images)
             if output.ndim != 2:

@@ -22,7 +22,8 @@ from adco.methods.method import Schedule
 from adco.resolve import default_workers
 from adco.settings import EvaluateSettings
 
-MOMENTUM, SPREAD = 0.9, 0.01  # of SGD, without weight decay; standard deviation of the first weights
+MOMENTUM = 0.9  # of SGD, without weight decay
+INIT_STD = 0.01  # standard deviation of the initial weights
 CROP = (0.08, 1.0)
 
 
@@ -46,7 +47,7 @@ class Classifier(L.LightningModule):
         super().__init__()
         self.backbone, self.schedule = backbone, schedule
         self.linear = nn.Linear(width, classes)
-        nn.init.normal_(self.linear.weight, std=SPREAD)
+        nn.init.normal_(self.linear.weight, std=INIT_STD)
         nn.init.zeros_(self.linear.bias)
         self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
@@ -55,7 +56,7 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with torch.no_grad():
             features = self.backbone(normalize(batch.views[0], self.mean, self.std, torch.channels_last))
-        return F.cross_entropy(self.linear(features), self.labels[batch.images])
+        return F.cross_entropy(self.linear(features), self.labels[batch.indices])
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.linear.parameters(), lr=1.0, momentum=MOMENTUM)

@@ -191,7 +191,7 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
     config = run.read_config()
     info = BackboneInfo(
         config["backbone"],
-        config["test_size"],
+        config["test_image_size"],
         tuple(config["mean"]),
         tuple(config["std"]),
         config["backbone_args"],

@@ -72,7 +72,7 @@ class AdCo(QueryKeyMethod):
     ) -> None:
         super().__init__(encoder, **method_arguments)
         self.adversaries = adversaries.requires_grad_(adversary_learning_rate > 0)
-        self.pairs = view_pairs(views, self.keys)
+        self.pairs = view_pairs(views, self.key_views)
         self.temperature, self.adversary_temperature = temperature, adversary_temperature
         self.in_batch_negatives, self.warm_steps = in_batch_negatives, warm_steps
         self.adversary_learning_rate, self.adversary_weight_decay = adversary_learning_rate, adversary_weight_decay
@@ -109,9 +109,9 @@ class AdCo(QueryKeyMethod):
         if self.warm_steps and batch.position == self.warm_steps * self.accumulate:
             self.momentum_encoder.update(self.encoder, 0.0)  # starts anew as a copy
         self.follow(batch)
-        keys = [self.embed_keys(batch, view) for view in range(self.keys)]  # each [N, D]
+        keys = [self.embed_keys(batch, view) for view in range(self.key_views)]  # each [N, D]
         queries = {view: self.embed_queries(batch.views[view]) for view in sorted({query for query, _ in self.pairs})}
-        first = rank() * len(batch.images)
+        first = rank() * len(batch.indices)
         # Filling below is in place, and the backward, still to come, needs the rows as they were.
         weight = self.adversaries.weight.clone() if warms else self.adversaries.weight  # [K, D]
         losses = [
@@ -126,12 +126,12 @@ class AdCo(QueryKeyMethod):
             )
             for query, key in self.pairs
         ]
-        encoder, adversary = (torch.stack(player).sum() / self.keys for player in zip(*losses, strict=True))
+        encoder, adversary = (torch.stack(player).sum() / self.key_views for player in zip(*losses, strict=True))
         if warms:
             adversary = 0 * adversary  # no gradient, which SGD's momentum would keep for later
             self.adversaries.fill(keys[0], batch.position * len(keys[0]))
         query, key = self.pairs[0]
-        mine = keys[key][first : first + len(batch.images)]
+        mine = keys[key][first : first + len(batch.indices)]
         return Step({"loss": encoder, "loss_adversary": adversary}, queries[query].detach(), mine)
 
     def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:

@@ -32,30 +32,30 @@ class BYOL(Method):
     Args:
         encoder: images → projections [n, D].
         predictor: projections → predictions [n, D].
-        momentum: of the target network at the start; it rises to 1 along a cosine.
+        ema_decay: of the target network at the start; it rises to 1 along a cosine.
         method_arguments: the others of `Method`.
     """
 
     def __init__(
-        self, encoder: Encoder, predictor: nn.Module, *, momentum: float = 0.996, **method_arguments: Any
+        self, encoder: Encoder, predictor: nn.Module, *, ema_decay: float = 0.996, **method_arguments: Any
     ) -> None:
         super().__init__(encoder, **method_arguments)
         self.target = MomentumEncoder(self.encoder)
-        self.predictor, self.momentum = predictor, momentum
+        self.predictor, self.ema_decay = predictor, ema_decay
 
     @classmethod
     def build(cls, settings: BYOLSettings, backbone: nn.Module, width: int, **method_arguments: Any) -> "BYOL":
         """From settings, for a backbone with features of this width."""
         projector = mlp(width, settings.hidden, settings.dim, batch_norm=True)
         predictor = mlp(settings.dim, settings.hidden, settings.dim, batch_norm=True)
-        return cls(Encoder(backbone, projector), predictor, momentum=known(settings.momentum), **method_arguments)
+        return cls(Encoder(backbone, projector), predictor, ema_decay=known(settings.ema_decay), **method_arguments)
 
     def players(self) -> list[Player]:
         return [self.player([*self.encoder.parameters(), *self.predictor.parameters()])]
 
     def step(self, batch: Batch) -> Step:
         if batch.position % self.accumulate == 0 and batch.position:  # after the optimizer's last step
-            self.target.update(self.encoder, self.momentum_after(batch.position // self.accumulate - 1))
+            self.target.update(self.encoder, self.ema_decay_after(batch.position // self.accumulate - 1))
         views = [self.prepare(view) for view in batch.views]
         targets = [self.target(view) for view in views]  # each [n, D]
         projections = [self.encoder.project(view) for view in views]
@@ -65,6 +65,6 @@ class BYOL(Method):
         ]
         return Step({"loss": torch.stack(losses).sum()}, unit(projections[0].detach()), targets[1])
 
-    def momentum_after(self, step: int) -> float:
+    def ema_decay_after(self, step: int) -> float:
         """1 − (1 − m)(cos(π k/K) + 1)/2 after step k of K."""
-        return 1 - (1 - self.momentum) * (math.cos(math.pi * step / self.schedule.steps) + 1) / 2
+        return 1 - (1 - self.ema_decay) * (math.cos(math.pi * step / self.schedule.steps) + 1) / 2

@@ -137,7 +137,7 @@ class QueryKeyMethod(Method):
     Args:
         encoder: as of `Method`.
         symmetric: whether the first two views are both keys.
-        momentum: of the momentum encoder.
+        ema_decay: of the momentum encoder.
         groups: into how many groups a rank splits its batch for BatchNorm.
         shuffle: whether keys change ranks for BatchNorm.
         method_arguments: the others of `Method`.
@@ -148,20 +148,20 @@ class QueryKeyMethod(Method):
         encoder: Encoder,
         *,
         symmetric: bool = False,
-        momentum: float = 0.999,
+        ema_decay: float = 0.999,
         groups: int = 1,
         shuffle: bool = False,
         **method_arguments: Any,
     ) -> None:
         super().__init__(encoder, **method_arguments)
         self.momentum_encoder = MomentumEncoder(self.encoder)
-        self.momentum, self.keys = momentum, 1 + symmetric
+        self.ema_decay, self.key_views = ema_decay, 1 + symmetric
         self.groups, self.shuffle = groups, shuffle
 
     def follow(self, batch: Batch) -> None:
         """Move the momentum encoder, before the first batch of a step."""
         if batch.position % self.accumulate == 0:
-            self.momentum_encoder.update(self.encoder, self.momentum)
+            self.momentum_encoder.update(self.encoder, self.ema_decay)
 
     def embed_queries(self, view: Tensor) -> Tensor:
         """uint8 [n, 3, S, S] → [n, D]."""
@@ -169,12 +169,12 @@ class QueryKeyMethod(Method):
 
     def embed_keys(self, batch: Batch, view: int) -> Tensor:
         """The keys of all ranks for one view, [N, D]."""
-        images = len(batch.images) * (world_size() if self.shuffle else 1)
+        images = len(batch.indices) * (world_size() if self.shuffle else 1)
         order = torch.from_numpy(permutation(self.seed, batch.position, view, length=images))
         return forward_shuffled(
             lambda x: self.momentum_encoder(self.prepare(x)),
             batch.views[view],
             self.groups,
-            order.to(batch.images.device),
+            order.to(batch.indices.device),
             across_ranks=self.shuffle,
         )

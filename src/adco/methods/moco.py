@@ -50,9 +50,9 @@ class MoCo(QueryKeyMethod):
 
     def step(self, batch: Batch) -> Step:
         self.follow(batch)
-        keys = [self.embed_keys(batch, view) for view in range(self.keys)]  # each [N, D]
-        queries = [self.embed_queries(batch.views[1 - view]) for view in range(self.keys)]  # each [n, D]
-        mine = slice(rank() * len(batch.images), (rank() + 1) * len(batch.images))
+        keys = [self.embed_keys(batch, view) for view in range(self.key_views)]  # each [N, D]
+        queries = [self.embed_queries(batch.views[1 - view]) for view in range(self.key_views)]  # each [n, D]
+        mine = slice(rank() * len(batch.indices), (rank() + 1) * len(batch.indices))
         losses = [
             info_nce(query, key[mine], self.queue, temperature=self.temperature, in_batch_negatives=False)
             for query, key in zip(queries, keys, strict=True)

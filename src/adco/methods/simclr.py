@@ -49,6 +49,6 @@ class SimCLR(Method):
             gather_with_gradient(first),
             gather_with_gradient(second),
             temperature=self.temperature,
-            first_positive=rank() * len(batch.images),
+            first_positive=rank() * len(batch.indices),
         )
         return Step({"loss": loss}, first.detach(), second.detach())
