@@ -1,21 +1,24 @@
 # make demo    pretrain on CIFAR-10 and show what was learned (about a quarter of an hour on two cores)
 # make test    run the tests
-# make check   lint, format and types
+# make check   check lint, format and types
+# make docs    build the documentation site into site/
 #
-# Each is sufficient on a fresh machine with Python >= 3.11: it makes .venv and installs the package there.
+# Each works on a fresh machine with Python >= 3.11: it creates .venv and installs the package into it
+# (make docs: .venv-docs, without the package and PyTorch, as the reference is read from the source).
 
-export PYTHONDONTWRITEBYTECODE := # compiled modules are kept: importing torch anew takes three times as long
+export PYTHONDONTWRITEBYTECODE := # keep compiled modules: without them, importing torch takes three times as long
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DOCS := .venv-docs/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/adco demo
 
-# Two processes of one thread each: the tests are small, and threads that wait for each other cost more than they do.
+# Two processes with one thread each: the tests are so small that synchronising threads costs more than it saves.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
@@ -24,11 +27,23 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Without byte-compiling what is never imported, installation takes half the time.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+# --no-compile halves the installation time: most modules are never imported, so compiling them is wasted.
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
 	touch $@
 
+# The packages of the extra `docs` alone: '.[docs]' would also install PyTorch, which building the site does not need.
+$(DOCS): pyproject.toml
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-docs/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,11 @@
-"""Which settings matter in a short run of AdCo: eleven of them, each at two values, in 24 runs on each of four folders.
+"""The effect of eleven settings in a short run of AdCo: each at two values, in 24 runs on each of four folders.
 
-    python benchmarks/factors.py               every run that has no line yet
-    python benchmarks/factors.py table         the effect of each setting
+    python benchmarks/factors.py               do all runs that have no result yet
+    python benchmarks/factors.py table         print the effect of each setting
 
-Every setting has its first value in half of the runs, in a random order of its own, so that each effect is a difference
-of means over all runs. Runs are as long as those of `search.py`, and scored as there. Lines: results/factors.jsonl.
+Each setting has its first value in half of the runs, in an independent random order, so each effect is estimated from
+all runs. Length and evaluation of the runs are those of `search.py`. Results are appended to results/factors.jsonl, one
+line per run.
 """
 
 import math
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 
 import adco
-from adco import defaults
+from adco.config import defaults
 from adco.data.sources import open_source
-from adco.run_directory import RunDirectory
+from adco.runs.directory import RunDirectory
 from folders import data_of
 from measure import RESULTS, read_lines, run_all
 from search import IMAGES, SYMMETRIC_COSTS, folds
@@ -43,14 +44,14 @@ Line = dict[str, Any]
 
 
 def design() -> list[list[int]]:
-    """Which of its two values each setting has in each run, [RUNS][settings]."""
+    """Return which of its two values (0 or 1) each setting has in each run, [RUNS][settings]."""
     random = np.random.default_rng(7)
     columns = [random.permutation([0, 1] * (RUNS // 2)) for _ in FACTORS]
     return [[int(column[number]) for column in columns] for number in range(RUNS)]
 
 
 def run(job: tuple[str, int]) -> Line:
-    """Train and evaluate one."""
+    """Train and evaluate one run, given by its folder and its row of the design; return its line of results."""
     source, number = job
     data = data_of(source)
     images = len(open_source(data))
@@ -83,7 +84,14 @@ def run(job: tuple[str, int]) -> Line:
 
 
 def effects(lines: list[Line], figure: str) -> tuple[list[float], list[float]]:
-    """By least squares: what each setting's second value adds on the mean of all folders, and its standard error."""
+    """Return the effect of each setting's second value, and its standard error, by least squares.
+
+    The model has one intercept per folder and one effect per setting.
+
+    Args:
+        lines: the results of runs.
+        figure: linear, knn, or share (its decimal logarithm).
+    """
     where = [[float(line["source"] == source) for source in SOURCES] for line in lines]
     levels = [[level - 0.5 for level in design()[line["number"]]] for line in lines]
     terms = np.hstack([np.array(where), np.array(levels)])
@@ -95,7 +103,7 @@ def effects(lines: list[Line], figure: str) -> tuple[list[float], list[float]]:
 
 
 def table() -> str:
-    """A row a setting: its two values, and what the second adds."""
+    """Return the table in Markdown, one row per setting: its two values and the effect of the second."""
     rows = ["| setting | from | to | linear | kNN | decades of the share at τ_adv |", "|---|---|---|---|---|---|"]
     columns = [zip(*effects(read_lines(LINES), figure), strict=True) for figure in ("linear", "knn", "share")]
     for (name, (first, second)), *figures in zip(FACTORS.items(), *columns, strict=True):
@@ -109,7 +117,7 @@ def main() -> None:
         print(table())
         return
     for source in SOURCES:
-        data_of(source)  # made here, not by several processes at once
+        data_of(source)  # create the folder here, before several processes would at once
     done = {(line["source"], line["number"]) for line in read_lines(LINES)}
     wanted = [(source, number) for number in range(RUNS) for source in SOURCES if (source, number) not in done]
     run_all(run, wanted, LINES)

@@ -1,12 +1,12 @@
-"""First runs: what the bare command, `adco pretrain FOLDER`, learns on folders as people have them, beside both floors.
+"""First runs: accuracy of the bare command, `adco pretrain FOLDER`, on typical folders, with both floors.
 
-    python benchmarks/first_runs.py            every run that has no line yet
-    python benchmarks/first_runs.py table      the table, as Markdown
+    python benchmarks/first_runs.py            do all runs that have no result yet
+    python benchmarks/first_runs.py table      print the table in Markdown
 
-A run gets a time limit, as the number of epochs that see about so many images, and no other setting: AdCo with three
-seeds, symmetric and multi-crop, and the other methods. Beside them stands AdCo with the defaults of version 0.0, the
-paper's for any data. Test images are those of `adco evaluate`. Lines land in results/first_runs.jsonl as soon as a run
-ends.
+The only setting of a run is its length: as many epochs as see about 12 000 images. The rows are AdCo with three seeds,
+symmetric and multi-crop AdCo, the other methods, and AdCo with the defaults of version 0.0, which were the paper's for
+any data. The floors are raw pixels and random weights. Test images are those of `adco evaluate`. Each run appends a
+line to results/first_runs.jsonl as soon as it ends.
 """
 
 import statistics
@@ -20,18 +20,18 @@ from typing import Any
 import torch
 
 import adco
-from adco import defaults
-from adco.awake import ASLEEP
+from adco.config import defaults
+from adco.config.commands import EvaluateSettings
+from adco.config.resolve import default_image_size
 from adco.data.sources import open_source
 from adco.evaluation.runs import evaluate_kinds
-from adco.resolve import default_image_size
-from adco.run_directory import RunDirectory
-from adco.settings import EvaluateSettings
+from adco.health.awake import ASLEEP
+from adco.runs.directory import RunDirectory
 from folders import FOLDERS, data_of
 from measure import RESULTS, read_lines, run_all
 
 LINES = RESULTS / "first_runs.jsonl"
-IMAGES = 12_000  # that a run sees, about, and at least one epoch
+IMAGES = 12_000  # approximate number of images a run sees; it has at least one epoch
 SEEDS = (0, 1, 2)
 SOURCES = (*FOLDERS, "digits", "cifar10")
 OTHERS = ("simclr", "moco", "byol", "simsiam")
@@ -40,7 +40,7 @@ Job = tuple[str, str, int]  # source, row, seed
 
 
 def jobs() -> Iterator[Job]:
-    """AdCo with every seed first."""
+    """Yield all runs: AdCo with every seed first, then the other rows with one seed."""
     for seed in SEEDS:
         yield from ((source, "adco", seed) for source in SOURCES)
     for row in ("adco before", *OTHERS, "adco symmetric", "adco multi-crop"):
@@ -48,7 +48,7 @@ def jobs() -> Iterator[Job]:
 
 
 def settings_of(row: str, images: int, image_size: int) -> dict[str, Any]:
-    """What a row of the table gives to the command."""
+    """Return the settings of a row of the table."""
     method, _, kind = row.partition(" ")
     settings: dict[str, Any] = {"method": method, "epochs": max(1, round(IMAGES / images))}
     if kind == "symmetric":
@@ -61,7 +61,7 @@ def settings_of(row: str, images: int, image_size: int) -> dict[str, Any]:
 
 
 def before(images: int) -> dict[str, Any]:
-    """The defaults of version 0.0, the same for any data."""
+    """Return the defaults of version 0.0, which did not depend on the length of the run."""
     return {
         "batch_size": min(256, defaults.power_of_two(images)),
         "optimizer": "sgd",
@@ -78,13 +78,13 @@ def before(images: int) -> dict[str, Any]:
 
 
 def small_crops(image_size: int) -> list[tuple[int, float, float]]:
-    """The paper's shares of the image, at its shares of the views' side of 224 px."""
+    """Return the paper's small crops: its shares of the image area, with sizes scaled from its views of 224 px."""
     paper = ((192, 0.172, 0.86), (160, 0.143, 0.715), (128, 0.114, 0.571), (96, 0.086, 0.429))
     return [(round(image_size * crop / 224), smallest, largest) for crop, smallest, largest in paper]
 
 
 def run(job: Job) -> Line:
-    """Train and evaluate one."""
+    """Train and evaluate one run; return its line of results."""
     source, row, seed = job
     data = data_of(source)
     images = open_source(data)
@@ -94,16 +94,16 @@ def run(job: Job) -> Line:
     with tempfile.TemporaryDirectory() as aside:
         out = Path(aside) / "run"
         try:
-            # Neither changes what is learned: batches are the same for any number of workers, and nobody resumes here.
+            # Neither setting changes the result: batches do not depend on workers, and no run is resumed.
             adco.pretrain(data=data, out=str(out), seed=seed, workers=0, checkpoint_every=1_000_000, **settings)
-        except Exception as error:  # a collapse is a result too
+        except Exception as error:  # a collapse is also a result
             line["error"] = f"{type(error).__name__}: {error}"
         line["seconds"] = round(time.monotonic() - start, 1)
         return line | _figures(out, floors=row.startswith("adco") and seed == 0)
 
 
 def _figures(out: Path, floors: bool) -> Line:
-    """What the run's records and evaluations say."""
+    """Return the figures of a run from its records and evaluations."""
     records: list[dict[str, Any]] = list(RunDirectory(out).records())
     steps = [record for record in records if "effective_rank" in record and record["step"] > 0]
     words = [record["word"] for record in records if "word" in record]
@@ -117,7 +117,7 @@ def _figures(out: Path, floors: bool) -> Line:
         "verdict": words[-1] if words else "none",
     }
     if shares:
-        figures["awake"] = sum(share >= ASLEEP for share in shares) / len(shares)  # part of the run
+        figures["awake"] = sum(share >= ASLEEP for share in shares) / len(shares)  # fraction of the records
         figures["share"] = statistics.median(shares[-5:])
     if not (out / "backbone.safetensors").is_file():
         return figures
@@ -131,7 +131,7 @@ def _figures(out: Path, floors: bool) -> Line:
 
 
 def table() -> str:
-    """A row a source and kind of run: means over the seeds."""
+    """Return the table in Markdown, one row per source and kind of run, with means over the seeds."""
     columns = "folder, run, steps, effective rank, share at τ_adv, kNN, random, pixels, linear, random, pixels, verdict"
     names = columns.split(", ")
     rows = [names, ["---"] * len(names)]
@@ -160,12 +160,12 @@ def table() -> str:
 
 
 def _accuracies(group: list[Line], kind: str, floors: Line) -> list[str]:
-    """Top-1 in % of the run, with its standard deviation over seeds, of random weights and of raw pixels."""
+    """Return the cells of one evaluation: top-1 (%), mean ± standard deviation over seeds, and that of both floors."""
     top1 = [line["top1"][kind] for line in group if "top1" in line]
     mean = f"{statistics.fmean(top1):.1f}" if top1 else "none"
-    spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
+    deviation = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
     of_floors = [f"{floors[kind][name]:.1f}" if floors else "" for name in ("random weights", "raw pixels")]
-    return [mean + spread, *of_floors]
+    return [mean + deviation, *of_floors]
 
 
 def main() -> None:
@@ -173,7 +173,7 @@ def main() -> None:
         print(table())
         return
     for source in SOURCES:
-        data_of(source)  # made here, not by several processes at once
+        data_of(source)  # create the folder here, before several processes would at once
     done = {(line["source"], line["row"], line["seed"]) for line in read_lines(LINES)}
     run_all(run, (job for job in jobs() if job not in done), LINES)
 

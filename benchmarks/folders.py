@@ -1,10 +1,10 @@
-"""Folders of images as people have them, to try first runs on: cuts of named sets, photographs, drawings, icons.
+"""Typical folders of images for first runs: subsets of named data sets, photographs, drawings, icons.
 
-Photographs, drawings and icons come out of Debian packages, fetched by apt-get download:
+Photographs, drawings and icons come from Debian packages, fetched with apt-get download:
 
-- photographs: tiles of 128 px, 36 of each background image; its class is the image it was cut from
-- drawings: Tux Paint's stamps, PNG of many sizes with transparency, in the classes of their folders
-- icons: Oxygen's icons of 64 px, PNG with transparency, in the classes of their folders
+- photographs: 36 tiles of 128 px from each background image; the class of a tile is the image it was cut from
+- drawings: Tux Paint's stamps, PNG files of many sizes with transparency; their folders are the classes
+- icons: Oxygen's icons of 64 px, PNG files with transparency; their folders are the classes
 """
 
 import re
@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adco.data.cache import data_directory
 from adco.data.sources import open_source
+from adco.files import data_directory
 
 TEST_IMAGES = 2000
-TILE, TILES, WIDTH = 128, 36, 1280  # px of a tile, tiles of a photograph, px of the photograph they are cut from
+TILE, TILES, WIDTH = 128, 36, 1280  # tile size in px, tiles per photograph, width in px of the resized photograph
 PHOTOGRAPHS = ("mate-backgrounds", "gnome-backgrounds", "plasma-workspace-wallpapers")
-PLAIN = 20  # standard deviation of grey below which a background is a gradient rather than a photograph
+PLAIN = 20  # standard deviation of grey; a background below it is a plain gradient, not a photograph
 
 
 def folder(name: str) -> Path:
-    """A folder by its name, made at the first call."""
+    """Return the path of a folder by its name; create it on the first call."""
     path = data_directory() / "folders" / name
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,12 +39,12 @@ def folder(name: str) -> Path:
 
 
 def data_of(source: str) -> str:
-    """What to give as data for one of these folders, or for a named set."""
+    """Return the value of the setting `data` for one of these folders or for a named data set."""
     return str(folder(source)) if source in FOLDERS else source
 
 
 def _cut(data: str, images: int, path: Path) -> None:
-    """The first images of each class in a random order, and 2 000 of the test split."""
+    """Write a random subset of a named data set, balanced over classes, and 2 000 images of its test split."""
     for split, count in (("train", images), ("test", TEST_IMAGES)):
         source = open_source(data, "train" if split == "train" else "test")
         assert source.labels is not None
@@ -59,7 +59,7 @@ def _cut(data: str, images: int, path: Path) -> None:
 
 
 def _unpacked(package: str, into: Path) -> Path:
-    """The files of a Debian package."""
+    """Download and unpack a Debian package; return its usr/share."""
     subprocess.run(["apt-get", "download", "-q", package], cwd=into, check=True, capture_output=True)
     (archive,) = into.glob(f"{package}_*.deb")
     subprocess.run(["dpkg-deb", "-x", archive, into / package], check=True)
@@ -67,7 +67,7 @@ def _unpacked(package: str, into: Path) -> Path:
 
 
 def _largest(files: list[Path]) -> list[Path]:
-    """Of the sizes of one background, such as 1920x1080.jpg beside 1280x800.jpg, the largest file."""
+    """Return the largest file of each background, of sizes such as 1920x1080.jpg and 1280x800.jpg."""
     found: dict[Path, Path] = {}
     for file in files:
         name = file.parent if re.fullmatch(r"\d+x\d+", file.stem) else file
@@ -76,13 +76,14 @@ def _largest(files: list[Path]) -> list[Path]:
 
 
 def _photographs(path: Path) -> None:
+    """Write tiles of the background images."""
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as aside:
         for package in PHOTOGRAPHS:
             share = _unpacked(package, Path(aside))
             for file in _largest(sorted({*share.rglob("*.jpg"), *share.rglob("*.webp")})):
                 opened = Image.open(file)
-                opened.draft("RGB", (WIDTH, WIDTH))  # a JPEG at a fraction of its size, many times as fast
+                opened.draft("RGB", (WIDTH, WIDTH))  # decodes a JPEG at a reduced size, which is many times as fast
                 image = opened.convert("RGB")
                 if image.width < WIDTH or np.asarray(image.convert("L"), np.float64).std() < PLAIN:
                     continue
@@ -97,7 +98,7 @@ def _photographs(path: Path) -> None:
 
 
 def _pictures(package: str, below: str, path: Path) -> None:
-    """The PNG files of a package, with what lies directly below a folder as classes."""
+    """Copy the PNG files of a package; the folders directly under `below` are the classes."""
     with tempfile.TemporaryDirectory() as aside:
         root = _unpacked(package, Path(aside)) / below
         for file in sorted(root.rglob("*.png")):

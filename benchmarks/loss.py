@@ -1,17 +1,17 @@
-"""The two-player loss and both players' gradients: one pass in blocks against the published formulation.
+"""Time and memory of the two-player loss and both gradients: one pass over blocks against the published formulation.
 
     python benchmarks/loss.py
 
-Compared are, for N = 256 queries of width D = 128, float32:
+The benchmark compares, for N = 256 queries of width D = 128 in float32:
 
-- published: the formulation of the authors' release: the logits of keys and adversaries in one [N, N + K] matrix, a
-  softmax of it at each temperature, three products, and the adversaries' update by hand;
-- autograd: the same formula, both gradients by autograd;
-- ours: `adversarial_info_nce` and one backward;
-- products: its three matrix products alone, without any softmax.
+- published: the authors' formulation: the logits of keys and adversaries in one [N, N + K] matrix, its softmax at each
+  temperature, three products, and the adversaries' gradient written out by hand
+- autograd: the same formula with both gradients by autograd
+- ours: `adversarial_info_nce` and one backward
+- products: only its three matrix products, without any softmax
 
-Times are medians of calls in turns; memory is what the process's resident set grows by at its highest, in a process for
-each, beyond the inputs and their two gradients (Linux only).
+Times are medians of calls in turns. Memory is the peak growth of the resident set beyond the inputs and their two
+gradients, in a separate process for each formulation (Linux only).
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from adco.adversaries import adversarial_info_nce
 from adco.comparison.timing import relative_time
-from adco.losses import info_nce
+from adco.losses.contrastive import info_nce
 from measure import in_turns, save, show
 
 N, D, TAU, TAU_ADV = 256, 128, 0.12, 0.02
@@ -33,14 +33,14 @@ ROUNDS = 9
 
 
 def inputs(k: int) -> list[Tensor]:
-    """Queries, keys and adversaries."""
+    """Return random queries, keys and adversaries."""
     torch.manual_seed(0)
     queries, keys, adversaries = (F.normalize(torch.randn(number, D)) for number in (N, N, k))
     return [queries.requires_grad_(), keys, adversaries.requires_grad_()]
 
 
 def published(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
-    """The encoder's gradient by autograd, the adversaries' by hand."""
+    """Compute the encoder's gradient by autograd and the adversaries' by hand, as the authors' release does."""
     with torch.no_grad():
         norms = adversaries.norm(dim=1, keepdim=True)
         unit = adversaries / norms
@@ -52,7 +52,7 @@ def published(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
 
 @torch.no_grad()
 def published_gradient(logits: Tensor, queries: Tensor, unit: Tensor, norms: Tensor, temperature: float) -> Tensor:
-    """Σ p (q − (q·â) â) / (N τ ‖A‖) from the logits [N, N + K] of keys and adversaries."""
+    """Return Σ p (q − (q·â) â) / (N τ ‖A‖) from the logits [N, N + K] of keys and adversaries."""
     number = len(queries)
     p = (logits / temperature).softmax(dim=1)[:, number:]  # [N, K]
     gradient = p.T @ queries - (p * logits[:, number:]).sum(0)[:, None] * unit
@@ -60,7 +60,7 @@ def published_gradient(logits: Tensor, queries: Tensor, unit: Tensor, norms: Ten
 
 
 def autograd(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
-    """The plain formula."""
+    """Compute both gradients of the plain formula by autograd."""
     unit = F.normalize(adversaries)
     encoder = info_nce(queries, keys, unit.detach(), temperature=TAU)
     adversary = info_nce(queries.detach(), keys, unit, temperature=TAU_ADV)
@@ -68,14 +68,14 @@ def autograd(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
 
 
 def ours(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
-    """One pass."""
+    """Compute both gradients in one pass over blocks."""
     loss = adversarial_info_nce(queries, keys, adversaries, temperature=TAU, adversary_temperature=TAU_ADV)
     queries.grad, adversaries.grad = torch.autograd.grad(loss.encoder + loss.adversary, (queries, adversaries))
 
 
 @torch.no_grad()
 def products(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
-    """Cosines, what pulls the queries, what pulls the adversaries."""
+    """Compute the three matrix products: the cosines, and the products that give each player's gradient."""
     cosines = queries @ adversaries.T
     queries.grad, adversaries.grad = cosines @ adversaries, cosines.T @ queries
 
@@ -89,7 +89,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
 
 
 def extra_memory(name: str, k: int) -> float:
-    """MB beyond inputs and gradients, in a process of its own."""
+    """Return the MB used beyond inputs and gradients, measured in a separate process."""
     gradients = 4 * D * (N + k) / 2**20
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
@@ -97,9 +97,9 @@ def extra_memory(name: str, k: int) -> float:
 
 
 def _grown(name: str, k: int) -> float:
-    CALLS[name](*inputs(64))  # what torch allocates for itself
+    CALLS[name](*inputs(64))  # warm up, so that torch's own allocations do not count
     rows = inputs(k)
-    Path("/proc/self/clear_refs").write_text("5")  # from here on the high-water mark counts anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark
     before = _highest_resident_kilobytes()
     CALLS[name](*rows)
     return (_highest_resident_kilobytes() - before) / 1024

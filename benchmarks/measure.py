@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turns, runs on all cores, a table of medians and ratios, files of results."""
+"""Functions shared by the benchmarks: timing in turns, runs on all cores, tables, and files of results."""
 
 import json
 import multiprocessing
@@ -14,14 +14,18 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from adco.run_directory import environment, write_json
+from adco.files import write_json
+from adco.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 Job = TypeVar("Job")
 
 
 class Cores(ProcessPoolExecutor):
-    """A process for each core, bound to it, with whatever it starts. Not a `Pool`, whose workers may start nothing."""
+    """A pool with one process per core; each process and its children are bound to that core.
+
+    A `multiprocessing.Pool` would not do: its workers cannot start processes.
+    """
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -38,7 +42,12 @@ def _bind(cores: "multiprocessing.Queue[int]") -> None:
 
 
 def run_all(run: Callable[[Job], dict[str, Any]], jobs: Iterable[Job], lines: Path) -> None:
-    """Do jobs on all cores at once, one a core, and add the line of each to a file as soon as it ends."""
+    """Do jobs in parallel, one per core, and append each result to a file as soon as it is there.
+
+    Args:
+        run: does one job and returns its result.
+        lines: a JSON Lines file.
+    """
     with Cores() as pool:
         for ended in as_completed([pool.submit(run, job) for job in jobs]):
             with lines.open("a") as file:
@@ -46,12 +55,12 @@ def run_all(run: Callable[[Job], dict[str, Any]], jobs: Iterable[Job], lines: Pa
 
 
 def read_lines(lines: Path) -> list[dict[str, Any]]:
-    """The lines so far; none where there is no file yet."""
+    """Return the results so far, or an empty list if there is no file yet."""
     return [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round: A B C A B C …, after one call of each to warm up."""
+    """Return the seconds of each call in each round. The order is A B C A B C …, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -72,6 +81,6 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def save(name: str, figures: dict[str, Any]) -> None:
-    """Write figures, versions and the machine into results/NAME.json."""
+    """Write figures, versions and the machine to results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"{name}.json", {**figures, "threads": torch.get_num_threads(), **environment()})

@@ -1,16 +1,15 @@
-"""Images a second of whole epochs, views included: AdCo against lightly's MoCo v2 and against AdCo as published.
+"""Images per second of whole epochs, including views: AdCo against lightly's MoCo v2 and AdCo as published.
 
     pip install lightly
     python benchmarks/peers.py
 
-All train one small ResNet (the demo's) on CIFAR-10 with views of 32 px, and of 20 px as in the demo, batch 256, with
-4 096 negatives, on all cores. An epoch is of 2 560 images here. The peers have as many worker processes as there are
-cores, which stay.
+All train the demo's small ResNet on CIFAR-10 on all cores: views of 32 px, and of 20 px as in the demo, batch size 256,
+4 096 negatives. An epoch has 2 560 images. The peers have one persistent worker process per core.
 
-- adco: this package as it comes;
-- published: AdCo as its authors released it: views by Pillow, float32, NCHW, loss and update as published;
-- lightly: MoCo v2 from the parts and defaults of lightly's documentation, https://docs.lightly.ai/examples/moco.html;
-- lightly, by hand: the same in this package's precision and memory format.
+- adco: this package
+- published: AdCo as released by its authors: views by Pillow, float32, NCHW, loss and update as published
+- lightly: MoCo v2 from the components and defaults of lightly's example, https://docs.lightly.ai/examples/moco.html
+- lightly, by hand: the same in this package's precision and memory format
 """
 
 import copy
@@ -30,12 +29,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from adco.comparison.timing import relative_time
-from adco.data.loader import Batch, Loader, Order
+from adco.config.pretrain import Used
+from adco.config.resolve import resolve
+from adco.data.loader import Loader, Order
 from adco.data.sources import ArraySource, open_source
-from adco.encoder import Encoder, build_backbone, mlp
-from adco.pretraining import backbone_info, make_method, make_views
-from adco.resolve import resolve
-from adco.settings import AdCoSettings, known
+from adco.methods.adco import AdCoSettings
+from adco.models.backbone import build_backbone
+from adco.models.encoder import Encoder, mlp
+from adco.training.bare import BareTraining
+from adco.training.build import backbone_info, make_method, make_views
 from loss import TAU, TAU_ADV, published_gradient
 from measure import in_turns, save, show
 from views import published as published_views
@@ -45,7 +47,7 @@ Train = Callable[[], None]
 
 
 class Pairs(Dataset[Any]):
-    """Two views of each image by a transform of Pillow's images."""
+    """Data set that applies a transform of Pillow images, which returns two views of an image."""
 
     def __init__(self, source: ArraySource, transform: Callable[[Image.Image], Any]) -> None:
         self.source, self.transform = source, transform
@@ -58,6 +60,7 @@ class Pairs(Dataset[Any]):
 
 
 def workers(pairs: Pairs) -> DataLoader[Any]:
+    """Return a data loader with one persistent worker process per core."""
     return DataLoader(
         pairs,
         BATCH,
@@ -69,35 +72,28 @@ def workers(pairs: Pairs) -> DataLoader[Any]:
     )
 
 
-def adco(settings: AdCoSettings, source: ArraySource) -> Train:
-    """This package, without Lightning's loop and the monitor around its step."""
-    method = make_method(settings, len(source) // BATCH).train()
-    optimizer = method.configure_optimizers()["optimizer"]
+def adco(settings: Used, source: ArraySource) -> Train:
+    """Return a function that trains this package's AdCo for an epoch, without Lightning's loop and the monitor."""
+    train = BareTraining(make_method(settings, len(source) // BATCH), settings.optimizer)
     loader = Loader(source, make_views(settings), Order(len(source), batch_size=BATCH, seed=0))
-
-    def step(batch: Batch) -> None:
-        loss = method.training_step(batch, 0)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
 
     def epoch() -> None:
         for batch in loader:
-            step(batch)
+            train(batch)
 
     return epoch
 
 
-def published(settings: AdCoSettings, source: ArraySource) -> Train:
-    """AdCo's release, on one process."""
-    view = published_views(settings.image_size or 32)
+def published(settings: Used, source: ArraySource) -> Train:
+    """Return a function that trains AdCo for an epoch as in the authors' release, in one process."""
+    view = published_views(settings.image_size)
     loader = workers(Pairs(source, partial(_twice, view)))
     encoder = Encoder(build_backbone(backbone_info(settings)), mlp(256, settings.hidden, settings.dim))
     key_encoder = copy.deepcopy(encoder).requires_grad_(False)
     optimizer = torch.optim.SGD(encoder.parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
     adversaries = F.normalize(torch.randn(NEGATIVES, settings.dim))
     velocity = torch.zeros_like(adversaries)
-    momentum = known(settings.ema_decay)
+    momentum = 0.999
 
     def epoch() -> None:
         for first, second in loader:
@@ -120,9 +116,9 @@ def published(settings: AdCoSettings, source: ArraySource) -> Train:
     return epoch
 
 
-def lightly(settings: AdCoSettings, source: ArraySource, memory_format: torch.memory_format) -> Train:
-    """MoCo v2 as lightly's example puts it together."""
-    loader = workers(Pairs(source, MoCoV2Transform(input_size=settings.image_size or 32)))
+def lightly(settings: Used, source: ArraySource, memory_format: torch.memory_format) -> Train:
+    """Return a function that trains MoCo v2 for an epoch as in lightly's example."""
+    loader = workers(Pairs(source, MoCoV2Transform(input_size=settings.image_size)))
     backbone = build_backbone(backbone_info(settings))
     width = backbone.num_features
     assert isinstance(width, int)
@@ -155,8 +151,8 @@ def _twice(view: Callable[[Image.Image], Tensor], image: Image.Image) -> list[Te
 
 
 def epochs_at(size: int, source: ArraySource) -> dict[str, list[float]]:
-    """Seconds of each training's epochs."""
-    settings = AdCoSettings(
+    """Return the seconds of each epoch of each training, with views of this size."""
+    asked: AdCoSettings[None] = AdCoSettings(
         backbone="resnet18",
         backbone_args={"layers": [1, 1, 1, 1], "channels": [16, 64, 128, 256]},
         hidden=512,
@@ -168,7 +164,7 @@ def epochs_at(size: int, source: ArraySource) -> dict[str, list[float]]:
         ema_decay=0.999,
         projector_norm=False,
     )
-    settings = resolve(settings, source)
+    settings = resolve(asked, source)
     trainings: dict[str, Train] = {}
     for name, make in (
         ("adco", adco),

@@ -1,12 +1,13 @@
-"""Are the defaults good? The bare command beside random settings of the same cost, on the folders of first runs.
+"""Are the defaults good? The bare command against random settings of the same cost, on the folders of first runs.
 
-    python benchmarks/search.py                every run that has no line yet
-    python benchmarks/search.py again          AdCo's default and the best of its random settings, with other seeds
-    python benchmarks/search.py table          each method's default beside the best of its random settings
+    python benchmarks/search.py                do all runs that have no result yet
+    python benchmarks/search.py again          repeat AdCo's default and its best random settings with other seeds
+    python benchmarks/search.py table          print each method's default and its best random settings
 
-Every run sees about so many images; a symmetric one, whose images cost half as much again, sees fewer. Linear and kNN
-top-1 are of four folds of the training images: no choice is made on test images. The best of twelve is the best by luck
-as well, hence the other seeds. Lines land in results/search.jsonl.
+All runs see about the same number of images, except symmetric ones, which see fewer because each image costs half as
+much again. Linear and kNN top-1 are measured by four-fold cross-validation on the training images, so nothing is chosen
+on test images. The best of twelve is partly the luckiest, hence the other seeds. Each run appends a line to
+results/search.jsonl.
 """
 
 import math
@@ -20,28 +21,29 @@ import numpy as np
 import torch
 
 import adco
+from adco.config import defaults
 from adco.data.sources import open_source, open_splits
-from adco.encoder import load_backbone
 from adco.evaluation import Features, evaluate_features, extract_features
 from adco.evaluation.linear import fit_linear_probe
-from adco.run_directory import RunDirectory
+from adco.models.backbone import load_backbone
+from adco.runs.directory import RunDirectory
 from folders import data_of
 from measure import RESULTS, read_lines, run_all
 
 LINES = RESULTS / "search.jsonl"
-IMAGES, EPOCHS = 12_000, 3  # a run sees so many images, about, but each at least so often
+IMAGES, EPOCHS = 12_000, 3  # approximate number of images a run sees, and the least number of epochs
 SYMMETRIC_COSTS = 1.5
-SETTINGS = 12  # random ones of each method, beside its default
+SETTINGS = 12  # random settings per method, besides its default
 FOLDS = 4
 OTHER_SEEDS = (1, 2)
 SOURCES = ("cifar10-1000", "icons", "photographs", "cifar10-5000")
 METHODS = ("adco", "simclr", "moco", "byol", "simsiam")
 Settings = dict[str, Any]
-Job = tuple[str, str, int, int]  # source, method, number of the settings (0 for the defaults), seed
+Job = tuple[str, str, int, int]  # source, method, index of the settings (0 for the defaults), seed
 
 
 def draw(method: str, number: int) -> Settings:
-    """Random settings: what depends on data or length, and the views."""
+    """Return the random settings of this index: those with data-dependent defaults, and the augmentations."""
     if number == 0:
         return {}
     random = np.random.default_rng([METHODS.index(method), number])
@@ -88,14 +90,14 @@ def draw(method: str, number: int) -> Settings:
 
 
 def jobs() -> Iterator[Job]:
-    """Settings by settings, so that what there is at any time is balanced."""
+    """Yield all runs, ordered by index, so that the results are balanced over methods and sources at any time."""
     for number in range(SETTINGS + 1):
         for method in METHODS:
             yield from ((source, method, number, 0) for source in SOURCES)
 
 
 def again() -> Iterator[Job]:
-    """AdCo's default and the best of its random settings, with other seeds."""
+    """Yield AdCo's default and its best random settings with other seeds."""
     lines = read_lines(LINES)
     for seed in OTHER_SEEDS:
         for source in SOURCES:
@@ -104,23 +106,23 @@ def again() -> Iterator[Job]:
 
 
 def best(lines: list[Settings], source: str, method: str) -> Settings:
-    """The line of the random settings with the highest linear top-1."""
+    """Return the result of the random settings with the highest linear top-1."""
     mine = [line for line in lines if (line["source"], line["method"], line["seed"]) == (source, method, 0)]
     return max((line for line in mine if line["number"]), key=lambda line: float(line.get("linear", 0)))
 
 
 def run(job: Job) -> Settings:
-    """Train and evaluate one."""
+    """Train and evaluate one run; return its line of results."""
     source, method, number, seed = job
     data = data_of(source)
     images = len(open_source(data))
     settings = draw(method, number)
     flags = {name: value for name, value in settings.items() if name != "batch_factor"}
     if "batch_factor" in settings:
-        flags["batch_size"] = round(settings["batch_factor"] * adco.defaults.batch_size(images))
+        flags["batch_size"] = round(settings["batch_factor"] * defaults.batch_size(images))
     cost = SYMMETRIC_COSTS if settings.get("symmetric") else 1
     flags |= {"method": method, "seed": seed, "epochs": round(max(EPOCHS, IMAGES / images) / cost), "knn_images": 0}
-    flags["workers"] = 0  # the batches are the same, and this process has one core
+    flags["workers"] = 0  # batches do not depend on it, and this process has one core
     line = dict(zip(("source", "method", "number", "seed"), job, strict=True)) | {
         "settings": settings,
         "images": images,
@@ -129,7 +131,7 @@ def run(job: Job) -> Settings:
         out = Path(aside) / "run"
         try:
             adco.pretrain(data=data, out=str(out), checkpoint_every=1_000_000, **flags)
-        except Exception as error:  # a collapse, or a loss that is not a number, is a result too
+        except Exception as error:  # a collapse or a NaN loss is also a result
             return line | {"error": f"{type(error).__name__}: {error}"}
         records = RunDirectory(out).records()
         last = [record for record in records if "effective_rank" in record][-1]
@@ -138,7 +140,7 @@ def run(job: Job) -> Settings:
 
 
 def folds(weights: Path, data: str) -> dict[str, float]:
-    """Linear and kNN top-1 in % of all training images, each by the folds it is not in."""
+    """Return linear and kNN top-1 (%) on all training images, by cross-validation over FOLDS folds."""
     backbone, info = load_backbone(weights)
     train, _ = open_splits(data)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -157,7 +159,7 @@ def folds(weights: Path, data: str) -> dict[str, float]:
 
 
 def table() -> str:
-    """A row a source and method: the default, and the best, the median and the worst of the random settings."""
+    """Return the table in Markdown: default, and best, median and worst random settings, per source and method."""
     rows = [
         "| folder | method | default | best | the same with other seeds | median | worst | the best's settings |",
         "|---|---|---|---|---|---|---|---|",
@@ -180,7 +182,7 @@ def table() -> str:
 
 
 def mean(lines: Iterable[Settings]) -> str:
-    """The mean linear top-1 over seeds, and how many there are."""
+    """Return the mean linear top-1 over seeds and, in brackets, the number of seeds."""
     accuracies = [line["linear"] for line in lines]
     return f"{np.mean(accuracies):.1f} ({len(accuracies)})" if accuracies else ""
 
@@ -190,7 +192,7 @@ def main() -> None:
         print(table())
         return
     for source in SOURCES:
-        data_of(source)  # made here, not by several processes at once
+        data_of(source)  # create the folder here, before several processes would at once
     done = {(line["source"], line["method"], line["number"], line["seed"]) for line in read_lines(LINES)}
     wanted = again() if sys.argv[1:] == ["again"] else jobs()
     run_all(run, (job for job in wanted if job not in done), LINES)

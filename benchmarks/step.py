@@ -1,32 +1,35 @@
-"""What AdCo's own work adds to the encoder's passes: ResNet-50, 224 px.
+"""Overhead of AdCo's loss and adversaries over the encoder's passes: ResNet-50, 224 px.
 
     python benchmarks/step.py [BATCH]
 
-In turns, in one process: a training step with 65 536 and with 8 192 adversaries (views already made), and the bare
-passes: the query's forward and backward, the key's forward, the encoder's SGD and the momentum update, with no loss and
-no adversaries. Ratios are medians over rounds.
+Three kinds of step are timed in turns in one process, with views that are already made: a training step with 65 536
+adversaries, one with 8 192, and the bare passes. The bare passes are the query's forward and backward, the key's
+forward, the encoder's SGD step and the update of the momentum encoder, without loss and adversaries. Ratios are medians
+over rounds.
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from adco.comparison.timing import relative_time
-from adco.data.loader import Batch
-from adco.methods.adco import AdCo
-from adco.pretraining import make_method
-from adco.settings import AdCoSettings
+from adco.data.batch import Batch
+from adco.methods.adco import AdCo, AdCoSettings
+from adco.training.bare import BareTraining
+from adco.training.build import make_method
 from measure import in_turns, save, show
 
 ROUNDS = 5
 
 
 def method(adversaries: int) -> AdCo:
-    """The paper's network, on this machine's device."""
+    """Return AdCo with the paper's network and constants."""
     torch.manual_seed(0)
-    settings = AdCoSettings(
+    settings: AdCoSettings[Any] = AdCoSettings(
         backbone="resnet50",
         image_size=224,
         test_image_size=224,
@@ -44,35 +47,25 @@ def method(adversaries: int) -> AdCo:
         channels_last=True,
         batch_norm="split",
     )
-    made = make_method(settings, steps_per_epoch=1).train()
+    made = make_method(settings, steps_per_epoch=1)
     assert isinstance(made, AdCo)
     return made
 
 
-class Step:
-    """A step of training by hand, as Lightning does it."""
+class BarePasses:
+    """The passes of the same encoder, without a loss."""
 
-    def __init__(self, adversaries: int) -> None:
-        self.method = method(adversaries)
-        self.optimizer = self.method.configure_optimizers()["optimizer"]
-
-    def __call__(self, batch: Batch) -> None:
-        loss = self.method.training_step(batch, 0)["loss"]
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-
-
-class BarePasses(Step):
-    """The same encoder, without anything to learn from."""
+    def __init__(self) -> None:
+        self.method = method(1)
+        self.optimizer = BareTraining(self.method).optimizer
 
     def __call__(self, batch: Batch) -> None:
-        self.method.follow(batch)
+        self.method.update_momentum_encoder(batch)
         self.method.embed_keys(batch, 0)
         queries = self.method.embed_queries(batch.views[1])
         self.optimizer.zero_grad()
         queries.backward(torch.ones_like(queries))  # type: ignore[no-untyped-call]
-        self.optimizer.step()  # the adversaries have no gradient
+        self.optimizer.step()  # skips the adversaries, which have no gradient
 
 
 def main() -> None:
@@ -80,7 +73,10 @@ def main() -> None:
     generator = np.random.default_rng(0)
     views = [torch.from_numpy(generator.integers(0, 256, (images, 3, 224, 224), np.uint8)) for _ in range(2)]
     batch = Batch(views, torch.arange(images), 0)
-    steps = {"bare passes": BarePasses(1), "K 8192": Step(8192), "K 65536": Step(65536)}
+    steps: dict[str, Callable[[Batch], object]] = {
+        "bare passes": BarePasses(),
+        **{f"K {count}": BareTraining(method(count)) for count in (8192, 65536)},
+    }
     seconds = in_turns({name: partial(step, batch) for name, step in steps.items()}, ROUNDS)
     bare, small = seconds["bare passes"], seconds["K 8192"]
     figures = {

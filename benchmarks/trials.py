@@ -1,17 +1,17 @@
-"""By what the constants of a comparison were chosen: its rows, trained shortly, scored on held-out training images.
+"""Search for the constants of the CIFAR-10 comparison: short runs of its rows, scored on held-out training images.
 
-    python benchmarks/trials.py momenta    the momentum encoder's, for the methods that have one
+    python benchmarks/trials.py momenta    ema_decay, for the methods with a momentum encoder
     python benchmarks/trials.py rates      each method with each learning rate: the same budget for all
-    python benchmarks/trials.py edges      and further values where the best was the highest or lowest
+    python benchmarks/trials.py edges      further values where the best was the highest or the lowest
     python benchmarks/trials.py target     BYOL with a faster target network, ten epochs each
     python benchmarks/trials.py gap        MoCo v2 with AdCo's constants, and AdCo with MoCo's
-    python benchmarks/trials.py causes     AdCo with one thing changed at a time, ten epochs each
+    python benchmarks/trials.py causes     AdCo with one setting changed at a time, ten epochs each
     python benchmarks/trials.py sharper    lower temperatures, ten epochs each
-    python benchmarks/trials.py awake      adversaries that get gradient, at a lower temperature, ten epochs each
-    python benchmarks/trials.py seeds      the adversaries as published, awake and fixed: other seeds
+    python benchmarks/trials.py awake      adversaries that receive gradient, at a lower temperature, ten epochs each
+    python benchmarks/trials.py seeds      published, awake and fixed adversaries with other seeds
 
-A trial is one seed and two epochs, where nothing else is said. Its line lands in results/cifar10_table5/trials.jsonl as
-soon as it ends; what has a line there is not done again.
+A trial has one seed and two epochs unless stated otherwise. It appends a line to results/cifar10_table5/trials.jsonl as
+soon as it ends; trials that have a line there are skipped.
 """
 
 import sys
@@ -20,14 +20,14 @@ from typing import Any
 
 import adco
 from adco.comparison import read_plan
-from adco.run_directory import RunDirectory
+from adco.runs.directory import RunDirectory
 from measure import RESULTS, read_lines, run_all
 
 RECIPE = "cifar10_table5"
 TRIALS = RESULTS / RECIPE / "trials.jsonl"
 SHORT: dict[str, Any] = {"data": "cifar10-validation", "epochs": 2, "knn_images": 0}
 RATES, MIDDLE = (0.02, 0.05, 0.1), 0.05
-MOMENTA = {"BYOL": 0.9, "MoCo v2": 0.99, "AdCo 8192": 0.9}  # the better of each in "momenta"
+MOMENTA = {"BYOL": 0.9, "MoCo v2": 0.99, "AdCo 8192": 0.9}  # the better value for each method in "momenta"
 PUBLISHED: dict[str, Any] = {}
 AWAKE = {"adversary_learning_rate": 30.0}
 FIXED = {"adversary_learning_rate": 0.0}
@@ -35,7 +35,7 @@ Job = tuple[str, dict[str, Any]]
 
 
 def at(row: str, rate: float, **changed: Any) -> Job:
-    """A row at a learning rate, with its momentum where it has one."""
+    """Return a row at a learning rate, with the ema_decay found for it if it has a momentum encoder."""
     momentum = {"ema_decay": MOMENTA[row]} if row in MOMENTA else {}
     return row, {"learning_rate": rate} | momentum | changed
 
@@ -43,7 +43,7 @@ def at(row: str, rate: float, **changed: Any) -> Job:
 PLANS: dict[str, list[Job]] = {
     "momenta": [(row, {"learning_rate": MIDDLE, "ema_decay": momentum}) for momentum in (0.9, 0.99) for row in MOMENTA],
     "rates": [at(row, rate) for rate in RATES for row in ("SimCLR", "SimSiam", *MOMENTA)],
-    # Outwards from where the highest of three is the best, as long as that gains half a point.
+    # Further out where the best of three was the highest or lowest, as long as that gains half a point.
     "edges": [
         *(at("BYOL", 0.2), at("SimCLR", 0.2), at("SimCLR", 0.4), at("AdCo 8192", 0.2)),
         *(at("MoCo v2", MIDDLE, ema_decay=momentum) for momentum in (0.995, 0.999)),
@@ -55,9 +55,9 @@ PLANS: dict[str, list[Job]] = {
         at("MoCo v2", 0.1, temperature=0.12),
         at("AdCo 8192", 0.05, ema_decay=0.99, temperature=0.2),
     ],
-    # At the comparison's length. With the paper's constants rows that get no gradient lose their length by decay, to
-    # 1/e in (1 − 0.9) / (3.0 · 1e-4) = 333 steps, and only short rows turn by a small gradient: ImageNet's 200 epochs
-    # are a million steps, ten of CIFAR two thousand. Ten times the rate or the decay is ten times sooner.
+    # At the comparison's length. With the paper's constants, weight decay shortens adversaries without gradient to 1/e
+    # in (1 − 0.9) / (3.0 · 1e-4) = 333 steps, and a small gradient turns only short ones. 200 epochs of ImageNet are a
+    # million steps, ten of CIFAR two thousand. Ten times the learning rate or decay makes this ten times faster.
     "causes": [
         at("AdCo 8192", 0.1, epochs=10, **changed)
         for changed in (
@@ -97,7 +97,7 @@ PLANS: dict[str, list[Job]] = {
 
 
 def trial(job: Job) -> dict[str, Any]:
-    """Train and evaluate one."""
+    """Train and evaluate one trial; return its line of results."""
     name, changed = job
     (row,) = (row for row in read_plan(RECIPE).rows if row.name == name)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def trial(job: Job) -> dict[str, Any]:
 
 
 def missing(jobs: list[Job]) -> list[Job]:
-    """Those without a line."""
+    """Return the jobs that have no result yet."""
     done = [(line["row"], line["changed"]) for line in read_lines(TRIALS)]
     return [job for job in jobs if job not in done]
 

@@ -1,12 +1,12 @@
-"""Does the verdict rest on something that tracks accuracy, and are collapsed runs, and only those, stopped early?
+"""Does the verdict use figures that track accuracy? Does it stop the runs that collapse, and only those?
 
-    python benchmarks/verdicts.py [RUN ...]         of the runs of results/cifar10_table5 and further run directories
-    python benchmarks/verdicts.py provoke OUT [DATA]    train the provoked runs below into OUT, with no stop
+    python benchmarks/verdicts.py [RUN ...]             check the runs of results/cifar10_table5 and the given runs
+    python benchmarks/verdicts.py provoke OUT [DATA]    train the provoked runs below into OUT, without early stopping
 
-Each run is a directory with a metrics.jsonl. Those with a results/linear.json count for the correlation; each is
-replayed record by record, as if the verdict could have stopped it. How a run ended, had it not been stopped, does not
-ask the verdict: "collapsed" if rank or spread were below the alarm's level in all its last ten records, "below random
-weights" if its kNN was, else "healthy".
+Each run is a directory with a metrics.jsonl. Runs with a results/linear.json count for the correlation with accuracy.
+Every run is replayed record by record, as if the verdict could have stopped it. The true end of a run is determined
+without the verdict: "collapsed" if effective rank or spread were below the alarm level in all of its last ten records,
+"below random weights" if its kNN was, else "healthy".
 """
 
 import json
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 import adco
-from adco.curves import read_records
-from adco.floor import floor_of
-from adco.trends import Record, curve, latest, separation
-from adco.verdict import LOW_SPREAD, low_rank, verdict
+from adco.health.floor import floor_of
+from adco.health.trends import Record, curve, latest, separation
+from adco.health.verdict import LOW_SPREAD, low_rank, verdict
+from adco.runs.records import read_records
 from measure import RESULTS, save, show
 
 Values = NDArray[np.float64]
-LAST, DRAWS = 10, 2000  # records of a run's end; draws of the bootstrap
+LAST, DRAWS = 10, 2000  # last records of a run that are averaged; bootstrap draws
 TABLE5 = RESULTS / "cifar10_table5"
 CANDIDATES = (
     "knn_top1",
@@ -40,7 +40,7 @@ CANDIDATES = (
     "spread",
     "loss",
 )
-FALLS = ("alignment", "uniformity", "alignment+uniformity", "loss")  # less is better
+FALLS = ("alignment", "uniformity", "alignment+uniformity", "loss")  # lower is better
 
 NET: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]},
@@ -81,7 +81,7 @@ PROVOKED: dict[str, dict[str, Any]] = {
 
 
 def provoke(out: Path, data: str) -> None:
-    """Train every provoked run for 120 steps; what is trained already is skipped."""
+    """Train every provoked run for 120 steps; finished runs are skipped."""
     epochs = {"digits": {"epochs": 24}}.get(data, {"epochs": 40, "image_size": 16})
     for name, settings in PROVOKED.items():
         run = out / f"{Path(data).name}-{name}"
@@ -90,7 +90,7 @@ def provoke(out: Path, data: str) -> None:
 
 
 def at_end(records: Sequence[Record], name: str) -> float:
-    """A candidate's mean over a run's last records; NaN if it was not recorded."""
+    """Return a candidate's mean over a run's last records, or NaN if it was not recorded."""
     if name == "alignment+uniformity":
         return at_end(records, "alignment") + at_end(records, "uniformity")
     values = separation(records) if name == "separation" else curve(records, name)
@@ -99,7 +99,7 @@ def at_end(records: Sequence[Record], name: str) -> float:
 
 
 def correlation(rows: list[dict[str, Any]], name: str, within: bool) -> float:
-    """Spearman's rank correlation with linear top-1, of all runs, or of ranks within each method and data."""
+    """Return Spearman's rank correlation with linear top-1, over all runs or within each method and data set."""
     x, y = (np.array([row[key] for row in rows]) for key in (name, "linear"))
     x = -x if name in FALLS else x
     if not within:
@@ -117,7 +117,7 @@ def _centred(values: Values) -> Values:
 
 
 def interval(rows: list[dict[str, Any]], name: str, within: bool) -> tuple[float, float]:
-    """95 % bootstrap interval; rows of a table are drawn with all their seeds, which are not independent."""
+    """Return the 95 % bootstrap interval. Rows are drawn with all their seeds, which are not independent."""
     random, names = np.random.default_rng(0), sorted({row["row"] for row in rows})
     by_name = {one: [row for row in rows if row["row"] == one] for one in names}
     draws = []
@@ -132,7 +132,7 @@ def interval(rows: list[dict[str, Any]], name: str, within: bool) -> tuple[float
 
 
 def end_of(records: Sequence[Record]) -> str:
-    """How the run ended, whatever the verdict says."""
+    """Return how the run ended, without using the verdict."""
     rank, spread, floor = curve(records, "effective_rank")[-LAST:], curve(records, "spread")[-LAST:], floor_of(records)
     if rank.max() <= low_rank(latest(records, "max_rank")) or spread.max() <= LOW_SPREAD:
         return "collapsed"
@@ -140,7 +140,7 @@ def end_of(records: Sequence[Record]) -> str:
 
 
 def stops_at(records: Sequence[Record]) -> float | None:
-    """The part of the run after which the verdict would have stopped it, or None."""
+    """Return the fraction of the run after which the verdict would have stopped it, or None."""
     steps = int(latest(records, "step"))
     for known in range(1, len(records) + 1):
         if verdict(records[:known], steps).word == "collapsed":
@@ -149,6 +149,7 @@ def stops_at(records: Sequence[Record]) -> float | None:
 
 
 def replay(run: Path) -> dict[str, Any]:
+    """Return the figures of a run, its end, and when the verdict would have stopped it."""
     records = read_records(run / "metrics.jsonl")
     steps = int(latest(records, "step"))
     found = verdict(records, steps)
@@ -171,6 +172,7 @@ def replay(run: Path) -> dict[str, Any]:
 
 
 def correlations(rows: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
+    """Return and print each candidate's correlation with linear top-1, over all runs and within methods."""
     found: list[dict[str, Any]] = []
     for name in CANDIDATES:
         known = [row for row in rows if row["linear"] is not None and np.isfinite(row[name])]
@@ -191,7 +193,7 @@ def _shown(figures: list[float]) -> str:
 
 
 def count(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """How many were stopped, how many of them in the first fifth."""
+    """Return the number of runs, of stopped runs, and of runs stopped in the first fifth."""
     stopped = [row for row in rows if row["stops_at"]]
     early = [row for row in stopped if row["stops_at"] <= 0.2]
     return {"runs": len(rows), "stopped": len(stopped), "in the first fifth": len(early)}

@@ -1,10 +1,10 @@
-"""Two views of an image, on one core, against the published pipeline of Pillow and torchvision.
+"""Time of two views of an image on one core, against the published pipeline of Pillow and torchvision.
 
     python benchmarks/views.py
 
-Photographs are scikit-learn's two sample images as JPEGs of 500 × 375 pixels, for views of 224 px, decoding included;
-small images are CIFAR-10's, of 32 px for views of 32. Both pipelines draw from one distribution, MoCo v2's, and end in
-normalised floats.
+Photographs are scikit-learn's two sample images as JPEGs of 500 × 375 pixels, for views of 224 px, including decoding.
+Small images are those of CIFAR-10, 32 px, for views of 32 px. Both pipelines use MoCo v2's distribution of views and
+return normalised floats.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,9 @@ from torch import Tensor
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from adco.comparison.timing import relative_time
+from adco.data.batch import normalize
 from adco.data.sources import Source, open_source
-from adco.data.views import View, normalize, views_of
+from adco.data.views import View, views_of
 from measure import in_turns, save, show
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -29,7 +30,7 @@ ROUNDS = 7
 
 
 def published(size: int) -> Callable[[Image.Image], Tensor]:
-    """The augmentation of the authors' release (MoCo v2's)."""
+    """Return the augmentation of the authors' release, which is MoCo v2's."""
     transform: Callable[[Image.Image], Tensor] = v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=(0.2, 1.0)),
@@ -45,7 +46,7 @@ def published(size: int) -> Callable[[Image.Image], Tensor]:
 
 
 class PillowBlur(torch.nn.Module):
-    """Gaussian blur by Pillow, sigma 0.1 to 2, as in the release."""
+    """Gaussian blur by Pillow with sigma 0.1 to 2, as in the release."""
 
     def forward(self, image: Image.Image) -> Image.Image:
         from PIL import ImageFilter
@@ -54,7 +55,7 @@ class PillowBlur(torch.nn.Module):
 
 
 def ours(source: Source, numbers: NDArray[np.int64], size: int) -> list[Tensor]:
-    """The package's views, normalised as a method does."""
+    """Make the package's views, normalised as in training."""
     images, sizes, epoch = source.load(numbers), source.sizes[numbers], np.zeros_like(numbers)
     views = views_of(images, sizes, [View(size=size)] * 2, 0, epoch, numbers)
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
@@ -62,7 +63,7 @@ def ours(source: Source, numbers: NDArray[np.int64], size: int) -> list[Tensor]:
 
 
 def write_photographs(folder: Path, number: int) -> list[Path]:
-    """JPEGs of 500 × 375."""
+    """Write JPEGs of 500 × 375 pixels and return their paths."""
     for index in range(number):
         image = Image.fromarray(load_sample_images().images[index % 2]).resize((500, 375), Image.Resampling.LANCZOS)
         image.save(folder / f"{index}.jpg", quality=90)

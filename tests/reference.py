@@ -102,7 +102,7 @@ class Game:
     in_batch: bool
     temperature: float
     adversary_temperature: float
-    momentum: float
+    ema_decay: float
     learning_rate: float
     final_learning_rate: float
     weight_decay: float
@@ -118,7 +118,7 @@ class Game:
 
     def play(self, views: Sequence[Array]) -> tuple[float, float]:
         """1/V Σ_v Σ_{u≠v} L(q_u, k_v) over V = 1 or 2 key views v, the first of all views u. Views are [N, P]."""
-        self.slow = self.momentum * self.slow + (1 - self.momentum) * self.encoder.weight
+        self.slow = self.ema_decay * self.slow + (1 - self.ema_decay) * self.encoder.weight
         key_views = (0, 1) if self.symmetric else (0,)
         losses = np.zeros(2)
         encoder_gradient, bank_gradient = np.zeros_like(self.weight), np.zeros_like(self.adversaries)

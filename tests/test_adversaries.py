@@ -142,12 +142,12 @@ def test_fill_stops_at_the_last_row() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"queries": torch.zeros(3, 5)}, "one width, got 5, 4 and 4"),
-        ({"keys": torch.zeros(3, 5)}, "one width, got 4, 5 and 4"),
-        ({"adversaries": torch.zeros(2, 5)}, "one width, got 4, 4 and 5"),
-        ({"first_positive": 1}, "first_positive 1 with 3 queries points past the 3 keys"),
+        ({"queries": torch.zeros(3, 5)}, "same width, got 5, 4 and 4"),
+        ({"keys": torch.zeros(3, 5)}, "same width, got 4, 5 and 4"),
+        ({"adversaries": torch.zeros(2, 5)}, "same width, got 4, 4 and 5"),
+        ({"first_positive": 1}, "first_positive 1 is out of range for 3 queries and 3 keys"),
         ({"first_positive": -1}, "first_positive -1"),
-        ({"keys": torch.zeros(2, 4)}, "points past the 2 keys"),
+        ({"keys": torch.zeros(2, 4)}, "out of range for 3 queries and 2 keys"),
         ({"temperature": 0.0}, "temperatures must be positive, got 0.0"),
         ({"temperature": -0.1}, "temperatures must be positive"),
         ({"temperature": math.nan}, "temperatures must be positive"),

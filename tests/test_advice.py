@@ -5,11 +5,12 @@ from typing import Any, get_args
 
 import pytest
 
-from adco.advice import ADVICE, advice
-from adco.awake import Note
-from adco.configure import pretrain_settings
-from adco.settings import METHODS, to_dict
-from adco.verdict import Word
+from adco.config.load import pretrain_settings
+from adco.config.pretrain import to_dict
+from adco.config.registry import METHODS
+from adco.health.advice import ADVICE, advice
+from adco.health.awake import Note
+from adco.health.verdict import Word
 
 OF_ADCO = ("adversaries fixed", "adversaries are one", "adversaries asleep")
 GOOD = ("too early to say", "learning", "plateau", "finished")

@@ -1,10 +1,9 @@
 import math
-from typing import Any
 
 import pytest
 
-from adco.awake import adversary_note, asleep_since
-from adco.trends import Record
+from adco.health.awake import adversary_note, asleep_since
+from adco.health.trends import Record
 
 SHARE = "adversary_share_in_loss_adversary"
 
@@ -32,8 +31,8 @@ def test_asleep_since_the_first_record_after_which_no_share_is_large(values: lis
     assert asleep_since([*shares(*values), *between]) == since
 
 
-def words(records: list[Record], **settings: Any) -> str | None:
-    note = adversary_note(records, {"adversary_learning_rate": 3.0, **settings})
+def words(records: list[Record], learning_rate: float = 3.0) -> str | None:
+    note = adversary_note(records, learning_rate)
     return None if note is None else str(note)
 
 
@@ -41,10 +40,10 @@ def test_what_is_wrong_is_named() -> None:
     asleep = shares(0.5, 1e-4, 1e-4, 1e-4)
     assert words(shares(0.5, 0.5, 0.5)) is None
     assert words(asleep) == "adversaries asleep since step 20"
-    assert words(asleep, adversary_learning_rate=0.0) == "adversaries fixed"
+    assert words(asleep, learning_rate=0.0) == "adversaries fixed"
     assert words([{**record, "adversary_concentration": 0.999} for record in asleep]) == "adversaries are one"
     assert words([{**record, "adversary_concentration": 0.94} for record in shares(0.5, 0.5, 0.5)]) is None
 
 
 def test_a_method_without_adversaries_has_none_that_sleep() -> None:
-    assert adversary_note([{"step": 1.0, "loss": 3.0}] * 9, {"learning_rate": 0.03}) is None
+    assert adversary_note([{"step": 1.0, "loss": 3.0}] * 9, 3.0) is None

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from adco.batchnorm import forward_groups, forward_shuffled
 from adco.data.draws import permutation
+from adco.models.batchnorm import forward_groups, forward_shuffled
 
 
 def normalise(x: Tensor) -> Tensor:

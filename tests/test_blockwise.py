@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adco.adversaries import adversarial_info_nce
-from adco.blockwise import TwoPlayerLoss
-from adco.losses import info_nce
+from adco.losses.blockwise import TwoPlayerLoss
+from adco.losses.contrastive import info_nce
 
 
 def drawn(n: int, m: int, k: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -119,7 +119,7 @@ def test_each_loss_gives_its_gradients_once() -> None:
     loss.adversary.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     assert adversaries.grad is not None
     for again in loss:
-        with pytest.raises(RuntimeError, match="a second backward through one two-player loss"):
+        with pytest.raises(RuntimeError, match="one backward pass only"):
             again.backward(retain_graph=True)
 
 

@@ -13,26 +13,35 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adco.callbacks import Checkpoints, CollapsedError, Interrupted, Monitor, NotFiniteError, OnlineKNN, StopOnSignal
-from adco.data.loader import Batch
+from adco.data.batch import Batch
 from adco.data.sources import ArraySource
-from adco.encoder import BackboneInfo, Encoder
-from adco.methods.method import Method
-from adco.run_directory import RunDirectory
+from adco.methods.adco import AdCoSettings
+from adco.methods.method import Common, Method
+from adco.models.backbone import BackboneInfo
+from adco.models.encoder import Encoder
+from adco.optim.players import Schedule
+from adco.runs.directory import RunDirectory
+from adco.training.errors import CollapsedError, Interrupted, NotFiniteError
+from adco.training.module import Pretraining
+from adco.training.monitor import Monitor
+from adco.training.online_knn import OnlineKNN
+from adco.training.saving import Checkpoints, StopOnSignal
 
 
-class Still(Method):
+class StillMethod(Method):
     """A method that does nothing, in good health."""
 
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-        self.weight = nn.Parameter(torch.ones(2))
-        self.encoder = Encoder(nn.Linear(2, 2), nn.Identity())
-
-        self.own = {"of_its_own": 7.0}
+    def __init__(self, own: dict[str, float]) -> None:
+        schedule = Schedule(peak=0.1, final=0.0, warmup_steps=0, steps=10)
+        super().__init__(Encoder(nn.Linear(2, 2), nn.Identity()), Common(schedule=schedule))
+        self.own = own
 
     def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
         return self.own
+
+
+def Still(**own: float) -> Pretraining:
+    return Pretraining(StillMethod(own or {"of_its_own": 7.0}))
 
 
 class _Trainer(SimpleNamespace):
@@ -58,7 +67,7 @@ class _Trainer(SimpleNamespace):
         self.saved.append((self.global_step, path))
 
     @property
-    def lightning_module(self) -> Method:
+    def lightning_module(self) -> Pretraining:
         return Still()
 
     def print(self, *words: object, **options: Any) -> None:
@@ -88,14 +97,14 @@ class Neighbours:
     def __init__(self, *top1: float) -> None:
         self.top1 = list(top1)
 
-    def __call__(self, method: Method) -> float:
+    def __call__(self, backbone: nn.Module) -> float:
         return self.top1.pop(0)
 
 
 def monitor_of(run: RunDirectory | None, *, log_every: int = 1, knn: Any = None, **settings: Any) -> Monitor:
     """A monitor of a run of two epochs of ten steps."""
-    values = {"log_every": log_every, "stop_when_collapsed": True, "learning_rate": 0.03, **settings}
-    return Monitor(run, settings=values, steps=20, knn=knn)
+    values = {"log_every": log_every, "learning_rate": 0.03, "projector_norm": True, **settings}
+    return Monitor(run, settings=AdCoSettings(**values), steps=20, knn=knn)
 
 
 def batch() -> Batch:
@@ -116,7 +125,7 @@ def start() -> Iterator[Callable[[Any, Any], None]]:
         signal.signal(number, handler)
 
 
-def steps(callback: Any, trainer: Any, number: int, loss: float = 5.0, module: Still | None = None) -> None:
+def steps(callback: Any, trainer: Any, number: int, loss: float = 5.0, module: Pretraining | None = None) -> None:
     """So many optimizer steps, of as many batches each as are accumulated."""
     for index in range(number * trainer.accumulate_grad_batches):
         trainer.global_step += (index + 1) % trainer.accumulate_grad_batches == 0
@@ -259,8 +268,11 @@ def test_adversaries_that_do_nothing_are_named(
     run: RunDirectory, capsys: pytest.CaptureFixture[str], share: float, rate: float, words: str | None
 ) -> None:
     settings: dict[str, Any] = {"adversary_learning_rate": rate, "adversary_temperature": 0.02}
-    monitor, trainer, module = monitor_of(run, **settings), FakeTrainer(), Still()
-    module.own = {"adversary_share_in_loss_adversary": share}
+    monitor, trainer, module = (
+        monitor_of(run, **settings),
+        FakeTrainer(),
+        Still(adversary_share_in_loss_adversary=share),
+    )
     steps(monitor, trainer, 7, module=module)
     monitor.on_train_epoch_end(trainer, module)
     line, *more = capsys.readouterr().err.splitlines()
@@ -330,7 +342,7 @@ def test_a_step_of_several_batches_is_saved_once(run: RunDirectory) -> None:
 def test_weights_that_are_no_numbers_are_not_saved(run: RunDirectory) -> None:
     """The loss of a step is from before its update."""
     monitor, trainer, module = monitor_of(run, log_every=1), FakeTrainer(), Still()
-    module.weight.data[1] = math.inf
+    next(module.parameters()).data[1] = math.inf
     with pytest.raises(NotFiniteError, match="a weight is not finite"):
         steps(monitor, trainer, 1, module=module)
 
@@ -344,7 +356,7 @@ def test_a_signal_saves_and_stops_after_the_step(
     steps(stop, trainer, 2)
     assert trainer.saved == []
     signal.raise_signal(number)
-    with pytest.raises(Interrupted, match=f"go on with: adco pretrain --resume {run.path}") as raised:
+    with pytest.raises(Interrupted, match=f"continue with: adco pretrain --resume {run.path}") as raised:
         steps(stop, trainer, 1)
     assert raised.value.exit_code == code
     assert trainer.saved == [(3, run.checkpoint)]
@@ -382,7 +394,7 @@ def test_a_signal_keeps_the_checkpoint_from_before_a_collapse(
     stop.checkpoints.on_train_start(trainer, Still())
     start(stop, trainer)
     signal.raise_signal(signal.SIGTERM)
-    kept = "stopped; step 3 looks collapsed, so the checkpoint of step 2 is kept; go on with: "
+    kept = "stopped; step 3 looks collapsed, so the checkpoint of step 2 is kept; continue with: "
     with pytest.raises(Interrupted, match=f"^{kept}adco pretrain --resume {run.path}$"):
         steps(stop, trainer, 1)
     assert trainer.saved == []

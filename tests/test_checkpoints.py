@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
 
-from adco.checkpoints import WholeCheckpointIO
+from adco.runs.checkpoints import WholeCheckpointIO
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -19,14 +20,12 @@ def test_a_write_that_fails_halfway_leaves_the_last_checkpoint(
     path = tmp_path / "last.ckpt"
     WholeCheckpointIO().save_checkpoint({"step": 1}, path)
 
-    def fail(checkpoint: dict[str, int], path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def fail(checkpoint: dict[str, int], file: BinaryIO) -> None:
+        file.write(b"half of it")
         raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(
-        OSError, match=rf"{path} cannot be written, \d+ MB are free there; the one before it is kept: .*no"
-    ):
+    with pytest.raises(OSError, match=rf"{path} cannot be written \(\d+ MB free\); the previous one is kept: .*no"):
         WholeCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

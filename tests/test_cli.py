@@ -10,19 +10,23 @@ import pytest
 import yaml
 
 import adco
-from adco import api, cli, recipes
-from adco.callbacks import Interrupted, NotFiniteError
-from adco.configure import pretrain_parser, pretrain_settings
+from adco import api
+from adco.cli import main as cli
+from adco.config import recipes
+from adco.config.load import pretrain_parser, pretrain_settings
+from adco.config.pretrain import to_dict
+from adco.config.registry import METHODS
+from adco.config.resolve import resolve
 from adco.data.sources import open_source
-from adco.resolve import resolve
-from adco.run_directory import RunDirectory
-from adco.settings import METHODS, AdCoSettings, to_dict
+from adco.methods.adco import AdCoSettings
+from adco.runs.directory import RunDirectory
+from adco.training.errors import Interrupted, NotFiniteError
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_quieten", lambda: None)  # it would silence warnings for the tests that follow
+    monkeypatch.setattr(cli, "_configure_output", lambda: None)  # it would silence warnings for the tests that follow
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -47,7 +51,10 @@ WRONG = [
     (["pretrain"], "data is missing: give a folder of images (adco pretrain photos/) or one of cifar10, "),
     (["pretrain", "--epochs", "3"], "data is missing"),
     (["pretrain", "", "--epochs", "3"], "data is missing"),
-    (["evaluate", "knn", "mine.safetensors"], "mine.safetensors is no file: give a run directory, or --backbone NAME"),
+    (
+        ["evaluate", "knn", "mine.safetensors"],
+        "mine.safetensors is not a file: give a run directory, or --backbone NAME",
+    ),
     (
         ["evaluate", "knn", "--backbone", "resnet18", "--data", "digits", "--device", "abacus"],
         "device abacus is not av",
@@ -58,11 +65,11 @@ WRONG = [
     (["pretrain", "digits", "--data=cifar10"], "data is given twice, digits and --data cifar10: leave one out"),
     (["pretrain", "digits", "photos"], "unrecognized arguments: photos"),
     (["pretrain", "cifar10_demo"], "data 'cifar10_demo' is a recipe: try adco pretrain --recipe cifar10_demo"),
-    (["pretrain", "digits", "--lr", "0.1"], "unknown flag --lr: it is --learning_rate here"),
-    (["pretrain", "digits", "--output-dir=a"], "unknown flag --output-dir: it is --out here"),
+    (["pretrain", "digits", "--lr", "0.1"], "unknown flag --lr: it is called --learning_rate here"),
+    (["pretrain", "digits", "--output-dir=a"], "unknown flag --output-dir: it is called --out here"),
     (["pretrain", "digits", "--weights", "a.pth"], "unknown flag --weights: training starts from random weights"),
-    (["evaluate", "knn", "--arch", "resnet18"], "unknown flag --arch: it is --backbone here"),
-    (["compare", "cifar10_table5", "--output", "a"], "unknown flag --output: it is --out here"),
+    (["evaluate", "knn", "--arch", "resnet18"], "unknown flag --arch: it is called --backbone here"),
+    (["compare", "cifar10_table5", "--output", "a"], "unknown flag --output: it is called --out here"),
     (["demo", "--lr", "3"], "unknown flag --lr; see --help"),
     (["pretrain", "--data", "digits", "--temperature", "-1"], "temperature -1.0 must be at least 0.0016"),
     (["pretrain", "--data", "digits", "--adversaries", "0"], "adversaries 0 must be at least 1"),
@@ -75,7 +82,7 @@ WRONG = [
     (["pretrain", "--precision", "8"], "precision"),
     (["pretrain", "--method", "mocov9"], "method 'mocov9' must be one of adco"),
     (["pretrain", "--recipe", "cifar10_dmo"], "recipe 'cifar10_dmo' is neither a file nor a recipe"),
-    (["pretrain", "--resume", "nowhere"], "'nowhere' is no run directory: it has no config.yaml"),
+    (["pretrain", "--resume", "nowhere"], "'nowhere' is not a run directory: it has no config.yaml"),
     (["pretrain", "--resume", "nowhere", "--seed", "3"], "--resume takes its settings from the run directory"),
     (["pretrain", "--seed", "3", "--resume=nowhere"], "--resume takes its settings from the run directory"),
     (["pretrain", "--dry-run", "--resume=nowhere"], "--resume takes its settings from the run directory"),
@@ -87,8 +94,8 @@ WRONG = [
     (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, compare, demo, recipes"),
     (["evaluate"], "kind"),
     (["evaluate", "svm"], "svm"),
-    (["evaluate", "knn"], "no run directory under runs/: name one, or pretrain first"),
-    (["evaluate", "knn", "nowhere"], "'nowhere' is no run directory"),
+    (["evaluate", "knn"], "no run directory under runs/: give the path of one, or pretrain first"),
+    (["evaluate", "knn", "nowhere"], "'nowhere' is not a run directory"),
     (["evaluate", "knn", "--k", "0"], "k 0 must be at least 1"),
     (["evaluate", "knn", "--bakcbone", "resnet18"], "unknown flag --bakcbone: did you mean --backbone?"),
     (["recipes", "cifar10_dmo"], "recipe 'cifar10_dmo' is neither a file nor a recipe"),
@@ -179,7 +186,7 @@ def test_help_says_what_is_chosen_for_the_data(capsys: pytest.CaptureFixture[str
     words = out[out.index("--batch_size") : out.index("--accumulate")]
     assert words.endswith("(default: chosen for your data) ")
     assert out.index("--minutes") < out.index("in place of `epochs` --batch_size")  # nothing is chosen for it
-    assert "--seed N of every random number: weights, order, views (default: 0)" in out
+    assert "--seed N seed of all random numbers: weights, order of the images, views (default: 0)" in out
     assert not any(word in out for word in ("null", "None", "SUPPRESS", "Literal"))
 
 
@@ -192,7 +199,7 @@ def test_help_with_data_says_what_is_chosen_for_it(capsys: pytest.CaptureFixture
         words = out[out.index(f" --{name} ") :]
         assert words.index(f"(default: chosen for your data, now: {config[name]})") < words.index(" --", 1)
     assert f"(default: auto, now: {config['precision']})" in out
-    assert f"(now: {config['image_size']})" in out
+    assert f"(default: chosen for your data, now: {config['image_size']})" in out
     for other in (["no/such/folder"], ["digits", "--batch_size", "9999"], ["--resume", "no/such/run"]):
         assert cli.run(["pretrain", *other, "--help"]) == 0
         assert "now:" not in capsys.readouterr().out
@@ -205,9 +212,8 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    for module in ("adco", "adco.cli"):
-        done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (0, f"adco {version('adco')}\n")
+    done = subprocess.run([sys.executable, "-m", "adco", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"adco {version('adco')}\n")
     assert adco.__version__ == version("adco")
 
 
@@ -231,8 +237,8 @@ def test_a_stop_and_a_loss_that_is_no_number_have_exit_codes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for error, code, words in [
-        (Interrupted(15, RunDirectory(Path("runs/a"))), 143, "go on with: adco pretrain --resume runs/a"),
-        (Interrupted(2, RunDirectory(Path("runs/a"))), 130, "go on with: adco pretrain --resume runs/a"),
+        (Interrupted(15, RunDirectory(Path("runs/a"))), 143, "continue with: adco pretrain --resume runs/a"),
+        (Interrupted(2, RunDirectory(Path("runs/a"))), 130, "continue with: adco pretrain --resume runs/a"),
         (KeyboardInterrupt(), 130, "adco: stopped"),
         (NotFiniteError("the loss is nan"), 1, "the loss is nan"),
     ]:
@@ -259,8 +265,8 @@ def test_a_dry_run_prints_and_leaves_nothing(tmp_path: Path, capsys: pytest.Capt
 def test_lines_go_to_stderr_as_it_is_when_they_are_logged() -> None:
     code = """
 import contextlib, io, logging
-from adco import cli
-cli._quieten()
+from adco.cli import main as cli
+cli._configure_output()
 logging.getLogger("adco").info("first")
 with contextlib.redirect_stderr(io.StringIO()) as other:
     logging.getLogger("adco").info("second")
@@ -271,7 +277,7 @@ print(other.getvalue(), end="")
 
 
 def test_the_installed_command_exits_with_the_code(tmp_path: Path) -> None:
-    code = "from adco.cli import main; main()"
+    code = "from adco.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "pretrain", "--epoch", "3"], capture_output=True, text=True, check=False
     )
@@ -283,8 +289,8 @@ def test_the_installed_command_exits_with_the_code(tmp_path: Path) -> None:
 def test_the_same_warning_from_two_places_is_printed_once() -> None:
     code = """
 import warnings
-from adco import cli
-cli._quieten()
+from adco.cli import main as cli
+cli._configure_output()
 warnings.warn("images are enlarged")
 warnings.warn("images are enlarged")
 warnings.warn("another")

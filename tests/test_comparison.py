@@ -19,7 +19,7 @@ from filelock import FileLock
 from PIL import Image
 from scipy.stats import t as student
 
-from adco import cli, recipes
+from adco.cli import main as cli
 from adco.comparison import BUSY, RunsFailed, compare, do_one, read_plan
 from adco.comparison.check import check_labels, check_plan
 from adco.comparison.claims import Claim, claims, markdown, statements, to_json
@@ -28,15 +28,21 @@ from adco.comparison.picture import draw
 from adco.comparison.plan import Plan, Row, first_difference
 from adco.comparison.table import Entry, Table, cells, collect, mean_and_std, results
 from adco.comparison.timing import known_timings, relative_time
-from adco.configure import pretrain_settings
+from adco.config import recipes
+from adco.config.commands import EvaluateSettings
+from adco.config.load import pretrain_settings
+from adco.config.resolve import resolve
 from adco.data.sources import ArraySource, open_source
 from adco.evaluation.results import Kind
 from adco.evaluation.runs import evaluate_run
-from adco.pretraining import make_method, make_views
-from adco.rehearsal import Training
-from adco.resolve import resolve
-from adco.run_directory import RunDirectory
-from adco.settings import AdCoSettings, BatchNorm, BYOLSettings, EvaluateSettings, MoCoSettings
+from adco.methods.adco import AdCoSettings
+from adco.methods.byol import BYOLSettings
+from adco.methods.moco import MoCoSettings
+from adco.methods.query_key import BatchNorm
+from adco.optim.optimizers import make_optimizer
+from adco.runs.directory import RunDirectory
+from adco.training.build import make_method, make_views
+from adco.training.rehearsal import Training
 
 TINY: dict[str, Any] = {
     "data": "digits",
@@ -135,7 +141,7 @@ def test_what_another_process_is_at_is_left_to_it(done: Path, capsys: pytest.Cap
     with FileLock(done / "out" / ".locks" / "adco-0"):
         assert do_one(done / "tiny.yaml", done / "out", "adco-0") == BUSY
         found = compare(done / "tiny.yaml", done / "out")
-    assert "another process is at AdCo, seed 0" in capsys.readouterr().err
+    assert "skipped AdCo, seed 0: another process is working on it" in capsys.readouterr().err
     assert [len(entry.linear) for entry in found.entries] == [2, 1]
     compare(done / "tiny.yaml", done / "out")
     assert table(done) == before
@@ -143,7 +149,7 @@ def test_what_another_process_is_at_is_left_to_it(done: Path, capsys: pytest.Cap
 
 def test_a_run_that_fails_keeps_no_other_from_being_done(tmp_path: Path) -> None:
     recipe = write(tmp_path / "r.yaml", seeds=[0], rows={"Too fast": {"learning_rate": 1e30}, "MoCo": ROWS["MoCo v2"]})
-    with pytest.raises(RunsFailed, match=r"failed, see above: too-fast-0; the same command tries them again"):
+    with pytest.raises(RunsFailed, match=r"failed runs: too-fast-0 \(errors above\); the same command retries them"):
         compare(recipe, tmp_path)
     assert [row["name"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == ["MoCo"]
 
@@ -162,7 +168,7 @@ def test_a_run_on_two_devices_is_one_run(tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_a_comparison_that_is_told_to_stop_saves_and_goes(tmp_path: Path) -> None:
     recipe = write(tmp_path / "long.yaml", shared={**TINY, "epochs": 1000}, rows={"MoCo": ROWS["MoCo v2"]})
-    command = [sys.executable, "-m", "adco.cli", "compare", str(recipe), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "adco", "compare", str(recipe), "--out", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     run = RunDirectory(tmp_path / "moco-0")
     while not run.records():
@@ -171,7 +177,7 @@ def test_a_comparison_that_is_told_to_stop_saves_and_goes(tmp_path: Path) -> Non
     process.terminate()
     _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.rstrip().endswith("adco: stopped; the same command goes on from the last checkpoint")
+    assert said.rstrip().endswith("adco: stopped; the same command continues from the last checkpoint")
     assert run.checkpoint.is_file()
     FileLock(tmp_path / ".locks" / "moco-0").acquire(timeout=0)  # nobody is at it any more
 
@@ -206,7 +212,7 @@ def test_photographs_without_labels_are_evaluated_on_labelled_data_beside_them(t
 
 
 def test_photographs_without_labels_are_refused_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"photos has no labels to evaluate the rows by: add a line evaluate_on: "):
+    with pytest.raises(ValueError, match=r"photos has no labels to evaluate the rows with: add a line evaluate_on: "):
         compare(of_photographs(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -264,7 +270,7 @@ def test_the_committed_comparison_is_done_and_not_timed_again(monkeypatch: pytes
 
 def test_a_launcher_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="starts a process a device by itself: call it once"):
+    with pytest.raises(ValueError, match="starts its own processes, one per device: call it without a launcher"):
         compare(write(tmp_path / "tiny.yaml"), tmp_path)
 
 
@@ -276,7 +282,9 @@ def test_one_run_alone_is_named_as_its_folder(tmp_path: Path) -> None:
 def test_a_run_begun_with_other_settings_is_not_taken_for_this_row(done: Path) -> None:
     """Whether it is done or not: the table would say of it what is not so."""
     other = write(done / "other.yaml", rows={"AdCo": {**ROWS["AdCo"], "temperature": 0.5}})
-    with pytest.raises(ValueError, match=r"adco-0 was begun with temperature 0.07, not 0.5: remove it to begin anew"):
+    with pytest.raises(
+        ValueError, match=r"adco-0 was started with temperature 0.07, but the comparison has 0.5: delete"
+    ):
         compare(other, done / "out")
 
 
@@ -289,7 +297,7 @@ def test_a_run_on_other_images_is_not_taken_for_this_table(done: Path, file: str
     path.write_text(json.dumps(figures))
     shutil.rmtree(folder / "out" / "moco-v2-1")  # something is left to do
     with pytest.raises(
-        ValueError, match=f"adco-0 was .* on {figures['images']} images, there are {figures['images'] - 1}"
+        ValueError, match=f"adco-0 was .* on {figures['images']} images, but there are {figures['images'] - 1} now"
     ):
         compare(folder / "tiny.yaml", folder / "out")
 
@@ -299,7 +307,7 @@ def test_a_setting_taken_back_is_another_setting(done: Path) -> None:
     config = done / "out" / "adco-0" / "config.yaml"
     kept = config.read_text()
     config.write_text(kept.replace("\nlearning_rate: 0.1\n", "\nlearning_rate: 0.5\n", 1))
-    with pytest.raises(ValueError, match=r"adco-0 was begun with learning_rate 0.5, not 0.1: remove it"):
+    with pytest.raises(ValueError, match=r"adco-0 was started with learning_rate 0.5, but the comparison has 0.1"):
         compare(done / "tiny.yaml", done / "out")
     config.write_text(kept)
 
@@ -339,27 +347,30 @@ def test_results_of_earlier_versions_count_as_done(done: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"rows": {}}, "is no comparison: it must hold shared, seeds and rows$"),
-        ({"row": 1}, "is no comparison: it must hold shared, seeds and rows, not row$"),
-        ({"seeds": []}, r"seeds \[\] must be a list of whole numbers, at least 0"),
+        ({"rows": {}}, "is not a comparison: rows must be a mapping from names to settings$"),
+        ({"row": 1}, "is not a comparison: it has row, but the only keys are shared, seeds, rows, images"),
+        ({"seeds": []}, r"seeds \[\] must be a list of whole numbers, 0 or above"),
         ({"seeds": [0, 1, 0]}, r"seeds \[0, 1, 0\] must differ from each other"),
-        ({"shared": ["a"]}, "shared of .* must hold settings"),
-        ({"rows": {"A": "moco"}}, "A of .* must hold settings, {name: value, ...}; it is moco"),
+        ({"shared": ["a"]}, "shared in .* must be a mapping of settings"),
+        ({"rows": {"A": "moco"}}, "A in .* must be a mapping of settings, {name: value, ...}; got moco"),
         ({"rows": {"A": {"method": ["moco"]}}}, r"row A: method \['moco'\] must be one of adco, moco"),
-        ({"shared": {"data": "digits", "minutes": 3}}, "row .*: minutes 3 would give rows different lengths"),
+        ({"shared": {"data": "digits", "minutes": 3}}, "row .*: minutes 3 would give rows different numbers of epochs"),
         ({"protocol": "paper"}, "protocol paper must be one of cached, sgd"),
-        ({"claims": "mine"}, "claims mine must be appendix, or left out"),
-        ({"evaluate_on": ["a/"]}, r"evaluate_on \['a/'\] must be a folder of labelled images, or the name of a set"),
+        ({"claims": "mine"}, "claims mine must be appendix or left out"),
+        (
+            {"evaluate_on": ["a/"]},
+            r"evaluate_on \['a/'\] must be a folder of labelled images or the name of a data",
+        ),
         (
             {"rows": {"A": {}, "B": {"data": "cifar10"}}},
             r"rows have different data \(digits, cifar10\): add",
         ),
-        ({"shared": {**TINY, "recipe": "imagenet_moco"}}, "recipe is of a row: it cannot stand in shared"),
+        ({"shared": {**TINY, "recipe": "imagenet_moco"}}, "recipe must be set in a row, not in shared"),
         ({"seeds": [0.5]}, r"seeds \[0.5\] must be a list"),
         ({"rows": {"A": {"method": "mocco"}}}, "row A: method 'mocco' must be one of adco, moco"),
         ({"rows": {"A": {"method": "moco", "adversaries": 3}}}, "row A: unknown setting adversaries"),
         ({"rows": {"A": {"method": "moco", "temperature": 0.0}}}, "row A: temperature 0.0 must be above 0"),
-        ({"rows": {"A": {"seed": 3}}}, "row A: seed is the comparison's to give: leave it out"),
+        ({"rows": {"A": {"seed": 3}}}, "row A: seed is set by the comparison: remove it"),
         ({"rows": {"A b": {}, "a-b": {}}}, "rows A b and a-b would share the folder a-b-0: rename one"),
     ],
 )
@@ -387,12 +398,13 @@ def test_every_recipe_of_the_package_builds(name: str) -> None:
         resolved = resolve(replace(settings, devices=1, num_nodes=1, accelerator="cpu"), source)
         with torch.device("meta"):
             method = make_method(resolved, steps_per_epoch=10)
-        method.configure_optimizers()
-        assert len(make_views(resolved)) == 2 + len(getattr(settings, "small_crops", []))
+        make_optimizer(resolved.optimizer, method.players())
+        assert len(make_views(resolved)) == 2 + len(settings.further_crops)
 
 
 def test_a_dry_run_builds_and_steps_each_row() -> None:
     tiny = {"epochs": 3, "image_size": 32, "backbone_args": TINY["backbone_args"], "accelerator": "cpu", "devices": 8}
+    tiny["data"] = "noise"
     settings = [
         AdCoSettings(**tiny, adversaries=100, small_crops=[(16, 0.1, 0.4)], batch_norm="shuffle"),
         BYOLSettings(**tiny, hidden=16, dim=8),
@@ -405,16 +417,36 @@ def test_a_dry_run_builds_and_steps_each_row() -> None:
     assert first["parameters"] > 0.1 * 100 / 1000
 
 
+ONE: dict[str, Any] = {
+    "data": "digits",
+    "backbone_args": TINY["backbone_args"],
+    "image_size": 8,
+    "accelerator": "cpu",
+}
+
+
 @pytest.mark.parametrize("batch_norm", ["auto", "shuffle"])
 def test_a_device_that_shuffles_with_others_embeds_its_share_in_one(batch_norm: BatchNorm) -> None:
-    small = {"backbone_args": TINY["backbone_args"], "image_size": 8, "accelerator": "cpu", "devices": 8}
+    small = {
+        "backbone_args": TINY["backbone_args"],
+        "image_size": 8,
+        "accelerator": "cpu",
+        "devices": 8,
+        "data": "digits",
+    }
     training = Training(MoCoSettings(**small, batch_size=64, batch_norm=batch_norm), open_source("digits"))
     assert isinstance(training.settings, MoCoSettings)
     assert (training.settings.batch_size, training.settings.split_groups) == (8, 1)
 
 
 def test_no_worker_makes_views_for_a_later_turn() -> None:
-    small = {"backbone_args": TINY["backbone_args"], "image_size": 8, "batch_size": 8, "accelerator": "cpu"}
+    small = {
+        "backbone_args": TINY["backbone_args"],
+        "image_size": 8,
+        "batch_size": 8,
+        "accelerator": "cpu",
+        "data": "digits",
+    }
     training = Training(MoCoSettings(**small, workers=1), open_source("digits"), steps=3)
     training()
     assert training.loader.order.position == 4  # batches asked for; a worker looks two ahead where there are more
@@ -426,7 +458,13 @@ def test_no_worker_makes_views_for_a_later_turn() -> None:
 def test_parameters_beyond_backbone_and_projector() -> None:
     """Claim 6: 8192 adversaries of width 128; BYOL's predictor 256-4096-256, with BatchNorm."""
     source = open_source("digits")
-    small = {"backbone_args": TINY["backbone_args"], "image_size": 8, "batch_size": 8, "accelerator": "cpu"}
+    small = {
+        "backbone_args": TINY["backbone_args"],
+        "image_size": 8,
+        "batch_size": 8,
+        "accelerator": "cpu",
+        "data": "digits",
+    }
     counts = [
         Training(settings, source).extra_parameters()
         for settings in (
@@ -499,19 +537,19 @@ def test_claims_are_read_off_the_right_rows() -> None:
         "an eighth of the adversaries costs at most 0.4 points": 0.8,
         "symmetric AdCo reaches BYOL's accuracy": 1.1,
         "symmetric AdCo reaches symmetric MoCo v2's accuracy": None,
-        "symmetric AdCo: time per epoch relative to BYOL (paper: 3.50 / 4.10)": 0.8,
+        "symmetric AdCo takes at most 3.50 / 4.10 of BYOL's time per epoch (the paper's ratio)": 0.8,
         "AdCo beats MoCo v2 by about a point": 1.5,
-        "AdCo: time per epoch relative to MoCo v2 (paper: 2.26 / 2.12)": 1.05,
-        "multi-crop adds to the plain loss": 1.5,
-        "the symmetric loss adds to multi-crop": 1.0,
-        "the fewest adversaries are no more parameters than BYOL's predictor": 0.5,
-        "training the negatives adds to fixed ones (not the appendix's)": 0.15,
+        "AdCo takes at most 2.26 / 2.12 of MoCo v2's time per epoch (the paper's ratio)": 1.05,
+        "multi-crop improves on the plain loss": 1.5,
+        "the symmetric loss improves on multi-crop alone": 1.0,
+        "the smallest set of adversaries has no more parameters than BYOL's predictor": 0.5,
+        "trained adversaries improve on fixed ones (not in the appendix)": 0.15,
     }
     verdicts = [claim.verdict for claim in claims(ENTRIES)]
     unclear = "cannot tell"
     assert verdicts[:5] == ["holds", "does not hold", "holds", unclear, "holds"]
     assert verdicts[5:] == [unclear, "holds", "holds", "holds", "holds", unclear]
-    cost = found["symmetric AdCo: time per epoch relative to BYOL (paper: 3.50 / 4.10)"]
+    cost = found["symmetric AdCo takes at most 3.50 / 4.10 of BYOL's time per epoch (the paper's ratio)"]
     assert cost.interval == pytest.approx((0.8, 0.8))
     variances, freedom = (1 / 3, 0.01 / 3), 1.01**2 / (1 / 2 + 0.01**2 / 2)  # Welch 1947
     half = student.ppf(0.975, freedom) * math.sqrt(sum(variances))
@@ -530,7 +568,9 @@ def test_what_is_said_of_any_number_of_adversaries_is_read_off_all() -> None:
     assert symmetric.figure == pytest.approx((2 + 1 + 3) / 3)
     half = student.ppf(0.975, 2 + 2) * 0.1 * math.sqrt(2 / 3)
     assert symmetric.interval == pytest.approx((2 - half, 2 + half))
-    assert symmetric.measured == "True800, True400, True100 minus False800, False400, False100, linear top-1,"
+    assert symmetric.measured == (
+        "linear top-1 in points, mean of True800, True400 and True100 minus mean of False800, False400 and False100"
+    )
     assert eighth.figure == pytest.approx((-2 + -3) / 2)
     assert eighth.interval == pytest.approx((-2.5 - half, -2.5 + half))
 
@@ -629,7 +669,10 @@ def test_cells_and_markdown() -> None:
     assert text.count("\n| ") == len(ENTRIES) + 3  # and two lines of a head, one of a floor
     assert "\n| raw pixels | – | – | – | – | – | 30.3 | 40.2 | – | – | – | – |\n" in text
     assert text.startswith("Trained on photos/ (60 000 images), evaluated on labelled/ (2 000 test images). kNN")
-    assert "time/epoch (relative to MoCo) and peak memory: measured on a machine, threads: 1, all rows in turns" in text
+    assert (
+        "time/epoch (relative to MoCo) and peak MB: measured on a machine, threads: 1; the rows were timed in turn"
+        in text
+    )
     assert "3. symmetric AdCo reaches symmetric MoCo v2's accuracy: not measured (a row is missing)" in text
 
 
@@ -646,4 +689,4 @@ def test_the_command_prints_the_table(done: Path, capsys: pytest.CaptureFixture[
     assert "appendix" not in said
     assert "the symmetric loss adds" not in said
     assert cli.run(["compare", "cifar10_demo"]) == 2
-    assert "is no comparison" in capsys.readouterr().err
+    assert "is not a comparison" in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import math
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -7,10 +8,12 @@ import pytest
 import yaml
 
 import adco
-from adco import recipes
-from adco.configure import FOREIGN, Parser, build, pretrain_parser, pretrain_settings, read_recipe
-from adco.run_directory import RunDirectory
-from adco.settings import AdCoSettings, EvaluateSettings, to_dict
+from adco.config import recipes
+from adco.config.commands import EvaluateSettings
+from adco.config.load import FOREIGN, Parser, build, pretrain_parser, pretrain_settings, read_recipe
+from adco.config.pretrain import to_dict
+from adco.methods.adco import AdCoSettings
+from adco.runs.directory import RunDirectory
 
 
 def test_nothing_given_is_the_defaults() -> None:
@@ -42,7 +45,7 @@ def test_the_length_of_a_run_replaces_that_of_the_recipe(tmp_path: Path) -> None
     for text, given in (("minutes: 2", {"epochs": 3}), ("epochs: 7", {"minutes": 2.0})):
         recipe.write_text(text)
         settings = pretrain_settings(recipe, **given)
-        assert (settings.epochs, settings.minutes) == (given.get("epochs", 200), given.get("minutes"))
+        assert (settings.epochs, settings.minutes) == (given.get("epochs", 200), given.get("minutes", math.inf))
     recipe.write_text("epochs: 7\nminutes: 2")
     with pytest.raises(ValueError, match="minutes 2 chooses the epochs, but epochs 7 is given: leave one out"):
         pretrain_settings(recipe)
@@ -90,7 +93,7 @@ def test_a_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         ({"epoch": 3}, "unknown setting epoch: did you mean epochs?"),
         ({"temprature": 3}, "unknown setting temprature: did you mean temperature?"),
         ({"zzzz": 3}, "unknown setting zzzz; see --help"),
-        ({"lr": 0.1}, "unknown setting lr: it is learning_rate here"),
+        ({"lr": 0.1}, "unknown setting lr: it is called learning_rate here"),
         ({"weights": "a.pth"}, "unknown setting weights: training starts from random weights"),
         ({"method": "mocov9"}, "method 'mocov9' must be one of adco"),
     ],
@@ -150,9 +153,9 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
     ("text", "message"),
     [
         ("a: [1", "is no YAML"),
-        ("- epochs\n- 3", "must hold settings, a line each"),
-        ("epochs 3", "must hold settings, a line each"),
-        ("", "must hold settings, a line each"),
+        ("- epochs\n- 3", "must hold settings, one per line"),
+        ("epochs 3", "must hold settings, one per line"),
+        ("", "must hold settings, one per line"),
         ("epohcs: 3", "unknown setting epohcs: did you mean epochs"),
         ("!!python/object/apply:os.system ['true']", "is no YAML"),
     ],

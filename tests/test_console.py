@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from adco.configure import pretrain_settings
-from adco.console import Bar, TimeLeft, duration, outline
+from adco.config.load import pretrain_settings
 from adco.data.sources import ArraySource
+from adco.training.console import Bar, TimeLeft, duration, outline
 
 METHOD: Any = None
 
@@ -58,10 +58,10 @@ def test_one_epoch_class_and_thread_are_singular(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     source = ArraySource("few", np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64), ("a",))
     method: Any = SimpleNamespace(encoder=SimpleNamespace(backbone=torch.nn.Linear(2, 2)))
-    settings = pretrain_settings(data="few", epochs=1, batch_size=2, image_size=8)
+    settings: Any = pretrain_settings(data="few", epochs=1, batch_size=2, image_size=8)
     facts = outline(settings, source, method, torch.device("cpu"), processes=1)
-    assert facts["images"] == "4 in few, labels of 1 class, for the kNN only"
-    assert facts["steps"] == "2 an epoch, 2 in 1 epoch"
+    assert facts["images"] == "4 in few, 1 class (labels are used for kNN only)"
+    assert facts["steps"] == "2 per epoch, 2 in 1 epoch"
     assert facts["device"].startswith("cpu (1 thread), ")
 
 
@@ -93,8 +93,8 @@ def test_it_is_said_after_the_first_steps_and_at_a_fiftieth_of_the_run(clock: Si
         run.global_step = step
         left.on_train_batch_end(run, METHOD, None, None, step - 1)
     assert run.said == [
-        f"adco: about {duration(994 * 3)} left (3 s a step, step 6 of 1000)",
-        f"adco: about {duration(980 * 3)} left (3 s a step, step 20 of 1000)",
+        f"adco: about {duration(994 * 3)} left (3 s per step, step 6 of 1000)",
+        f"adco: about {duration(980 * 3)} left (3 s per step, step 20 of 1000)",
     ]
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from adco.curves import PANELS, SHARE, plot_curves, read_records
+from adco.runs.curves import PANELS, SHARE, plot_curves
+from adco.runs.records import read_records
 
 KEYS = [key for panel in PANELS for key in panel.curves]
 RECORDS: list[dict[str, float | str]] = [

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from adco import defaults
 from adco.adversaries import adversarial_info_nce
+from adco.config import defaults
+from adco.config.pretrain import PretrainSettings
+from adco.config.registry import METHODS, settings_of
+from adco.config.resolve import resolve_for_images
 from adco.data.sources import ArraySource
-from adco.resolve import resolve_for_images
-from adco.settings import METHODS, AdCoSettings, BYOLSettings, PretrainSettings
+from adco.methods.adco import AdCoSettings
+from adco.methods.byol import BYOLSettings
 
 IMAGENET = 1_281_167
 
@@ -58,8 +61,8 @@ def images(count: int, side: int = 32) -> ArraySource:
     return ArraySource("black", np.broadcast_to(np.uint8(0), (count, side, side, 3)), None, ())
 
 
-def resolved(count: int, method: str = "adco", side: int = 32, **given: Any) -> PretrainSettings:
-    return resolve_for_images(METHODS[method](method=method, **given), images(count, side))
+def resolved(count: int, method: str = "adco", side: int = 32, **given: Any) -> PretrainSettings[None]:
+    return resolve_for_images(settings_of(method)(method=method, **given), images(count, side))
 
 
 @pytest.mark.parametrize("method", METHODS)

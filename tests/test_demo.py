@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from adco.demo import what_happened
-from adco.run_directory import RunDirectory
+from adco.runs.directory import RunDirectory
 
 
 def scores(top1: float, low: float, high: float) -> dict[str, Any]:

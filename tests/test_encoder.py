@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import adco
-from adco.encoder import BackboneInfo, Encoder, build_backbone, feature_width, load_backbone, mlp, save_backbone, unit
-from adco.settings import Stem
+from adco.config.topics import Stem
+from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone, save_backbone
+from adco.models.encoder import Encoder, mlp, unit
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TINY = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
@@ -159,7 +160,7 @@ def test_a_network_that_does_not_take_the_size_is_refused_in_its_own_words() -> 
 
 @pytest.mark.parametrize("arguments", [{"colour": "red"}, {"layers": 3}])
 def test_arguments_that_do_not_fit_are_named(arguments: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"backbone_args .* do not fit timm's resnet18"):
+    with pytest.raises(ValueError, match=r"timm model resnet18 does not accept backbone_args .*"):
         build_backbone(info(arguments=arguments))
 
 
@@ -170,10 +171,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_file_of_another_maker_is_told_from_ours(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "plain.safetensors")
-    with pytest.raises(ValueError, match="has no adco metadata: it names no network"):
+    with pytest.raises(ValueError, match="has no adco metadata, so its network is unknown: use --backbone"):
         load_backbone(tmp_path / "plain.safetensors")
     (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(ValueError, match=r"text\.safetensors is no safetensors file"):
+    with pytest.raises(ValueError, match=r"text\.safetensors is not a safetensors file"):
         load_backbone(tmp_path / "text.safetensors")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adco.health import adversary_hardness, effective_rank, embedding_health
+from adco.health.numbers import adversary_hardness, effective_rank, embedding_health
 
 Array = NDArray[np.float64]
 N, D, K = 12, 6, 9

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adco.losses import info_nce, negative_cosine, nt_xent
+from adco.losses.contrastive import info_nce, negative_cosine, nt_xent
 
 SEEDS = st.integers(0, 2**32 - 1)
 COUNTS = st.integers(1, 8)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adco.encoder import Encoder, mlp
-from adco.momentum import MomentumEncoder
+from adco.models.encoder import Encoder, mlp
+from adco.models.momentum import MomentumEncoder
 
 
 class Small(nn.Sequential):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from adco.optimizers import MuonSGD, Player, make_optimizer
+from adco.optim.optimizers import MuonSGD, make_optimizer
+from adco.optim.players import Player
 
 
 def numpy_muon(weight: np.ndarray, gradients: list[np.ndarray], lr: float, decay: float, momentum: float) -> np.ndarray:
@@ -131,5 +132,5 @@ def test_an_ascending_player_is_sgds_beside_muon_and_refused_by_lars() -> None:
     weight.grad = torch.full((2, 2), 0.25)
     optimizer.step()
     assert torch.equal(weight.detach(), torch.full((2, 2), 1.25))
-    with pytest.raises(ValueError, match="lars cannot maximize"):
+    with pytest.raises(ValueError, match="lars cannot maximize a loss: use sgd or muon"):
         make_optimizer("lars", [player])

@@ -18,15 +18,17 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]
 
 import adco
-from adco import callbacks
-from adco.callbacks import NotFiniteError
-from adco.configure import pretrain_settings
-from adco.data import sources
-from adco.data.archives import Loaded
-from adco.encoder import load_backbone
+from adco.config.load import pretrain_settings
+from adco.config.pretrain import to_dict
+from adco.config.resolve import resolve
+from adco.data.digits import digits as load_digits
+from adco.data.registry import NAMED, Loaded
+from adco.data.sources import open_source
 from adco.methods.adco import AdCo
-from adco.run_directory import RunDirectory
-from adco.settings import to_dict
+from adco.models.backbone import load_backbone
+from adco.runs.directory import RunDirectory
+from adco.training import saving
+from adco.training.errors import NotFiniteError
 
 TINY: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]},
@@ -55,14 +57,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, hundred: Loaded) -> str:
     """A hundred digits as a set of their own, for runs of a second; curves, which take as long, are left out."""
-    monkeypatch.setattr(sources, "_NAMED", {**sources._NAMED, "few": lambda split: hundred})
-    monkeypatch.setattr(callbacks, "plot_curves", lambda records, path: None)
+    monkeypatch.setitem(NAMED, "few", lambda split: hundred)
+    monkeypatch.setattr(saving, "plot_curves", lambda records, path: None)
     return "few"
 
 
 @pytest.fixture(scope="module")
 def hundred() -> Loaded:
-    images, labels, classes = sources._digits("train")
+    images, labels, classes = load_digits("train")
     return images[:100], labels[:100], classes
 
 
@@ -255,7 +257,7 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         ({"batch_norm": "shuffle"}, "batch_norm shuffle needs more than one device"),
         ({"batch_norm": "sync", "devices": 2}, "batch_norm sync over several devices needs GPUs"),
         ({"backbone": "resnet19"}, "backbone 'resnet19' is not a timm model: try .*resnet18"),
-        ({"backbone_args": {"colour": "red"}}, "backbone_args .* do not fit timm's resnet18"),
+        ({"backbone_args": {"colour": "red"}}, "timm model resnet18 does not accept backbone_args .*"),
         ({"accelerator": "gpu"}, "accelerator gpu with devices auto is not available here"),
         ({"accelerator": "abacus"}, "accelerator abacus with devices auto is not available here"),
         ({"devices": 0}, "accelerator cpu with devices 0 is not available here"),
@@ -273,7 +275,7 @@ def test_what_cannot_be_is_told_before_writing(tmp_path: Path, values: dict[str,
 
 def test_a_directory_in_use_is_not_touched(digits: RunDirectory) -> None:
     before = {path: path.stat().st_mtime_ns for path in digits.path.rglob("*")}
-    with pytest.raises(ValueError, match=r"out '.*' is not empty: go on with --resume .*, or choose another --out"):
+    with pytest.raises(ValueError, match=r"out '.*' is not empty: continue with --resume .*, or choose another --out"):
         adco.pretrain(**DIGITS, out=str(digits.path))
     assert {path: path.stat().st_mtime_ns for path in digits.path.rglob("*")} == before
 
@@ -291,7 +293,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
     few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learning rate explodes at the sixth step of eight."""
-    from adco.methods.method import Schedule
+    from adco.optim.players import Schedule
 
     monkeypatch.setattr(Schedule, "__call__", lambda self, step: 1e30 if step >= 5 else 0.03)
     settings = {**TINY, "data": few, "batch_size": 25, "checkpoint_every": 2, "knn_images": 0}
@@ -328,7 +330,7 @@ def test_a_run_that_fails_in_its_first_step_leaves_no_folder_in_the_way(
     with pytest.raises(MemoryError):
         adco.pretrain(**settings, out=str(out))
     assert not out.exists()
-    monkeypatch.setattr(AdCo, "step", lambda self, batch: step(self, batch) if self.global_step == 0 else fail(self, 0))
+    monkeypatch.setattr(AdCo, "step", lambda self, batch: step(self, batch) if batch.position == 0 else fail(self, 0))
     with pytest.raises(MemoryError):
         adco.pretrain(**settings, out=str(out))
     assert len(RunDirectory(out).records()) == 1  # a step that was made is kept
@@ -365,12 +367,12 @@ def test_config_is_yaml_that_the_parser_takes(digits: RunDirectory) -> None:
     values = yaml.safe_load(digits.config.read_text())
     settings = pretrain_settings(**values)
     settings.check()
-    assert settings.out is None
+    assert settings.out == ""
 
 
 def test_a_run_is_not_resumed_on_other_images(few: str, tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
-    run.write_config(to_dict(pretrain_settings(data=few)))
+    run.write_config(to_dict(resolve(pretrain_settings(data=few), open_source(few))))
     run.write_environment(images=3)
     with pytest.raises(ValueError, match="the run had 3: start a new one"):
         adco.pretrain(resume=run.path)

@@ -1,5 +1,6 @@
 """What is measured before a run, with steps whose time the test sets."""
 
+import math
 import time
 from itertools import count
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 from safetensors.torch import load_file
 
 import adco
-from adco import rehearsal
-from adco.configure import pretrain_settings
-from adco.data import sources
+from adco.config.load import pretrain_settings
+from adco.data.digits import digits
+from adco.data.registry import NAMED
 from adco.data.sources import open_source
-from adco.rehearsal import Cost, Training, dry_run, fit_epochs
-from adco.run_directory import RunDirectory
+from adco.runs.directory import RunDirectory
+from adco.training import rehearsal
+from adco.training.rehearsal import Cost, Training, dry_run, fit_epochs
 
 TINY: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
@@ -29,8 +31,8 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels, classes = sources._digits("train")
-    monkeypatch.setattr(sources, "_NAMED", {"few": lambda split: (images[:100], labels[:100], classes)})
+    images, labels, classes = digits("train")
+    monkeypatch.setitem(NAMED, "few", lambda split: (images[:100], labels[:100], classes))
 
 
 def cost(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
@@ -56,7 +58,7 @@ def test_as_many_epochs_are_chosen_as_fit(
     cost(monkeypatch, start=20.0, step=5.0, epoch=20.0)
     monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
     chosen = fit_epochs(pretrain_settings(**TINY, minutes=minutes), open_source("few"), spent)
-    assert (chosen.epochs, chosen.minutes) == (epochs, None)
+    assert (chosen.epochs, chosen.minutes) == (epochs, math.inf)
     assert words in capsys.readouterr().err
 
 
@@ -109,9 +111,9 @@ def test_a_dry_run_says_everything_and_leaves_nothing(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     text = dry_run(pretrain_settings(**TINY, epochs=7))
     facts = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
-    assert facts["images"] == "100 in few, labels of 10 classes, for the kNN only"
-    assert facts["steps"] == "3 an epoch, 21 in 7 epochs"
-    assert facts["method"] == "adco, 32 images of 8 px a step"
+    assert facts["images"] == "100 in few, 10 classes (labels are used for kNN only)"
+    assert facts["steps"] == "3 per epoch, 21 in 7 epochs"
+    assert facts["method"] == "adco, 32 images of 8 px per step"
     assert facts["backbone"].startswith("resnet18, 0.0")
     assert facts["device"].startswith("cpu (")
     assert facts["time"].startswith("about ")

@@ -5,9 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
+from adco.config.resolve import resolve_for_images
+from adco.config.topics import Stem
 from adco.data.sources import ArraySource
-from adco.resolve import resolve_for_images
-from adco.settings import AdCoSettings, Stem
+from adco.methods.adco import AdCoSettings
 
 
 def images(*sides: int) -> ArraySource:
@@ -39,7 +40,9 @@ def test_the_default_size_is_one_that_networks_like_and_enlarges_nothing(side: i
 
 
 def test_a_size_above_the_images_enlarges_them_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match=r"image_size 96 is larger than the images of photos, .* 65 px .* enlarged"):
+    with pytest.warns(
+        UserWarning, match=r"image_size 96 is larger than the images of photos, .* 65 px: they are enlarged"
+    ):
         assert resolve_for_images(AdCoSettings(image_size=96), images(65)).image_size == 96
 
 

@@ -22,14 +22,17 @@ import torch
 from safetensors.torch import load_file
 
 import adco
-from adco import callbacks, cli
-from adco.callbacks import Interrupted, Monitor, StopOnSignal
-from adco.configure import pretrain_settings
-from adco.data import sources
-from adco.data.archives import Loaded
-from adco.optimizers import MuonSGD
-from adco.run_directory import RunDirectory
-from adco.settings import to_dict
+from adco.cli import main as cli
+from adco.config.load import pretrain_settings
+from adco.config.pretrain import to_dict
+from adco.data.digits import digits
+from adco.data.registry import NAMED, Loaded
+from adco.optim.optimizers import MuonSGD
+from adco.runs.directory import RunDirectory
+from adco.training import saving
+from adco.training.errors import Interrupted
+from adco.training.monitor import Monitor
+from adco.training.saving import StopOnSignal
 
 STEPS, EPOCHS = 4, 3  # steps an epoch
 LAST = STEPS * EPOCHS
@@ -50,33 +53,37 @@ FEW = """
 import os, sys, signal
 sys.stdout = open(os.devnull, "w"); sys.stderr = open({errors!r}, "w", buffering=1)
 import torch; torch.set_num_threads(1)
-from adco import cli, callbacks
+from adco.cli import main as cli
+from adco.training import saving, monitor
 from adco.data import sources
-few = [part[:70] for part in sources._digits("train")[:2]]
-sources._NAMED = {{"few": lambda split: (*few, tuple("0123456789"))}}
-callbacks.plot_curves = lambda records, path: None
+from adco.data.digits import digits
+from adco.data.registry import NAMED
+few = [part[:70] for part in digits("train")[:2]]
+NAMED["few"] = lambda split: (*few, tuple("0123456789"))
+saving.plot_curves = lambda records, path: None
 {hook}
 sys.exit(cli.run({arguments!r}))
 """
 
 SIGNAL_AT = """
-receive = callbacks.{callback}.on_train_batch_end
+owner = {{"Monitor": monitor, "Checkpoints": saving, "StopOnSignal": saving}}["{callback}"].{callback}
+receive = owner.on_train_batch_end
 def hook(self, trainer, module, outputs, batch, index):
     if trainer.global_step == {step}:
         os.kill(os.getpid(), {number})
     receive(self, trainer, module, outputs, batch, index)
-callbacks.{callback}.on_train_batch_end = hook
+owner.on_train_batch_end = hook
 """
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_NAMED", {"few": lambda split: FIRST})
-    monkeypatch.setattr(callbacks, "plot_curves", lambda records, path: None)
+    monkeypatch.setitem(NAMED, "few", lambda split: FIRST)
+    monkeypatch.setattr(saving, "plot_curves", lambda records, path: None)
 
 
 def _first_digits() -> Loaded:
-    images, labels, classes = sources._digits("train")
+    images, labels, classes = digits("train")
     return images[:70], labels[:70], classes
 
 
@@ -116,7 +123,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDirector
 def processes() -> ForkServerContext:
     """Processes that have everything imported when they start."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["adco.pretraining", "adco.cli", "sklearn.datasets"])
+    context.set_forkserver_preload(["adco.training.pretrain", "adco.cli.main", "sklearn.datasets"])
     return context
 
 
@@ -230,7 +237,7 @@ def test_a_signal_before_the_first_step_is_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, words: str
 ) -> None:
     monkeypatch.setattr(Monitor, "on_train_start", lambda *_: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(Interrupted, match=f"{words}; go on with: adco pretrain --resume") as stop:
+    with pytest.raises(Interrupted, match=f"{words}; continue with: adco pretrain --resume") as stop:
         adco.pretrain(**TINY, data="few", out=str(tmp_path / "run"), accumulate=accumulate)
     assert stop.value.exit_code == 143
 
@@ -332,7 +339,7 @@ def test_every_epoch_has_one_verdict_though_the_run_was_stopped(
 
 
 def test_nothing_else_may_be_given_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"'{tmp_path}' is no run directory: it has no config.yaml"):
+    with pytest.raises(ValueError, match=f"'{tmp_path}' is not a run directory: it has no config.yaml"):
         adco.pretrain(resume=tmp_path)
     with pytest.raises(ValueError, match=r"except epochs: leave out recipe, seed$"):
         adco.pretrain("cifar10_demo", resume=tmp_path, epochs=3, seed=2)
@@ -350,17 +357,17 @@ def test_a_checkpoint_that_cannot_go_on_is_named(tmp_path: Path, whole: Callable
     run.write_config(config)
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
     for use in (lambda: adco.pretrain(resume=run.path), lambda: adco.evaluate("knn", run.checkpoint)):
-        with pytest.raises(ValueError, match=r"last.ckpt is damaged: remove it to train anew"):
+        with pytest.raises(ValueError, match=r"last.ckpt is damaged: delete it"):
             use()
     run.config.write_text("- no settings")
-    with pytest.raises(ValueError, match=r"config.yaml does not hold the settings of a run"):
+    with pytest.raises(ValueError, match=r"config.yaml does not contain the settings of a run"):
         adco.pretrain(resume=run.path)
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
     run = RunDirectory(Path(shutil.copytree(whole().path, tmp_path / "run")))
     run.write_unfinished()
-    with run.locked(), pytest.raises(ValueError, match=f"another process is training in {run.path}"):
+    with run.locked(), pytest.raises(ValueError, match=f"another process is already training in {run.path}"):
         adco.pretrain(resume=run.path)
 
 
@@ -472,7 +479,7 @@ def test_the_command_stopped_by_a_signal_says_how_to_go_on(
     process.join()
     assert process.exitcode == 143, said.read_text()
     assert said.read_text().splitlines()[-1] == (
-        f"adco: stopped and saved; go on with: adco pretrain --resume {run.path}"
+        f"adco: stopped and saved; continue with: adco pretrain --resume {run.path}"
     )
     stopped = torch.load(run.checkpoint, weights_only=True)
     assert STEPS < stopped["global_step"] < epochs * STEPS
@@ -519,7 +526,7 @@ def test_the_installed_command_is_stopped_and_resumed(tmp_path: Path) -> None:
     """All of it once as a user has it: the command, digits, SIGTERM in the second epoch, --resume, a comparison."""
     stopped, expected = RunDirectory(tmp_path / "stopped"), RunDirectory(tmp_path / "expected")
     settings = {**TINY, "data": "digits", "batch_size": 128}
-    command = [sys.executable, "-c", "from adco.cli import main; main()"]
+    command = [sys.executable, "-c", "from adco.cli.main import main; main()"]
     given = [f"--{name}={json.dumps(v) if isinstance(v, dict) else v}" for name, v in settings.items()]
     with subprocess.Popen(
         [*command, "pretrain", *given, f"--out={stopped.path}"],
@@ -532,11 +539,9 @@ def test_the_installed_command_is_stopped_and_resumed(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate()
     assert process.returncode == 143, said
-    assert said.splitlines()[-1].endswith(f"go on with: adco pretrain --resume {stopped.path}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_NAMED", {"digits": sources._digits})
-        assert cli.run(["pretrain", "--resume", str(stopped.path)]) == 0
-        adco.pretrain(**settings, out=str(expected.path))
+    assert said.splitlines()[-1].endswith(f"continue with: adco pretrain --resume {stopped.path}")
+    assert cli.run(["pretrain", "--resume", str(stopped.path)]) == 0
+    adco.pretrain(**settings, out=str(expected.path))
     assert_same_run(stopped, expected)
 
 
@@ -545,7 +550,7 @@ def test_the_installed_command_is_stopped_and_resumed(tmp_path: Path) -> None:
 def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, workers: int, number: signal.Signals) -> None:
     """As docker stop, systemd and scancel send SIGTERM, and a terminal's Ctrl-C sends SIGINT."""
     run = RunDirectory(tmp_path / "run")
-    command = [sys.executable, "-c", "from adco.cli import main; main()", "pretrain"]
+    command = [sys.executable, "-c", "from adco.cli.main import main; main()", "pretrain"]
     settings = {**TINY, "data": "digits", "batch_size": 128, "workers": workers, "epochs": 200, "out": str(run.path)}
     given = [f"--{name}={json.dumps(v) if isinstance(v, dict) else v}" for name, v in settings.items()]
     with subprocess.Popen(
@@ -559,7 +564,7 @@ def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, workers: int,
     assert process.returncode == 128 + number, said
     assert out == ""
     *before, last = said.splitlines()
-    assert last == f"adco: stopped and saved; go on with: adco pretrain --resume {run.path}"
+    assert last == f"adco: stopped and saved; continue with: adco pretrain --resume {run.path}"
     assert all(line.startswith(("adco: ", "  ", "step ", "epoch ")) for line in before), said  # nobody else's words
     assert_backbone_of(run, torch.load(run.checkpoint, weights_only=True)["global_step"])
     assert len(children) >= workers

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from adco import run_directory
-from adco.run_directory import RunDirectory, newest_run, write_whole
+from adco.files import write_text
+from adco.runs import directory
+from adco.runs.directory import RunDirectory, newest_run
 
 
 def step(number: int) -> dict[str, float]:
@@ -26,17 +27,17 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
         RunDirectory.create(tmp_path)
     with pytest.raises(ValueError, match=r"out '.*note\.txt' is not empty"):
         RunDirectory.create(tmp_path / "note.txt")
-    with pytest.raises(ValueError, match=r"out '.*below' cannot be made: Not a directory"):
+    with pytest.raises(ValueError, match=r"out '.*below' cannot be created: Not a directory"):
         RunDirectory.create(tmp_path / "note.txt" / "below")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
     (tmp_path / "config.yaml").write_text("method: adco")
-    with pytest.raises(ValueError, match=r"out '.*' is not empty: go on with --resume .*, or choose another --out"):
+    with pytest.raises(ValueError, match=r"out '.*' is not empty: continue with --resume .*, or choose another --out"):
         RunDirectory.create(tmp_path)
 
 
 def test_only_a_run_directory_is_opened(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match=f"'{path}' is no run directory: it has no config.yaml"):
+        with pytest.raises(ValueError, match=f"'{path}' is not a run directory: it has no config.yaml"):
             RunDirectory.open(path)
     run = RunDirectory.create(tmp_path / "run")
     run.write_config({"epochs": 3})
@@ -126,26 +127,25 @@ def test_finished_is_taken_back(tmp_path: Path) -> None:
 
 def test_the_newest_run_is_the_one_started_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="no run directory under runs/: name one, or pretrain first"):
+    with pytest.raises(ValueError, match="no run directory under runs/: give the path of one, or pretrain first"):
         newest_run()
     for number, name in enumerate(["b", "c", "a"]):
-        run = RunDirectory.create(run_directory.RUNS / name)
+        run = RunDirectory.create(directory.RUNS / name)
         run.write_config({})
         os.utime(run.config, (number, number))
-    (run_directory.RUNS / "z").mkdir()  # no run
-    assert newest_run().path == run_directory.RUNS / "a"
+    (directory.RUNS / "z").mkdir()  # no run
+    assert newest_run().path == directory.RUNS / "a"
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
-    write_whole(path, "old")
+    write_text(path, "old")
 
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:2])
+    def full(self: Path, target: Path) -> Path:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        write_whole(path, "new text")
+        write_text(path, "new text")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adco.verdict import ENOUGH, Verdict, looks_collapsed, verdict
+from adco.health.verdict import ENOUGH, Verdict, looks_collapsed, verdict
 
 Array = NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def test_noise_that_lasts_is_no_divergence() -> None:
 def test_constant_curves_are_a_plateau(n: int) -> None:
     found = verdict(history(n, noise=0, knn_every=1))
     assert found.word == "plateau"
-    assert "loss stays (5 → 5)" in found.reason
+    assert "loss is flat (5 → 5)" in found.reason
 
 
 @pytest.mark.parametrize("n", LENGTHS)
@@ -276,7 +276,7 @@ def test_a_finished_run_that_won_nothing_says_so() -> None:
     records = with_floor(history(100, noise=0, loss=falling(100, 9, 4), knn_top1=36.0, knn_every=5), random=35)
     found = verdict(records, steps_of(records, 1))
     assert found.word == "finished"
-    assert found.reason.startswith("kNN 36.0 %, random weights 35.0 %: no difference beyond chance")
+    assert found.reason.startswith("kNN 36.0 %, random weights 35.0 %: the difference is within noise")
 
 
 def own(values: Array, n: int = 256) -> list[dict[str, float]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adco.adversaries import Adversaries, adversarial_info_nce
     from adco.api import evaluate, pretrain
-    from adco.encoder import load_backbone
+    from adco.models.backbone import load_backbone
 
 __all__ = ["Adversaries", "adversarial_info_nce", "evaluate", "load_backbone", "pretrain"]
 
@@ -22,7 +22,7 @@ _HOMES = {
     "Adversaries": "adco.adversaries",
     "adversarial_info_nce": "adco.adversaries",
     "evaluate": "adco.api",
-    "load_backbone": "adco.encoder",
+    "load_backbone": "adco.models.backbone",
     "pretrain": "adco.api",
 }
 

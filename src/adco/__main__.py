@@ -1,6 +1,6 @@
 """`python -m adco` is the command `adco`."""
 
-from adco.cli import main
+from adco.cli.main import main
 
 if __name__ == "__main__":
     main()

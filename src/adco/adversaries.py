@@ -1,10 +1,12 @@
-"""The idea: negatives that are trained, end to end, to be as hard as possible (AdCo, arXiv 2011.08435).
+"""Adversaries: negatives that are trained end to end to be as hard as possible (AdCo, arXiv 2011.08435).
 
-The encoder descends the contrastive loss, the adversaries ascend it:
+The encoder minimises the contrastive loss, the adversaries maximise it:
 
     L(q, k, A; τ) = −1/N Σ_i log  exp(q_i·k_i/τ) / ( Σ_j exp(q_i·k_j/τ) + Σ_m exp(q_i·â_m/τ) ),   â = A / ‖A‖
 
-Neither loss moves the other's player, so one backward of their sum gives both gradients at the same point.
+Each has its own temperature, so there are two losses. The encoder loss has no gradient for the adversaries, and the
+adversary loss has none for the encoder. One backward pass of their sum therefore gives both gradients at the same
+point.
 
 Shapes: N queries, M keys (of all ranks), K adversaries, D width.
 """
@@ -15,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adco.blockwise import TwoPlayerLoss, widened
+from adco.losses.blockwise import TwoPlayerLoss, widened
 
 
 class Adversaries(nn.Module):
-    """A bank of trainable negatives: one linear layer without bias whose rows are normalised.
+    """A bank of trainable negatives [K, D]. The loss normalises its rows.
 
-    Step them with `torch.optim.SGD([{"params": adversaries.parameters(), "maximize": True}], lr=3.0, momentum=0.9,
-    weight_decay=1e-4)`: the paper's constants.
+    Train them with `torch.optim.SGD([{"params": adversaries.parameters(), "maximize": True}], lr=3.0, momentum=0.9,
+    weight_decay=1e-4)`. These are the paper's values.
 
     Args:
-        num_adversaries: K.
+        num_adversaries: K, the number of adversaries.
         dim: D, the width of the embeddings.
 
     Raises:
@@ -40,16 +42,16 @@ class Adversaries(nn.Module):
 
     @torch.no_grad()
     def fill(self, keys: Tensor, start: int = 0) -> None:
-        """Put keys [M, D] into the rows from `start` on; what reaches past the last row is left out."""
+        """Copy keys [M, D] into the rows from `start` on. Keys that would go past the last row are ignored."""
         rows = self.weight[start : start + len(keys)]
         rows.copy_(keys[: len(rows)])
 
 
 class AdversarialLoss(NamedTuple):
-    """The two players' losses, both scalars."""
+    """The losses of encoder and adversaries, both scalars."""
 
-    encoder: Tensor  # to descend: gradients reach queries (and keys), never the adversaries
-    adversary: Tensor  # to ascend: gradients reach the adversaries alone
+    encoder: Tensor  # to minimise; has gradients for queries and keys only
+    adversary: Tensor  # to maximise; has gradients for the adversaries only
 
 
 def adversarial_info_nce(
@@ -62,31 +64,32 @@ def adversarial_info_nce(
     first_positive: int = 0,
     in_batch_negatives: bool = True,
 ) -> AdversarialLoss:
-    """Both players' contrastive losses: `(loss.encoder + loss.adversary).backward()` gives both gradients.
+    """Return the losses of encoder and adversaries. `(loss.encoder + loss.adversary).backward()` gives both gradients.
 
-    They are computed in one pass, block by block, in float32 or wider also under autocast; each loss can be
-    differentiated once.
+    Both are computed in one blockwise pass, in float32 or wider even under autocast. Each loss can be differentiated
+    once.
 
     Args:
         queries: [N, D] unit-norm embeddings.
         keys: [M, D] unit-norm embeddings, M ≥ N; query i's positive is row `first_positive` + i.
-        adversaries: [K, D] raw weights; they are normalised here.
+        adversaries: [K, D] unnormalised weights; they are normalised here.
         temperature: τ of the encoder's loss (paper: 0.12; 0.14 with K = 8 192 and a symmetric loss).
-        adversary_temperature: τ_adv of the adversaries' (paper: 0.02; 0.03 with K = 8 192 and a symmetric loss).
-        first_positive: the first query's positive: N times the global rank where keys come from all ranks.
-        in_batch_negatives: whether other images' keys are negatives too (published code: yes; the paper's formula: no).
+        adversary_temperature: τ_adv of the adversaries' loss (paper: 0.02; 0.03 with K = 8 192 and a symmetric loss).
+        first_positive: row of the first query's positive; N times the global rank if keys come from all ranks.
+        in_batch_negatives: whether keys of other images are negatives too (published code: yes; the paper's formula:
+            no).
 
     Raises:
-        ValueError: if the shapes do not fit, or a temperature is below 0.0016, where not even float64 holds its exp.
+        ValueError: if the shapes do not match, or a temperature is below 0.0016, where exp may overflow float64.
     """
     if not queries.shape[1] == keys.shape[1] == adversaries.shape[1]:
         raise ValueError(
-            "queries, keys and adversaries must have one width, "
+            "queries, keys and adversaries must have the same width, "
             f"got {queries.shape[1]}, {keys.shape[1]} and {adversaries.shape[1]}"
         )
     if not 0 <= first_positive <= len(keys) - len(queries):
         raise ValueError(
-            f"first_positive {first_positive} with {len(queries)} queries points past the {len(keys)} keys"
+            f"first_positive {first_positive} is out of range for {len(queries)} queries and {len(keys)} keys"
         )
     if not (temperature > 0 and adversary_temperature > 0):  # NaN too
         raise ValueError(f"temperatures must be positive, got {temperature} and {adversary_temperature}")
@@ -94,7 +97,7 @@ def adversarial_info_nce(
     rows = [tensor.to(dtype) for tensor in (queries, keys, adversaries)]
     if not torch.is_grad_enabled():
         rows = [tensor.detach() for tensor in rows]
-    # A cosine rounded to bf16 and divided by τ_adv = 0.02 would put the adversaries' gradient off by 15 %.
+    # With cosines rounded to bfloat16, the adversaries' gradient would be off by 15 % at τ_adv = 0.02.
     with torch.autocast(queries.device.type, enabled=False):
         losses = TwoPlayerLoss.apply(*rows, temperature, adversary_temperature, first_positive, in_batch_negatives)
     return AdversarialLoss(*losses)

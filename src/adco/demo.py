@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from adco.api import pretrain
+from adco.config.commands import EvaluateSettings
 from adco.evaluation.results import Kind
 from adco.evaluation.runs import evaluate_kinds
-from adco.run_directory import RunDirectory
-from adco.settings import EvaluateSettings
+from adco.runs.directory import RunDirectory
 from adco.words import counted
 
 RECIPE = "cifar10_demo"
@@ -18,8 +18,8 @@ def run_demo(out: Path, seed: int) -> dict[Kind, dict[str, Any]]:
     """Pretrain, or go on where a demo in `out` was stopped, and evaluate.
 
     Raises:
-        ValueError: if CIFAR-10 is not available.
-        adco.callbacks.Interrupted: if a signal stopped it; the same call goes on.
+        InputError: if CIFAR-10 is not available.
+        adco.training.errors.Interrupted: if a signal stopped it; the same call goes on.
     """
     if not (out / "config.yaml").is_file():
         pretrain(RECIPE, out=str(out), seed=seed)

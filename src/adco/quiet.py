@@ -1,4 +1,4 @@
-"""Keeps Lightning from talking: a run has its own lines."""
+"""Silence Lightning's messages: a run prints its own."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to sys.stderr as it is at each record, not as it was when the handler was made."""
+    """Handler that writes to the current sys.stderr, not to the one at the time of its creation."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -20,7 +20,7 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's notices and warnings inside the block; the caller's own settings are restored after it."""
+    """Silence Lightning's log messages and warnings inside the block, and restore the caller's settings after it."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adco.data import archives, fetch, formats
-from adco.data.cache import data_directory, user_cache
+from adco.files import data_directory, user_cache
 
 BATCH = 3
 RNG = np.random.default_rng(0)

@@ -57,10 +57,11 @@ def test_nested_classes_are_the_first_level_or_the_level_asked_for() -> None:
     assert all(found == path.split("/")[0] for path, found in class_of(first).items())
     assert all(found == path.split("/")[1] for path, found in class_of(second).items())
     assert first.description == (
-        "photos/: 15 images, 2 classes named by the folders directly in photos/ (--class_level 2 for the 3 in them)"
+        "photos/: 15 images, 2 classes named after the folders directly in photos/ "
+        "(--class_level 2 uses the 3 folders inside them)"
     )
     assert second.description == (
-        "photos/: 15 images, 3 classes named by the folders at level 2 below photos/, such as photos/animals/cat/"
+        "photos/: 15 images, 3 classes named after the folders at level 2 below photos/, such as photos/animals/cat/"
     )
     train, test = open_splits("photos", class_level=2)
     assert (len(train), len(test), test.classes) == (12, 3, ("cat", "dog", "oak"))
@@ -77,7 +78,9 @@ def test_folders_of_one_name_are_one_class() -> None:
 
 def test_a_level_deeper_than_any_folder_is_refused() -> None:
     nested()
-    with pytest.raises(ValueError, match=r"^class_level 3 must be less: no image of photos/ lies so deep$"):
+    with pytest.raises(
+        ValueError, match=r"^class_level 3 is too large: no image in photos/ is in a folder at that level$"
+    ):
         open_source("photos", class_level=3)
     with pytest.raises(ValueError, match=r"^class_level 1 is for folders: digits has classes of its own$"):
         open_source("digits", class_level=1)
@@ -86,7 +89,7 @@ def test_a_level_deeper_than_any_folder_is_refused() -> None:
 def test_a_folder_around_the_classes_is_passed() -> None:
     put("photos/all/cat/a.png", "photos/all/dog/b.png")
     assert opened().classes == ("cat", "dog")
-    assert opened().description.endswith("2 classes named by the folders directly in photos/all/")
+    assert opened().description.endswith("2 classes named after the folders directly in photos/all/")
 
 
 def test_a_stray_image_is_named_and_trained_on_but_not_evaluated() -> None:
@@ -96,7 +99,7 @@ def test_a_stray_image_is_named_and_trained_on_but_not_evaluated() -> None:
     source = opened()
     assert class_of(source)["stray.png"] is None
     assert (len(source), source.classes) == (21, ("cat", "dog"))
-    assert "1 of 21 images lies in none of the class folders (photos/stray.png): trained on" in source.description
+    assert "1 of 21 images is in no class folder (photos/stray.png): used for pretraining" in source.description
     with_class = labelled(source)
     assert isinstance(with_class, FolderSource)
     assert set(with_class.paths) == {path for path in source.paths if path.name != "stray.png"}
@@ -114,8 +117,8 @@ def test_many_images_beside_the_folders_are_not_strays() -> None:
     source = opened()
     assert source.labels is None
     assert source.description == (
-        "photos/: 12 images, no classes: 2 of 12 images lie in none of the class folders (such as photos/0.png); "
-        "--class_level 1 takes the folders as classes"
+        "photos/: 12 images, no classes: 2 of 12 images are in no class folder (such as photos/0.png); "
+        "--class_level 1 uses the folders as classes"
     )
     chosen = opened(class_level=1)
     assert chosen.labels is not None
@@ -125,9 +128,9 @@ def test_many_images_beside_the_folders_are_not_strays() -> None:
 @pytest.mark.parametrize(
     ("paths", "why"),
     [
-        (["a.png", "b.png"], "all images lie in photos/ itself"),
-        (["cat/a.png", "cat/b.png"], "all images lie in one folder, photos/cat/"),
-        (["a.png", "cat/b.png"], "photos/ has images and only one folder of images, photos/cat/"),
+        (["a.png", "b.png"], "all images are directly in photos/"),
+        (["cat/a.png", "cat/b.png"], "all images are in one folder, photos/cat/"),
+        (["a.png", "cat/b.png"], "photos/ has images and only one folder with images, photos/cat/"),
     ],
 )
 def test_the_path_that_decided_against_classes_is_named(paths: list[str], why: str) -> None:
@@ -158,19 +161,19 @@ def test_what_lies_beside_the_splits_is_named() -> None:
         fill(f"photos/{folder}/cat")
         fill(f"photos/{folder}/dog")
     put("photos/stray.png")
-    assert opened().description.endswith("; test split photos/test/, not used: extra/, stray.png, val/")
+    assert opened().description.endswith("; test split photos/test/; not used: extra/, stray.png, val/")
 
 
 def test_train_alone_is_the_data_and_its_folders_are_the_classes() -> None:
     fill("photos/train/cat")
     fill("photos/train/dog")
-    for level in (None, 1):
+    for level in (0, 1):
         source = opened(class_level=level)
         assert (len(source), source.classes) == (10, ("cat", "dog"))
         assert [len(split) for split in open_splits("photos", class_level=level)] == [8, 2]
-    assert source.description == "photos/train/: 10 images, 2 classes named by the folders directly in photos/train/"
+    assert source.description == "photos/train/: 10 images, 2 classes named after the folders directly in photos/train/"
     with pytest.raises(
-        ValueError, match=r"has no test split: it has no train/ beside one of test/, testing/, val/, valid/"
+        ValueError, match=r"has no test split: it needs train/ and one of test/, testing/, val/, valid/"
     ):
         open_source("photos", "test")
 
@@ -190,7 +193,7 @@ def test_the_level_chosen_for_training_is_that_of_the_test_split() -> None:
     assert train.classes == test.classes == ("cat", "oak")
     fill("photos/test/plants/rose")
     assert open_splits("photos")[1].classes == ("animals", "plants")
-    with pytest.raises(ValueError, match="have different classes: rose only in one"):
+    with pytest.raises(ValueError, match=r"have different classes; missing from one of them: rose$"):
         open_splits("photos", class_level=2)
 
 
@@ -284,7 +287,7 @@ def test_a_run_says_what_its_images_and_classes_are(caplog: pytest.LogCaptureFix
             knn_images=0,
             out=str(tmp_path / "run"),
         )
-        assert any("15 images, 3 classes named by the folders at level 2" in line for line in caplog.messages)
+        assert any("15 images, 3 classes named after the folders at level 2" in line for line in caplog.messages)
         with pytest.warns(UserWarning, match="only 3 test images"):
             found = adco.evaluate("knn", tmp_path / "run", k=1)
     assert found["images"] == 3

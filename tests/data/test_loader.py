@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from adco.data.loader import Batch, Loader, Order, Place
+from adco.data.batch import Batch
+from adco.data.loader import Loader, Order, Place
 from adco.data.sources import ArraySource
 from adco.data.views import View
 

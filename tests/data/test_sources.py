@@ -169,7 +169,9 @@ def test_a_file_that_goes_bad_later(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"b\.png can no longer be read: no such file"):
         list(source.load([1]))
     put(tmp_path / "a.png", size=(3, 5))
-    with pytest.raises(ValueError, match=r"a\.png had \d+ x \d+ pixels and has 5 x 3 now"):
+    with pytest.raises(
+        ValueError, match=r"a\.png has changed since it was checked: it had \d+ x \d+ pixels, now 5 x 3$"
+    ):
         list(source.load([0]))
 
 
@@ -265,7 +267,7 @@ def test_imagenets_test_folder_without_classes_is_not_the_test_split(tmp_path: P
 def test_splits_with_other_classes(tmp_path: Path) -> None:
     put_classes(tmp_path / "train")
     put_classes(tmp_path / "test", classes=("cat", "bird"))
-    with pytest.raises(ValueError, match="have different classes: bird, dog only in one"):
+    with pytest.raises(ValueError, match=r"have different classes; missing from one of them: bird, dog$"):
         open_source(tmp_path)
 
 

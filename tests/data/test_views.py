@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
 from adco.data import views
-from adco.data.sources import Images
+from adco.data.images import Images
 from adco.data.views import Draws, View
 
 Array = NDArray[np.uint8]

@@ -124,5 +124,5 @@ def test_features_taken_under_no_grad_and_labels_are_left_alone() -> None:
 
 @pytest.mark.parametrize("candidates", [(), (1e-3, 1e-2), (1.0, 1.0), (1.0, 0.0), (1.0, -1.0)])
 def test_impossible_candidates_are_refused(candidates: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="candidates must be positive and descend"):
+    with pytest.raises(ValueError, match="candidates must be positive and in descending order"):
         fit_linear_probe(*made(20), 3, candidates=candidates)

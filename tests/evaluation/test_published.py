@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adco import cli
+from adco.cli import main as cli
+from adco.config.commands import EvaluateSettings
 from adco.data.loader import Order
 from adco.data.sources import ArraySource, open_source
 from adco.evaluation import published
 from adco.evaluation.linear import LinearProbe
 from adco.evaluation.published import Classifier, Images, fit_published_probe
-from adco.methods.method import Schedule
-from adco.settings import EvaluateSettings
+from adco.optim.players import Schedule
 
 MEAN, STD = (0.3, 0.3, 0.3), (0.4, 0.4, 0.4)
 EPOCHS, BATCH, RATE = 3, 16, 2.0
@@ -83,7 +83,7 @@ def test_equals_numpys_sgd(source: ArraySource, monkeypatch: pytest.MonkeyPatch)
 
 def test_too_few_images_are_told(source: ArraySource) -> None:
     few = source.subset(range(5))
-    with pytest.raises(ValueError, match="batch_size 16 must be at most 5, the training images of digits"):
+    with pytest.raises(ValueError, match="batch_size 16 must be at most 5, the number of training images of digits"):
         fit(Rows(), few)
 
 

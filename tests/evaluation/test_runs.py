@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import adco
-from adco.run_directory import RunDirectory
+from adco.runs.directory import RunDirectory
 
 TINY: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
@@ -73,7 +73,7 @@ def test_directory_checkpoint_and_backbone_are_one(run: RunDirectory) -> None:
 def test_a_run_that_was_stopped_is_evaluated_by_its_checkpoint(run: RunDirectory, tmp_path: Path) -> None:
     stopped = RunDirectory.create(tmp_path / "stopped")
     stopped.config.write_bytes(run.config.read_bytes())
-    with pytest.raises(ValueError, match=r"has neither a backbone\.safetensors nor .*last\.ckpt: has it trained yet"):
+    with pytest.raises(ValueError, match=r"has neither backbone\.safetensors nor .*last\.ckpt: the run has not saved"):
         adco.evaluate("knn", stopped.path)
     stopped.checkpoint.write_bytes(run.checkpoint.read_bytes())
     assert adco.evaluate("knn", stopped.path) == adco.evaluate("knn", run.path)
@@ -150,8 +150,8 @@ def test_a_network_by_name_takes_weights(labelled: Path, tmp_path: Path, suffix:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"backbone": "resnet18"}, "a backbone by name needs --data"),
-        ({"backbone": "resnet18", "data": "digits", "weights": "nowhere.pth"}, "weights 'nowhere.pth' is no file"),
+        ({"backbone": "resnet18"}, "backbone resnet18 needs --data"),
+        ({"backbone": "resnet18", "data": "digits", "weights": "nowhere.pth"}, "weights 'nowhere.pth' is not a file"),
         ({"backbone": "resnet19", "data": "digits"}, "backbone 'resnet19' is not a timm model: try .*resnet18"),
         ({"weights": "w.pth"}, "weights 'w.pth' need --backbone"),
         ({"kk": 3}, "unknown setting kk"),

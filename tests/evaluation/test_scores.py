@@ -149,11 +149,11 @@ def test_impossible_evaluations_are_refused() -> None:
     negative = Features(torch.eye(2), torch.tensor([0, -1]))
     for train, test, classes, message in (
         (two, two, ("only",), "at least 2 classes"),
-        (one, two, ("a", "b"), "all are b"),
-        (two, wide, ("a", "b"), "one width"),
+        (one, two, ("a", "b"), "all are of class b"),
+        (two, wide, ("a", "b"), "must have the same width; got 2 and 3"),
         (two, negative, ("a", "b"), r"test labels must be in 0..1; got -1..0"),
         (Features(torch.eye(2), torch.tensor([0, 2])), two, ("a", "b"), r"training labels must be in 0..1"),
-        (two, two, ("a", "a"), "class names must differ"),
+        (two, two, ("a", "a"), "class names must be unique"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_features(train, test, classes, "knn")

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 import reference
 from adco.adversaries import Adversaries
-from adco.data.loader import Batch
-from adco.encoder import Encoder
+from adco.data.batch import Batch
 from adco.methods.adco import AdCo, view_pairs
-from adco.methods.method import Schedule
+from adco.methods.method import Common
+from adco.models.encoder import Encoder
+from adco.optim.players import Schedule
+from adco.training.bare import BareTraining
+from adco.training.module import Pretraining
 
 IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 6, 3, 5, 7, 3
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -62,11 +65,11 @@ VARIANTS = {
     "multi-crop": Variant(4, False),
     "symmetric multi-crop": Variant(4, True),
 }
+WEIGHT_DECAY = 0.01
 SETTINGS: dict[str, Any] = {
     "temperature": 0.12,
     "adversary_temperature": 0.05,
     "ema_decay": 0.9,  # far from 1, to be seen in three steps
-    "weight_decay": 0.01,
     "adversary_learning_rate": 3.0,
     "adversary_weight_decay": 0.02,
 }
@@ -85,13 +88,13 @@ def make_batches(views: int, count: int = STEPS, images: int = IMAGES) -> list[B
     ]
 
 
-def make_adco(variant: Variant, **changed: Any) -> AdCo:
+def make_adco(variant: Variant, accumulate: int = 1, **changed: Any) -> AdCo:
     torch.manual_seed(0)
     adversaries = Adversaries(ADVERSARIES, DIM)
     adversaries.fill(torch.randn(ADVERSARIES, DIM))  # lengths other than one
     schedule = Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS)
-    arguments = {"schedule": schedule, "groups": 2, "mean": MEAN, "std": STD, **SETTINGS, **changed}
-    return AdCo(linear_encoder(), adversaries, **asdict(variant), **arguments)
+    common = Common(schedule=schedule, weight_decay=WEIGHT_DECAY, accumulate=accumulate, mean=MEAN, std=STD)
+    return AdCo(linear_encoder(), adversaries, common, **asdict(variant), **{"groups": 2, **SETTINGS, **changed})
 
 
 class Losses(L.Callback):
@@ -117,7 +120,7 @@ def train(method: AdCo, batches: list[Batch], **trainer_arguments: Any) -> list[
         enable_model_summary=False,
         **trainer_arguments,
     )
-    trainer.fit(method, UserList(batches))  # of a list, Lightning takes each element for a loader
+    trainer.fit(Pretraining(method), UserList(batches))  # of a list, Lightning takes each element for a loader
     return losses.values
 
 
@@ -146,6 +149,7 @@ def test_three_steps_equal_the_reference(name: str, in_batch: bool) -> None:
         learning_rate=0.5,
         final_learning_rate=0.05,
         steps=STEPS,
+        weight_decay=WEIGHT_DECAY,
         **SETTINGS,
     )
     batches = make_batches(variant.views)
@@ -205,7 +209,7 @@ def test_the_step_tells_queries_and_keys_of_the_same_images() -> None:
 
 def test_only_two_players_are_stepped() -> None:
     method = make_adco(VARIANTS["plain"])
-    encoder, bank = method.configure_optimizers()["optimizer"].param_groups
+    encoder, bank = BareTraining(method).optimizer.param_groups
     assert encoder["params"] == list(method.encoder.parameters())
     assert bank["params"] == [method.adversaries.weight]
     assert [group["lr"] for group in (encoder, bank)] == [0.5, 3.0]
@@ -232,22 +236,15 @@ def test_a_warm_start_that_trains_fills_the_rows_step_by_step_then_copies_the_en
     """Against the keys themselves; the encoder moves meanwhile, the adversaries do not, and then they do."""
     images, warm_steps = 4, math.ceil(ADVERSARIES / (4 * accumulate))
     method = make_adco(VARIANTS["plain"], warm_steps=warm_steps, accumulate=accumulate)
-    made = method.configure_optimizers()
-    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    train = BareTraining(method)
     initial, keys = weight_of(method.encoder).clone(), []
     for batch in make_batches(2, count=(warm_steps + 1) * accumulate, images=images):
         if batch.position == warm_steps * accumulate:
             filled = method.adversaries.weight.detach().clone()
             encoder = weight_of(method.encoder).clone()
-        outputs = method.training_step(batch, 0)
-        keys.append(outputs["keys"].detach())
+        keys.append(train(batch)["keys"].detach())
         if batch.position == warm_steps * accumulate:
             torch.testing.assert_close(weight_of(method.momentum_encoder.encoder), encoder)
-        outputs["loss"].backward()
-        if (batch.position + 1) % accumulate == 0:
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
     torch.testing.assert_close(filled, torch.cat(keys)[:ADVERSARIES])
     assert not torch.equal(encoder, initial)
     assert not torch.equal(method.adversaries.weight.detach(), filled)

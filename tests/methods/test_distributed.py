@@ -20,14 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from adco.adversaries import Adversaries
-from adco.data.loader import Batch
-from adco.encoder import Encoder, mlp
+from adco.data.batch import Batch
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL
-from adco.methods.method import Method, Schedule
+from adco.methods.method import Common, Method
 from adco.methods.moco import MoCo
 from adco.methods.simclr import SimCLR
 from adco.methods.simsiam import SimSiam
+from adco.models.encoder import Encoder, mlp
+from adco.optim.players import Schedule
+from adco.training.module import Pretraining
 
 IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 8, 4, 6, 20, 3
 # Where LOCAL_RANK of the second process is 0, a positive looked up by it is another image's.
@@ -56,6 +58,9 @@ def make_batches(rank: int = 0, world_size: int = 1) -> list[Batch]:
     ]
 
 
+COMMON = Common(schedule=Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS))
+
+
 def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:
     torch.manual_seed(0)
     encoder = Encoder(Pixels(), mlp(Pixels.num_features, 12, DIM)).double()
@@ -63,12 +68,12 @@ def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:
     return AdCo(
         encoder,
         Adversaries(ADVERSARIES, DIM).double(),
+        COMMON,
         views=3,
         symmetric=True,
         ema_decay=0.9,
         groups=2,
         shuffle=shuffle,
-        schedule=Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS),
     ).double()
 
 
@@ -76,12 +81,11 @@ def make_baseline(name: str) -> Method:
     """Without BatchNorm, whose statistics over ranks are torch's affair and on GPUs alone."""
     torch.manual_seed(0)
     encoder = Encoder(Pixels(), mlp(Pixels.num_features, 12, DIM))
-    shared: dict[str, Any] = {"schedule": Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS)}
     methods: dict[str, Callable[[], Method]] = {
-        "moco": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), symmetric=True, **shared),
-        "simclr": lambda: SimCLR(encoder, **shared),
-        "byol": lambda: BYOL(encoder, mlp(DIM, 12, DIM), **shared),
-        "simsiam": lambda: SimSiam(encoder, mlp(DIM, 12, DIM), **shared),
+        "moco": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), COMMON, symmetric=True),
+        "simclr": lambda: SimCLR(encoder, COMMON),
+        "byol": lambda: BYOL(encoder, mlp(DIM, 12, DIM), COMMON),
+        "simsiam": lambda: SimSiam(encoder, mlp(DIM, 12, DIM), COMMON),
     }
     return methods[name]().double()
 
@@ -115,7 +119,7 @@ def train(method: Method, batches: list[Batch], **trainer_arguments: Any) -> dic
         enable_model_summary=False,
         **trainer_arguments,
     )
-    trainer.fit(method, UserList(batches))
+    trainer.fit(Pretraining(method), UserList(batches))
     return {"losses": torch.tensor(losses.values, dtype=torch.float64), **method.state_dict()}
 
 

@@ -1,9 +1,9 @@
-"""The comparison: rows × seeds trained and evaluated alike, timed in turns, and put into one table.
+"""Comparison of methods: train and evaluate every row with every seed under equal conditions, and write one table.
 
     compare("cifar10_table5", Path("runs/cifar10_table5"))
 
-Whatever is done already is skipped, so the same call goes on where one was stopped or killed; and called on several
-devices at once, each takes the next run that no other is at.
+Finished runs are skipped, so the same call continues a comparison that was stopped or killed. Several processes may
+work on the same comparison, for example one per device: each takes the next run that no other process is working on.
 """
 
 import os
@@ -19,17 +19,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from adco.api import pretrain
-from adco.callbacks import Interrupted
 from adco.comparison.check import check_plan
 from adco.comparison.claims import Claim, caption, claims, markdown, statements, to_json
 from adco.comparison.picture import save_picture
 from adco.comparison.plan import Plan, Row, read_plan
 from adco.comparison.table import KINDS, Entry, Table, collect, is_done, results
 from adco.comparison.timing import known_timings
-from adco.distributed import is_first_rank
+from adco.config.commands import EvaluateSettings
+from adco.errors import AdcoError, InputError
 from adco.evaluation.runs import evaluate_kinds
-from adco.run_directory import RunDirectory, write_json, write_whole
-from adco.settings import EvaluateSettings
+from adco.files import write_json, write_text
+from adco.launcher import is_first_rank
+from adco.runs.directory import RunDirectory
+from adco.training.errors import Interrupted
 
 __all__ = [
     "Claim",
@@ -46,33 +48,40 @@ __all__ = [
     "statements",
 ]
 
-BUSY = 75  # exit code of a process that leaves a run to another (EX_TEMPFAIL of sysexits.h)
+BUSY = 75  # exit code if another process is already working on the run (EX_TEMPFAIL of sysexits.h)
 
 
-class RunsFailed(RuntimeError):
-    """Some runs of a comparison ended without results; the others are done."""
+class RunsFailed(AdcoError):
+    """Some runs of a comparison failed; all other runs are finished or left to other processes."""
 
 
 def compare(recipe: str | Path, out: Path) -> Table:
-    """Train and evaluate what is missing, measure what it costs, and write table.json, table.md and table.png.
+    """Train and evaluate the missing runs, time all rows, and write table.json, table.md and table.png.
 
-    The table is written anew after each run, so that it can be read before the last is done. Seeds are taken one after
-    another, all rows each; a run that fails does not keep the others from being done.
+    The table is rewritten after each run, so intermediate results can be read. All rows are run with the first seed,
+    then with the second, and so on. If a run fails, the remaining runs are still done.
+
+    Args:
+        recipe: name of a comparison of the package, or a YAML file; see `adco.comparison.plan`.
+        out: directory for the runs and the table.
 
     Raises:
-        ValueError: if the recipe is no comparison, a row cannot be trained, there are no labels to evaluate by, or a
-            run in `out` has other settings; before anything is timed or trained.
-        Interrupted: if a signal stopped a run; the same call goes on from there.
-        RunsFailed: if runs failed; the same call tries them again.
+        InputError: the recipe is not a comparison, a row cannot be trained, there are no labels for the evaluation, or
+            a run in `out` has different settings. Raised before anything is timed or trained.
+        Interrupted: a signal stopped a run; the same call continues from its last checkpoint.
+        RunsFailed: some runs failed; the same call retries them.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("adco compare starts a process a device by itself: call it once, or with --only for one run")
+        raise InputError(
+            "adco compare starts its own processes, one per device: call it without a launcher, "
+            "or use --only for a single run"
+        )
     plan = read_plan(recipe)
-    used = check_plan(plan, out, _say)
+    resolved = check_plan(plan, out, _say)
     locks = _locks(out)
-    with FileLock(locks / "timing"):  # whoever comes second waits, and finds it measured
-        timing = known_timings(plan.rows, used, out / "timing.json", _say)
-    plan = replace(plan, rows=[replace(row, settings=used[row.name]) for row in plan.rows])  # for the table
+    with FileLock(locks / "timing"):  # a second process waits here, then reads the first one's timings
+        timing = known_timings(plan.rows, resolved, out / "timing.json", _say)
+    plan = replace(plan, rows=[replace(row, settings=resolved[row.name]) for row in plan.rows])  # for the table
     failed = []
     for number, (row, seed) in enumerate(plan.runs()):
         run = row.run(out, seed)
@@ -80,40 +89,45 @@ def compare(recipe: str | Path, out: Path) -> Table:
             continue
         _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
         code = 0
-        for _ in range(1 + len(KINDS)):  # training, then the evaluations
+        for _ in range(1 + len(KINDS)):  # one subprocess for training and at most one for each evaluation
             if not code and not is_done(run, plan):
-                code = _in_a_process(recipe, out, run)
+                code = _run_subprocess(recipe, out, run)
         if code == BUSY:
-            _say(f"another process is at {row.name}, seed {seed}")
+            _say(f"skipped {row.name}, seed {seed}: another process is working on it")
         elif not is_done(run, plan):
             failed.append(run.name)
         _write(out, plan, timing)
     table = _write(out, plan, timing)
     if failed:
-        raise RunsFailed(f"failed, see above: {', '.join(failed)}; the same command tries them again")
+        raise RunsFailed(f"failed runs: {', '.join(failed)} (errors above); the same command retries them")
     return table
 
 
 def do_one(recipe: str | Path, out: Path, name: str) -> int:
-    """Train one run, or go on with it, or evaluate it where it is trained, unless another process is at it.
+    """Do the next step of one run: start or resume its training, or evaluate it if it is trained.
 
-    Training and the papers' probe are calls of their own, as they may be on several devices, and kNN is not. With the
-    plan's first run, what the rows should beat is evaluated too: raw pixels, and the network with random weights.
+    Training and the SGD linear probe are separate steps, because each may start processes on several devices. The
+    floors are evaluated with the plan's first run only. They are baselines that every row should beat: raw pixels, and
+    the same network with random weights.
+
+    Args:
+        recipe, out: as in `compare`.
+        name: the run's directory in `out`, ROW-SEED.
 
     Returns:
-        An exit code: 0 or BUSY.
+        An exit code: 0, or BUSY if another process is working on the run.
 
     Raises:
-        ValueError: if the plan has no such run.
-        Interrupted, NotFiniteError, CollapsedError: as of `adco.pretrain`.
+        InputError: the plan has no such run.
+        Interrupted, NotFiniteError, CollapsedError: see `adco.pretrain`.
     """
     plan = read_plan(recipe)
     runs = {row.run(out, seed).name: (row, seed) for row, seed in plan.runs()}
     if name not in runs:
-        raise ValueError(f"only {name!r} must be one of {', '.join(runs)}")
+        raise InputError(f"only {name!r} must be one of {', '.join(runs)}")
     row, seed = runs[name]
     run = RunDirectory(row.run(out, seed))
-    try:  # on several devices the first rank's lock is that of all
+    try:  # with several devices, rank 0 holds the lock for all ranks
         with FileLock(_locks(out) / name, timeout=0) if is_first_rank() else nullcontext():
             if not run.config.is_file():
                 pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(run.path)})
@@ -127,25 +141,27 @@ def do_one(recipe: str | Path, out: Path, name: str) -> int:
 
 
 def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
-    """In what ways are missing, by the first rank alone but for the papers' probe, which all ranks fit."""
-    found = results(run.path, plan)
-    kinds = [kind for kind in KINDS if kind not in found]
+    """Run the evaluations that have no result yet. Only rank 0 runs them, except the SGD linear probe."""
+    done = results(run.path, plan)
+    kinds = [kind for kind in KINDS if kind not in done]
     if plan.protocol == "sgd":
-        kinds = kinds[:1]
+        kinds = kinds[:1]  # one at a time: kNN runs on rank 0, the SGD linear probe on all ranks
     on_all_ranks = plan.protocol == "sgd" and kinds == ["linear"]
     if kinds and (on_all_ranks or is_first_rank()):
         settings = EvaluateSettings(data=plan.evaluate_on, floors=floors, protocol=plan.protocol)
         evaluate_kinds(kinds, run.path, settings)
 
 
-def _in_a_process(recipe: str | Path, out: Path, run: Path) -> int:
-    """The exit code of `do_one` in a process of its own, whose command line Lightning repeats for further devices.
+def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:
+    """Run `do_one` in a subprocess and return its exit code.
+
+    The subprocess is the command `adco compare --only`, which Lightning repeats to start further ranks.
 
     Raises:
-        Interrupted: if this process is told to stop; so is the other then, and waited for.
+        Interrupted: this process received a signal; it was forwarded, and the subprocess has ended.
     """
-    command = [sys.executable, "-m", "adco.cli", "compare", str(recipe), "--out", str(out), "--only", run.name]
-    process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C reaches it once, through us
+    command = [sys.executable, "-m", "adco", "compare", str(recipe), "--out", str(out), "--only", run.name]
+    process = subprocess.Popen(command, start_new_session=True)  # gets Ctrl-C only once, forwarded from here
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -173,10 +189,10 @@ def _write(out: Path, plan: Plan, timing: dict[str, Any]) -> Table:
     with FileLock(_locks(out) / "table"):
         table = collect(plan, out, timing)
         write_json(out / "table.json", to_json(table))
-        write_whole(out / "table.md", markdown(table))
+        write_text(out / "table.md", markdown(table))
         save_picture(out / "table.png", table)
     return table
 
 
-def _say(words: str) -> None:
-    print(f"adco: {words}", file=sys.stderr, flush=True)
+def _say(message: str) -> None:
+    print(f"adco: {message}", file=sys.stderr, flush=True)

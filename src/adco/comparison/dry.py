@@ -1,38 +1,40 @@
-"""A dry run: every row built and stepped twice on noise of the true size, to see that it runs and how large it is."""
+"""Dry run of a comparison: build every row and train two steps on noise, to check that it works and how large it is."""
 
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from adco import defaults
 from adco.comparison.plan import Plan
+from adco.config import defaults
+from adco.config.pretrain import Asked
 from adco.data.sources import ArraySource
-from adco.rehearsal import Training, high_water, in_a_process, peak_since
-from adco.settings import PretrainSettings
+from adco.training.rehearsal import Training, high_water, in_a_process, peak_since
 
-BATCH, HEIGHT, WIDTH = 8, 375, 500  # images of a step and their size; ImageNet's in the median
+BATCH, HEIGHT, WIDTH = 8, 375, 500  # images per step, and their size in px: the median of ImageNet
 
 
 def dry_run(plan: Plan) -> list[dict[str, Any]]:
-    """For each row: trained parameters in millions, MB at the highest with a batch of eight, whether all weights were
-    finite after the two steps, and how many steps are planned.
+    """Train two steps of each row in a subprocess of its own.
 
-    Each runs in a process of its own.
+    Returns:
+        A dict for each row: its name (`row`), trained parameters in millions (`parameters`), peak memory in MB with a
+        batch of eight (`megabytes`), whether all weights are finite after the two steps (`finite`), and the number of
+        steps that the plan asks for (`steps`; None if the plan does not give the number of images).
     """
-    found = []
+    rows = []
     for row in plan.rows:
-        figures = in_a_process(_try, row.settings)
+        measured = in_a_process(_train_two_steps, row.settings)
         steps = None if plan.images is None else _steps(row.settings, plan.images)
-        found.append({"row": row.name, **figures, "steps": steps})
-    return found
+        rows.append({"row": row.name, **measured, "steps": steps})
+    return rows
 
 
-def _steps(settings: PretrainSettings, images: int) -> int:
+def _steps(settings: Asked, images: int) -> int:
     return images // (settings.batch_size or defaults.batch_size(images)) * settings.epochs
 
 
-def _try(settings: PretrainSettings) -> dict[str, Any]:
+def _train_two_steps(settings: Asked) -> dict[str, Any]:
     noise = np.random.default_rng(0).integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
     source = ArraySource("noise", noise, None, ())
     before = high_water()

@@ -1,5 +1,9 @@
-"""The table as a picture: accuracy against cost, a point a row with its spread, and the floors as lines."""
+"""Picture of the table: accuracy over cost, one point per row, with the floors as horizontal lines.
 
+Floors are the scores of raw pixels and of random weights, the baselines that every row should beat.
+"""
+
+import io
 import statistics
 from pathlib import Path
 
@@ -8,22 +12,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adco.comparison.table import Entry, Table
+from adco.config.registry import settings_of
+from adco.files import write_bytes
 from adco.words import counted
 
-MARKERS = {"adco": "o", "moco": "s", "simclr": "^", "byol": "D", "simsiam": "v"}
-SPAN = 10.0  # points; the least that the y axis shows, so that a difference of 0.25 looks as small as it is
-LINES = ("--", ":")  # of the floors, the higher first
+SPAN = 10.0  # minimal height of the y axis in points, so that small differences are not exaggerated
+LINES = ("--", ":")  # line styles of the higher and the lower floor
 
 
 def save_picture(path: Path, table: Table) -> None:
-    """Write the picture as PNG, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    draw(table).savefig(partial, format="png", dpi=130)
-    partial.replace(path)
+    """Write the picture as a PNG. The file is replaced atomically, so an interruption cannot leave half of it."""
+    png = io.BytesIO()
+    draw(table).savefig(png, format="png", dpi=130)
+    write_bytes(path, png.getvalue())
 
 
 def draw(table: Table) -> Figure:
-    """Linear top-1 (mean ± standard deviation over seeds) over time per epoch, filled where the loss is symmetric."""
+    """Plot linear top-1 (mean ± standard deviation over seeds) over time per epoch.
+
+    Markers are filled for rows with a symmetric loss.
+    """
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.add_subplot()
     for number, entry in enumerate(table.entries):
@@ -44,7 +52,7 @@ def _draw_row(axes: Axes, entry: Entry, colour: tuple[float, float, float, float
         entry.relative_time,
         statistics.fmean(entry.linear),
         yerr=statistics.stdev(entry.linear) if len(entry.linear) > 1 else None,
-        marker=MARKERS[entry.method],
+        marker=settings_of(entry.method).MARKER,
         color=colour,
         markerfacecolor=colour if entry.symmetric else "white",
         markersize=9,
@@ -55,7 +63,7 @@ def _draw_row(axes: Axes, entry: Entry, colour: tuple[float, float, float, float
 
 
 def _draw_floors(axes: Axes, floors: dict[str, float]) -> None:
-    """Lines with their names, the higher one's above it and the lower one's below, so that they never overlap."""
+    """Draw each floor as a line with its name: above the higher line and below the lower one, so they never overlap."""
     descending = sorted(floors.items(), key=lambda floor: -floor[1])
     for (name, top1), line, above in zip(descending, LINES, (True, False), strict=False):
         axes.axhline(top1, color="grey", linestyle=line, linewidth=1.2, zorder=1)
@@ -72,10 +80,10 @@ def _draw_floors(axes: Axes, floors: dict[str, float]) -> None:
 
 
 def _set_limits(axes: Axes) -> None:
-    """x from 0; y with room for the floors' names and at least SPAN points high."""
+    """Start the x axis at 0; make the y axis at least SPAN points high, with room for the floors' names."""
     axes.set_xlim(0, max(1.0, axes.dataLim.x1) * 1.08)
     low, high = axes.dataLim.y0, axes.dataLim.y1
-    if low <= high:  # there is something to show
+    if low <= high:  # false if nothing was drawn
         room = max(high - low, SPAN) * 1.2 - (high - low)
         axes.set_ylim(low - room / 2, high + room / 2)
 

@@ -1,16 +1,17 @@
-"""What a comparison consists of: rows of settings, each for every seed, from one YAML file.
+"""Plan of a comparison, read from one YAML file: rows of settings, each run with every seed.
 
 shared: {data: cifar10, epochs: 10, ...}    settings of all rows
-seeds: [0, 1, 2]
-evaluate_on: labelled/                      labelled images for the evaluation of all rows; default: the rows' data
-protocol: sgd                               of the linear probe, as of adco evaluate; cached where it is not given
-claims: appendix                            also test the claims of the paper's appendix, for the paper's own tables
+seeds: [0, 1, 2]                            default: [0]
+evaluate_on: labelled/                      labelled images to evaluate all rows on; default: the rows' own data
+protocol: sgd                               of the linear probe, as in adco evaluate; default: cached
+claims: appendix                            test the claims of the paper's appendix; for the paper's own tables
 rows:
-  AdCo: {method: adco, symmetric: true}     settings of one, over the shared ones
-  MoCo v2: {recipe: imagenet_moco}          or over a recipe's
-images: 1281167                             how many there are, for a dry run where they are not
+  AdCo: {method: adco, symmetric: true}     settings of one row; they override the shared ones
+  MoCo v2: {recipe: imagenet_moco}          or start from a recipe
+images: 1281167                             number of training images, for a dry run without the data
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from adco.configure import pretrain_settings, read_recipe
-from adco.settings import PretrainSettings, Protocol, to_dict
+from adco.config.commands import Protocol
+from adco.config.load import pretrain_settings, read_recipe
+from adco.config.pretrain import Asked, to_dict
+from adco.errors import InputError
 
 Claims = Literal["appendix"]
 
-NO_DIFFERENCE = ("seed", "out", "log_every", "stop_when_collapsed")  # settings that tell no rows apart
+KEYS = ("shared", "seeds", "rows", "images", "protocol", "evaluate_on", "claims")  # of the YAML file
+NO_DIFFERENCE = ("seed", "out", "log_every", "stop_when_collapsed")  # settings in which runs of one row may differ
 
 
 @dataclass(frozen=True)
@@ -31,31 +35,31 @@ class Row:
     """A row of the table."""
 
     name: str
-    settings: PretrainSettings  # of any seed
+    settings: Asked  # the seed in it is not used
 
     def run(self, out: Path, seed: int) -> Path:
-        """Where the row's run with a seed lies."""
+        """Return the run directory of this row with `seed`."""
         return out / f"{re.sub(r'[^a-z0-9]+', '-', self.name.lower()).strip('-')}-{seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows × seeds."""
+    """The rows and seeds of a comparison; each row is run with each seed."""
 
     rows: list[Row]
     seeds: list[int]
-    images: int | None = None  # how many there are, for a dry run where they are not
+    images: int | None = None  # number of training images, for a dry run without the data
     protocol: Protocol = "cached"  # of the linear probe
     evaluate_on: str | None = None  # labelled images for all rows; None for the rows' own data
-    claims: Claims | None = None  # whose claims are tested on the table
+    claims: Claims | None = None  # set of claims that is tested on the table
 
     def runs(self) -> list[tuple[Row, int]]:
-        """Every row with every seed, all rows with the first one first."""
+        """Return every (row, seed): all rows with the first seed, then all rows with the second, and so on."""
         return [(row, seed) for seed in self.seeds for row in self.rows]
 
     @property
     def training_data(self) -> list[str]:
-        """The data of all rows, each once."""
+        """The training data of all rows, without repetitions."""
         return list(dict.fromkeys(row.settings.require_data() for row in self.rows))
 
     @property
@@ -65,50 +69,61 @@ class Plan:
 
 
 def read_plan(recipe: str | Path) -> Plan:
-    """The plan in a recipe.
+    """Read the plan of a comparison from a recipe.
 
     Raises:
-        ValueError: of one line, for an unknown recipe, a key that is none, a row that cannot be, or two of one name.
+        InputError: the recipe or one of its keys is unknown, a row is invalid, or two rows have the same directory. The
+            message is a single line.
     """
     values = read_recipe(recipe)
-    unknown = set(values) - {"shared", "seeds", "rows", "images", "protocol", "evaluate_on", "claims"}
+    unknown = [key for key in values if key not in KEYS]
     if unknown or not isinstance(values.get("rows"), Mapping) or not values["rows"]:
-        found = f", not {', '.join(sorted(unknown))}" if unknown else ""
-        raise ValueError(f"{recipe} is no comparison: it must hold shared, seeds and rows{found}")
+        reason = "rows must be a mapping from names to settings"
+        if unknown:
+            reason = f"it has {', '.join(sorted(unknown))}, but the only keys are {', '.join(KEYS)}"
+        raise InputError(f"{recipe} is not a comparison: {reason}")
     seeds = values.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-        raise ValueError(f"seeds {seeds} must be a list of whole numbers, at least 0")
+        raise InputError(f"seeds {seeds} must be a list of whole numbers, 0 or above")
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds {seeds} must differ from each other: a run counts once")
+        raise InputError(f"seeds {seeds} must differ from each other: a repeated run is not a new sample")
     shared = values.get("shared") or {}
     for name, given in {"shared": shared, **values["rows"]}.items():
         if not isinstance(given, Mapping | None):
-            raise ValueError(f"{name} of {recipe} must hold settings, {{name: value, ...}}; it is {given}")
+            raise InputError(f"{name} in {recipe} must be a mapping of settings, {{name: value, ...}}; got {given}")
     rows = [_row(str(name), shared, given or {}) for name, given in values["rows"].items()]
     folders = [row.run(Path(), 0) for row in rows]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
-            twin = rows[folders.index(folder)].name
-            raise ValueError(f"rows {twin} and {rows[number].name} would share the folder {folder.name}: rename one")
+            first = rows[folders.index(folder)].name
+            raise InputError(f"rows {first} and {rows[number].name} would share the folder {folder.name}: rename one")
     protocol = values.get("protocol", "cached")
     if protocol not in get_args(Protocol):
-        raise ValueError(f"protocol {protocol} must be one of {', '.join(get_args(Protocol))}")
+        raise InputError(f"protocol {protocol} must be one of {', '.join(get_args(Protocol))}")
     evaluate_on, claims = values.get("evaluate_on"), values.get("claims")
     if not isinstance(evaluate_on, str | None):
-        raise ValueError(f"evaluate_on {evaluate_on} must be a folder of labelled images, or the name of a set")
+        raise InputError(f"evaluate_on {evaluate_on} must be a folder of labelled images or the name of a data set")
     if claims not in (None, *get_args(Claims)):
-        raise ValueError(f"claims {claims} must be {', '.join(get_args(Claims))}, or left out")
+        raise InputError(f"claims {claims} must be {', '.join(get_args(Claims))} or left out")
     plan = Plan(rows, seeds, values.get("images"), protocol, evaluate_on, claims)
     if len(plan.training_data) > 1 and not evaluate_on:
-        found = ", ".join(plan.training_data)
-        raise ValueError(f"rows have different data ({found}): add evaluate_on, the labelled images for all of them")
+        names = ", ".join(plan.training_data)
+        raise InputError(
+            f"rows have different data ({names}): add evaluate_on, the labelled images to evaluate all rows on"
+        )
     return plan
 
 
-def first_difference(settings: PretrainSettings, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """The first setting whose known value is not the one asked for; None if there is none.
+def first_difference(settings: Asked, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """Return the name of the first setting whose known value differs from the one asked for; None if all agree.
 
-    A setting that did not exist when the known values were written differs only where `settings` give it a value.
+    Settings in NO_DIFFERENCE, and those that are unset or "auto" in `asked`, are not compared. A setting
+    that did not exist yet when the known values were written differs only if `settings` does not have its default.
+
+    Args:
+        settings: as given by the user, not resolved.
+        known: settings of an existing run or timing.
+        asked: `settings`, resolved.
     """
     defaults = to_dict(type(settings)(method=settings.method))
     for name, value in asked.items():
@@ -121,23 +136,23 @@ def first_difference(settings: PretrainSettings, known: Mapping[str, Any], asked
 
 @contextmanager
 def naming(row: str) -> Iterator[None]:
-    """Put the row's name in front of the messages of ValueErrors."""
+    """Prefix the messages of ValueErrors with the row's name."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"row {row}: {error}") from error
+        raise InputError(f"row {row}: {error}") from error
 
 
 def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
-    fixed = [key for key in ("seed", "out") if key in {**shared, **given}]
-    if fixed:
-        raise ValueError(f"row {name}: {fixed[0]} is the comparison's to give: leave it out")
+    reserved = [key for key in ("seed", "out") if key in {**shared, **given}]
+    if reserved:
+        raise InputError(f"row {name}: {reserved[0]} is set by the comparison: remove it")
     if "recipe" in shared:
-        raise ValueError("recipe is of a row: it cannot stand in shared")
-    over = {key: value for key, value in {**shared, **given}.items() if key != "recipe"}
+        raise InputError("recipe must be set in a row, not in shared")
+    overrides = {key: value for key, value in {**shared, **given}.items() if key != "recipe"}
     with naming(name):
-        settings = pretrain_settings(given.get("recipe"), **over)
+        settings = pretrain_settings(given.get("recipe"), **overrides)
         settings.check()
-        if settings.minutes is not None:
-            raise ValueError(f"minutes {settings.minutes:g} would give rows different lengths: give epochs")
+        if settings.minutes != math.inf:
+            raise InputError(f"minutes {settings.minutes:g} would give rows different numbers of epochs: set epochs")
     return Row(name, settings)

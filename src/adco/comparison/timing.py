@@ -1,6 +1,7 @@
-"""What a row costs: images a second, measured in turns with the other rows, and memory, in a process of its own.
+"""Cost of each row: speed, measured in rounds that interleave all rows, and peak memory, measured in a subprocess.
 
-Training runs are no measure of it: whatever else the machine does slows one and not the other.
+The speed of the training runs themselves cannot be compared, because other load on the machine slows some runs and not
+others.
 """
 
 import json
@@ -13,28 +14,34 @@ from typing import Any
 import torch
 
 from adco.comparison.plan import Row, first_difference
+from adco.config.pretrain import Asked, to_dict
+from adco.config.versions import of_earlier_versions
 from adco.data.sources import open_source
-from adco.rehearsal import STEPS, Training, peak_megabytes
-from adco.run_directory import environment, write_json
-from adco.settings import PretrainSettings, of_earlier_versions, to_dict
+from adco.files import write_json
+from adco.runs.environment import environment
+from adco.training.rehearsal import STEPS, Training, peak_megabytes
 from adco.words import counted
 
-ROUNDS = 9
+ROUNDS = 9  # measured rounds; each times every row once
 
 
 def known_timings(
-    rows: Sequence[Row], used: Mapping[str, PretrainSettings], path: Path, say: Callable[[str], None]
+    rows: Sequence[Row], used: Mapping[str, Asked], path: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What `time_rows` has measured, where and with how many threads; from a file, or into it if it has other rows.
+    """Return the timings of all rows from the file at `path`; measure and write them if it has none for these settings.
 
     Args:
         used: the settings of each row by its name, resolved for its images.
+        say: called with each progress message.
+
+    Returns:
+        The results of `time_rows` under "rows", with the rows' settings, the number of threads and the machine.
     """
     timing: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    timed = {name: of_earlier_versions(settings) for name, settings in timing.get("settings", {}).items()}
+    known = {name: of_earlier_versions(settings) for name, settings in timing.get("settings", {}).items()}
     asked = {name: to_dict(settings) for name, settings in used.items()}
     same = all(
-        row.name in timed and not first_difference(row.settings, timed[row.name], asked[row.name]) for row in rows
+        row.name in known and not first_difference(row.settings, known[row.name], asked[row.name]) for row in rows
     )
     if not same:
         measured = time_rows(rows, say)
@@ -44,8 +51,11 @@ def known_timings(
 
 
 def time_rows(rows: Sequence[Row], say: Callable[[str], None], *, steps: int = STEPS) -> dict[str, Any]:
-    """Seconds of an image in each round, extra parameters, and megabytes at the peak, of each row."""
-    say(f"timing {counted(len(rows), 'row')} in turns, {ROUNDS} rounds of {steps} steps")
+    """Measure each row's seconds per image in each round, extra parameters, and peak memory in MB.
+
+    Extra parameters are trained parameters outside backbone and projector.
+    """
+    say(f"timing {counted(len(rows), 'row')}: {ROUNDS} rounds of {steps} steps per row")
     opened = cache(open_source)
     trainings = {}
     for row in rows:
@@ -53,11 +63,11 @@ def time_rows(rows: Sequence[Row], say: Callable[[str], None], *, steps: int = S
         source = opened(asked.require_data(), "train", asked.max_unreadable, asked.class_level)
         trainings[row.name] = Training(asked, source, steps)
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
-    for turn in range(ROUNDS + 1):  # the first warms up
+    for number in range(ROUNDS + 1):  # round 0 is a warm-up
         for name, training in trainings.items():
-            took = training()
-            if turn:
-                seconds[name].append(took)
+            seconds_per_image = training()
+            if number:
+                seconds[name].append(seconds_per_image)
     extra = {name: training.extra_parameters() for name, training in trainings.items()}
     del trainings
     return {
@@ -71,10 +81,10 @@ def time_rows(rows: Sequence[Row], say: Callable[[str], None], *, steps: int = S
 
 
 def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
-    """Within each round, which what slows a whole round leaves alone."""
+    """Return per-round ratios of two rows' times; a slowdown of a whole round cancels out."""
     return [one / other for one, other in zip(of, to, strict=True)]
 
 
 def relative_time(of: Sequence[float], to: Sequence[float]) -> float:
-    """The median over rounds of the ratio within a round."""
+    """Return the median of the per-round ratios."""
     return statistics.median(ratios(of, to))

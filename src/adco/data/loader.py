@@ -1,7 +1,7 @@
-"""Batches of views: their order and their randomness are functions of (seed, position).
+"""Batches of augmented views. The order of the images and the augmentation are functions of (seed, position).
 
-The position counts batches since the start of the run. Whatever the number of workers, and wherever a run was stopped,
-the batch at a position is the same: resuming means starting to count there.
+The position is the number of batches since the start of the run. The batch at a position does not depend on the number
+of workers or on where the run was interrupted. A run resumes by continuing at the position it had reached.
 """
 
 import signal
@@ -11,43 +11,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from adco.data.batch import Batch
 from adco.data.draws import permutation
 from adco.data.sources import Source
 from adco.data.views import View, views_of
 
 
-class Batch(NamedTuple):
-    """Views of a rank's share of a batch."""
-
-    views: list[Tensor]  # each uint8 [n, 3, S, S]
-    indices: Tensor  # [n] int64, of the images in their source
-    position: int  # batches since the start of the run
-
-
 class Place(NamedTuple):
-    """Where a batch stands and what is in it: what a worker needs to make it."""
+    """Position and images of a batch: all a worker needs to make the batch."""
 
-    position: int
+    position: int  # batches since the start of the run
     epoch: int
-    indices: np.ndarray[tuple[int], np.dtype[np.int64]]  # [n] of the images in their source
+    indices: np.ndarray[tuple[int], np.dtype[np.int64]]  # [n], indices of the images in their source
 
 
 class Order(Sampler[list[Place]]):
-    """The order of images: epoch e's is a permutation drawn from (seed, e); rank r takes the r-th part of each batch.
+    """The order of the images: one permutation per epoch, drawn from (seed, epoch). Rank r gets part r of each batch.
 
-    Its only state is the position. It is advanced as batches are handed out and not reset at an epoch's end, since the
-    one who iterates may stop before exhaustion.
+    The only state is the position. It advances with each batch that is handed out, because the consumer may stop in
+    the middle of an epoch. It is not reset at the end of an epoch.
 
     Args:
-        length: images in the source.
-        batch_size: images in a batch of all ranks.
-        accumulate: batches to a step; the last images of an epoch that do not fill a step are left out.
-        seed: the run's.
-        rank, world_size: which share of each batch is this process's.
-        position: where to start.
+        length: number of images in the source.
+        batch_size: images per batch, over all ranks.
+        accumulate: batches per optimizer step. The last images of an epoch are dropped if they do not fill a step.
+        seed: the seed of the run.
+        rank, world_size: the rank of this process and the number of processes.
+        position: position of the first batch.
     """
 
     def __init__(
@@ -69,7 +61,7 @@ class Order(Sampler[list[Place]]):
         return self.length // (self.batch_size * self.accumulate) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Place]]:
-        """The batches from the position to the end of its epoch."""
+        """Iterate over the batches from the current position to the end of its epoch."""
         epoch, first = divmod(self.position, len(self))
         order = permutation(self.seed, epoch, length=self.length)
         share = self.batch_size // self.world_size
@@ -80,8 +72,8 @@ class Order(Sampler[list[Place]]):
             yield [place]
 
 
-class _Views(Dataset[Batch]):
-    """Makes the batch of a place. It is what a worker process holds."""
+class _BatchMaker(Dataset[Batch]):
+    """Dataset whose items are whole batches, indexed by `Place`. Each worker process has a copy."""
 
     def __init__(self, source: Source, views: Sequence[View], seed: int) -> None:
         self.source, self.views, self.seed = source, views, seed
@@ -93,38 +85,43 @@ class _Views(Dataset[Batch]):
         return Batch(views, torch.from_numpy(place.indices), place.position)
 
 
-def _only(batches: list[Batch]) -> Batch:
+def _first(batches: list[Batch]) -> Batch:
     return batches[0]
 
 
-def _leave_signals(worker: int) -> None:
-    """Ignore signals that reach the whole process group: the training process saves first, then ends its workers."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore SIGINT and SIGTERM, which reach the whole process group.
+
+    The training process saves a checkpoint first and then stops its workers.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 class Loader(DataLoader[Batch]):
-    """A loader that goes on at any position, and knows how long it was waited for: `waited`, in seconds.
+    """Data loader that can start at any position.
+
+    The attribute `waited` is the total time in seconds that the consumer has waited for batches.
 
     Args:
-        source: where images come from.
-        views: the distribution of each view of an image.
-        order: which images when.
-        workers: processes that make views; 0 for the training process itself.
-        pin_memory: for a device that copies from pinned memory.
+        source: the images.
+        views: the augmentation of each view of an image.
+        order: the order of the images.
+        workers: number of worker processes that make views; with 0, the training process makes them.
+        pin_memory: copy batches to pinned memory, for faster transfer to a GPU.
     """
 
     def __init__(
         self, source: Source, views: Sequence[View], order: Order, *, workers: int = 0, pin_memory: bool = False
     ) -> None:
         super().__init__(
-            _Views(source, views, order.seed),
+            _BatchMaker(source, views, order.seed),
             batch_sampler=order,
-            collate_fn=_only,
+            collate_fn=_first,  # each item is a whole batch already
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals,
+            worker_init_fn=_ignore_signals,
         )
         self.order = order
         self.waited = 0.0
@@ -140,10 +137,11 @@ class Loader(DataLoader[Batch]):
             yield batch
 
     def start_at(self, position: int) -> None:
-        """Hand out the batch at this position next."""
+        """Make the batch at this position the next one."""
         self.order.position = position
 
-    # Lightning leaves the counting to a loader that has these two.
+    # Lightning treats a loader with these two methods as resumable. They save nothing, because the training code passes
+    # the position to `Order`.
     def state_dict(self) -> dict[str, Any]:
         return {}
 

@@ -1,10 +1,10 @@
-"""The loops over pixels behind a view, compiled by Numba: crop and resize, colours, blur.
+"""Pixel operations of the augmentation, compiled by Numba: crop and resize, colour jitter, blur.
 
-One image at a time, so that all of it stays in a core's cache, on one thread; the compiler may fuse a product with a
-sum, no more. So a view is the same bytes whatever else is in the batch and whichever process makes it. Numbers are 0 to
-255 in float32 and rounded once, at the end.
+Images are processed one at a time on one thread, so that each stays in the cache of a core. Of the compiler's fast-math
+options only fused multiply-add is enabled, in `mean_grey` reordering of the sum too. The bytes of a view therefore do
+not depend on the rest of the batch or on the process. Values are float32 in 0..255, rounded only once, at the end.
 
-Shapes: B images, H and W their height and width, S the view's size in pixels.
+Shapes: B images, H and W their height and width, S the size of a view, all in pixels.
 """
 
 import math
@@ -13,12 +13,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from adco.data.sources import Pixels
+from adco.data.images import Pixels
 
 f32 = np.float32
 Planes = NDArray[np.float32]
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-unsigned = np.uintp  # of a place that is never counted from the end, which Numba would otherwise ask of each
+unsigned = np.uintp  # type of array indices; for a signed index, Numba would check each time whether it is negative
 
 
 @compiled
@@ -32,16 +32,17 @@ def render_images(
     sigma: NDArray[np.float64],
     out: Pixels,
 ) -> None:
-    """Write a view of each image into out [B, 3, S, S].
+    """Write one view of each image to `out` [B, 3, S, S].
 
     Args:
         images: [B, H, W, 3].
-        boxes: [B, 4] top, left, height, width.
-        flip: [B].
-        order: [B, 4] numbers of the colour operations, first to last; −1 for none.
-        factors: [B, 4] of brightness, contrast, saturation, hue.
-        grayscale: [B].
-        sigma: [B] of the blur in pixels, 0 for none.
+        boxes: [B, 4], top, left, height and width of the crop in pixels.
+        flip: [B], whether to mirror the image.
+        order: [B, 4], the colour operations from first to last: 0 brightness, 1 contrast, 2 saturation, 3 hue, −1 none.
+        factors: [B, 4], the factors of brightness, contrast and saturation, and the shift of the hue.
+        grayscale: [B], whether to convert the image to grey.
+        sigma: [B], standard deviation of the blur in pixels; 0 for no blur.
+        out: [B, 3, S, S], overwritten.
     """
     size = out.shape[2]
     x = np.empty((3, size, size), np.float32)
@@ -69,12 +70,12 @@ def render_images(
 
 
 @compiled
-def triangle(length: int, size: int) -> tuple[NDArray[np.uintp], Planes]:
-    """How `length` pixels are resampled to S: by a triangle as wide as the step, as Pillow does.
+def triangle_filter(length: int, size: int) -> tuple[NDArray[np.uintp], Planes]:
+    """Compute the weights of a triangle filter that resizes `length` pixels to `size` (S), as Pillow's BILINEAR does.
 
     Returns:
-        [S] the first of the T pixels behind each; [S, T] their weights. T is the same for all, as a loop whose length
-        changes is one that the processor cannot foresee.
+        For each output pixel, the index of the first of its T input pixels, [S], and their weights, [S, T]. T is the
+        same for all output pixels, because the processor runs loops of constant length faster.
     """
     step = length / size
     reach = max(step, 1.0)
@@ -85,33 +86,33 @@ def triangle(length: int, size: int) -> tuple[NDArray[np.uintp], Planes]:
         centre = (s + 0.5) * step
         low = max(0, math.floor(centre - reach + 0.5))
         high = min(length, math.floor(centre + reach + 0.5))
-        place = min(low, length - taps)
+        start = min(low, length - taps)
         total = 0.0
         for t in range(low, high):
             total += 1 - abs(t + 0.5 - centre) / reach
         for t in range(low, high):
-            weights[s, t - place] = (1 - abs(t + 0.5 - centre) / reach) / total
-        first[s] = unsigned(place)
+            weights[s, t - start] = (1 - abs(t + 0.5 - centre) / reach) / total
+        first[s] = unsigned(start)
     return first, weights
 
 
 @compiled
 def crop_and_resize(image: Pixels, box: NDArray[np.int64], flip: bool, out: Planes) -> None:
-    """Resize the box of image [H, W, 3] to out [3, S, S], mirrored if asked: first its rows, then their columns."""
+    """Resize the box of `image` [H, W, 3] to `out` [3, S, S], vertically, then horizontally; mirror it if `flip`."""
     size = out.shape[1]
     top, left, height, width = box
-    first_row, row_weights = triangle(height, size)
-    first_column, column_weights = triangle(width, size)
-    begin, numbers = 3 * left, 3 * width
+    first_row, row_weights = triangle_filter(height, size)
+    first_column, column_weights = triangle_filter(width, size)
+    begin, length = 3 * left, 3 * width
     lines = image.reshape(len(image), 3 * image.shape[1])[top : top + height]
-    line = np.empty(numbers, np.float32)
+    line = np.empty(length, np.float32)
     for row in range(size):
-        pixels, weight = lines[first_row[row], begin : begin + numbers], row_weights[row, 0]
-        for p in range(numbers):
+        pixels, weight = lines[first_row[row], begin : begin + length], row_weights[row, 0]
+        for p in range(length):
             line[p] = weight * f32(pixels[p])
         for t in range(1, row_weights.shape[1]):
-            pixels, weight = lines[first_row[row] + unsigned(t), begin : begin + numbers], row_weights[row, t]
-            for p in range(numbers):
+            pixels, weight = lines[first_row[row] + unsigned(t), begin : begin + length], row_weights[row, t]
+            for p in range(length):
                 line[p] += weight * f32(pixels[p])
         for s in range(size):
             red = green = blue = f32(0)
@@ -128,26 +129,28 @@ def crop_and_resize(image: Pixels, box: NDArray[np.int64], flip: bool, out: Plan
 
 @compiled
 def luma(red: np.float32, green: np.float32, blue: np.float32) -> np.float32:
-    """Grey by ITU-R 601, as in Pillow and torchvision."""
+    """Return the grey value by ITU-R BT.601, as Pillow and torchvision do."""
     return f32(0.299) * red + f32(0.587) * green + f32(0.114) * blue
 
 
 @compiled
 def clamp(x: np.float32) -> np.float32:
+    """Limit a value to 0..255."""
     return min(max(x, f32(0)), f32(255))
 
 
 @compiled
 def brightness(x: Planes, factor: np.float32) -> None:
-    """Blend x [3, S²] with black."""
+    """Blend x [3, S²] with black, in place."""
     for channel in range(3):
         plane = x[channel]
         for p in range(len(plane)):
             plane[p] = clamp(plane[p] * factor)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})  # a sum in vectors
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})  # reassoc vectorises the sum
 def mean_grey(x: Planes) -> float:
+    """Return the mean grey value of x [3, S²]."""
     red, green, blue = x[0], x[1], x[2]
     total = 0.0
     for p in range(len(red)):
@@ -157,55 +160,58 @@ def mean_grey(x: Planes) -> float:
 
 @compiled
 def contrast(x: Planes, factor: np.float32) -> None:
-    """Blend with the mean grey."""
-    rest = f32(mean_grey(x)) * (f32(1) - factor)
+    """Blend x [3, S²] with its mean grey value, in place."""
+    offset = f32(mean_grey(x)) * (f32(1) - factor)
     for channel in range(3):
         plane = x[channel]
         for p in range(len(plane)):
-            plane[p] = clamp(plane[p] * factor + rest)
+            plane[p] = clamp(plane[p] * factor + offset)
 
 
 @compiled
 def saturation(x: Planes, factor: np.float32) -> None:
-    """Blend each pixel with its grey."""
+    """Blend each pixel of x [3, S²] with its grey value, in place."""
     red, green, blue = x[0], x[1], x[2]
     for p in range(len(red)):
-        rest = luma(red[p], green[p], blue[p]) * (f32(1) - factor)
-        red[p] = clamp(red[p] * factor + rest)
-        green[p] = clamp(green[p] * factor + rest)
-        blue[p] = clamp(blue[p] * factor + rest)
+        offset = luma(red[p], green[p], blue[p]) * (f32(1) - factor)
+        red[p] = clamp(red[p] * factor + offset)
+        green[p] = clamp(green[p] * factor + offset)
+        blue[p] = clamp(blue[p] * factor + offset)
 
 
 @compiled
 def hue(x: Planes, shift: np.float32) -> None:
-    """Turn the hue by `shift` of the circle, keeping HSV's value and saturation."""
+    """Shift the hue of x [3, S²] by `shift` of the colour circle, in place. HSV value and saturation do not change."""
     turn = f32(6) * shift
     red, green, blue = x[0], x[1], x[2]
     for p in range(len(red)):
         r, g, b = red[p], green[p], blue[p]
         high = max(r, max(g, b))
         chroma = high - min(r, min(g, b))
-        over = f32(1) / max(chroma, f32(1e-6))
-        at_red, at_green, at_blue = (g - b) * over, f32(2) + (b - r) * over, f32(4) + (r - g) * over
-        angle = turn + (at_red if high == r else (at_green if high == g else at_blue))  # sixths of the circle
-        red[p] = high - chroma * away(angle + f32(5))
-        green[p] = high - chroma * away(angle + f32(3))
-        blue[p] = high - chroma * away(angle + f32(1))
+        inverse = f32(1) / max(chroma, f32(1e-6))
+        at_red, at_green, at_blue = (g - b) * inverse, f32(2) + (b - r) * inverse, f32(4) + (r - g) * inverse
+        angle = turn + (at_red if high == r else (at_green if high == g else at_blue))  # in sixths of the circle
+        red[p] = high - chroma * hue_offset(angle + f32(5))
+        green[p] = high - chroma * hue_offset(angle + f32(3))
+        blue[p] = high - chroma * hue_offset(angle + f32(1))
 
 
 @compiled
-def away(angle: np.float32) -> np.float32:
-    """clamp(min(k, 4 − k), 0, 1) with k the angle modulo 6: how far a channel is from the highest, of the chroma."""
+def hue_offset(angle: np.float32) -> np.float32:
+    """Return how far a channel lies below the highest channel, as a share of the chroma.
+
+    The formula is clamp(min(k, 4 − k), 0, 1), where k is the angle modulo 6.
+    """
     k = angle - f32(6) * np.floor(angle * f32(1 / 6))
     return min(max(min(k, f32(4) - k), f32(0)), f32(1))
 
 
 @compiled
 def blur(x: Planes, sigma: float, scratch: Planes) -> None:
-    """Gaussian blur of x [3, S, S] with mirrored borders, in place, by a kernel that reaches three sigma."""
+    """Blur x [3, S, S] in place by a Gaussian kernel that is cut off at three sigma. Borders are mirrored."""
     size = x.shape[1]
     reach = min(size - 1, math.ceil(3 * sigma))
-    kernel = np.empty(reach + 1, np.float32)  # its centre and one side
+    kernel = np.empty(reach + 1, np.float32)  # the centre and one side; the kernel is symmetric
     for t in range(reach + 1):
         kernel[t] = math.exp(-0.5 * (t / sigma) ** 2)
     kernel /= 2 * kernel.sum() - kernel[0]
@@ -240,6 +246,6 @@ def blur(x: Planes, sigma: float, scratch: Planes) -> None:
 
 @compiled
 def mirrored(p: int, size: int) -> int:
-    """Where a place outside of 0 … size − 1 is looked up; the border itself is not repeated."""
+    """Mirror index p into 0 … size − 1 without repeating the border pixel."""
     p = abs(p)
     return 2 * (size - 1) - p if p >= size else p

@@ -1,4 +1,4 @@
-"""Every file of a folder decoded once, before training, so that a damaged one shows on the first minute."""
+"""Decode every file of a folder once before training, so that damaged files are found at the start of a run."""
 
 import hashlib
 import json
@@ -14,39 +14,42 @@ from rich.console import Console
 from rich.progress import track
 
 from adco.data import decode
-from adco.data.cache import replacing, user_cache
+from adco.files import replacing, user_cache
 
 Size = tuple[int, int]  # height, width in pixels, upright
 
-MANY = 2000  # files that take long enough, some seconds, to show progress
+PROGRESS_ABOVE = 2000  # files; decoding more takes several seconds, so a progress bar is shown
 
 
 def survey(root: Path, paths: Sequence[Path]) -> list[Size | str]:
-    """Per file, its height and width, or in words why it cannot be read.
+    """Return for each file its height and width, or a text that says why it cannot be read.
 
-    The sizes are kept in the user's cache by path, length and time of change, so that a second survey of the same
-    files decodes nothing. Files that cannot be read are looked at anew: mended permissions leave no trace in these.
+    The sizes are cached in the user's cache directory by path, file size and modification time, so a second survey of
+    the same files decodes nothing. Files that cannot be read are not cached: a change of permissions, for example,
+    changes neither their size nor their modification time.
     """
     cache = _cache_path(root)
     known = _read(cache)
-    show = len(paths) > MANY and sys.stderr.isatty()
-    # Decoding releases Python's lock, so threads help; waiting for a disk, more of them than there are cores.
+    show = len(paths) > PROGRESS_ABOVE and sys.stderr.isatty()
+    # Decoding releases the GIL, so threads help. With more threads than cores, some decode while others wait for disk.
     with ThreadPool(min(32, (os.cpu_count() or 1) + 4)) as pool:
-        looks = pool.imap(lambda path: _look(path, known), paths, chunksize=16)
+        results = pool.imap(lambda path: _inspect(path, known), paths, chunksize=16)
         console = Console(stderr=True)
-        looked = list(track(looks, "reading", len(paths), console=console, transient=True, disable=not show))
-    sizes = {key: found for key, found in looked if not isinstance(found, str)}
+        inspected = list(
+            track(results, "checking images", len(paths), console=console, transient=True, disable=not show)
+        )
+    sizes = {key: found for key, found in inspected if not isinstance(found, str)}
     if sizes != known:
         _write(cache, sizes)
-    return [found for _, found in looked]
+    return [found for _, found in inspected]
 
 
-def _look(path: Path, known: Mapping[str, Size]) -> tuple[str, Size | str]:
-    """The file's key in the cache, and what was found."""
+def _inspect(path: Path, known: Mapping[str, Size]) -> tuple[str, Size | str]:
+    """Return the file's key in the cache, and its size or the reason why it cannot be read."""
     key = ""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block for ever
             return key, "not a regular file"
         if status.st_size == 0:
             return key, "empty file"
@@ -57,7 +60,7 @@ def _look(path: Path, known: Mapping[str, Size]) -> tuple[str, Size | str]:
 
 
 def _cache_path(root: Path) -> Path:
-    """One file a folder and a version of Pillow, which decides what can be read."""
+    """Return the cache file of a folder. It depends on the Pillow version, because that decides what can be read."""
     name = hashlib.sha256(f"{root}:{PIL.__version__}".encode()).hexdigest()[:24]
     return user_cache() / "sizes" / f"{name}.json"
 
@@ -65,7 +68,7 @@ def _cache_path(root: Path) -> Path:
 def _read(cache: Path) -> dict[str, Size]:
     try:
         return {key: (int(height), int(width)) for key, (height, width) in json.loads(cache.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours: it is only a cache
+    except (OSError, ValueError, TypeError, AttributeError):  # missing or damaged cache: decode all files
         return {}
 
 
@@ -73,5 +76,5 @@ def _write(cache: Path, sizes: Mapping[str, Size]) -> None:
     try:
         with replacing(cache) as file:
             file.write(json.dumps(sizes).encode())
-    except OSError:  # nowhere to keep it: the next survey decodes again
+    except OSError:  # the cache cannot be written: the next survey decodes all files again
         return

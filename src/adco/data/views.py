@@ -1,9 +1,9 @@
-"""What is done to one image: a random crop and random colours for training, a centre crop for testing.
+"""Views of images: random crops with colour jitter for training, a centre crop for testing.
 
-Every random number of a view is drawn from (seed, epoch, image, view), see `draws.py`. The parameters of a whole batch
-are drawn at once; `pixels.py` does the rest.
+The random numbers of a view are functions of (seed, epoch, image, view), see `draws.py`. The parameters are drawn here,
+for a whole batch at once; `pixels.py` applies them to the pixels.
 
-Shapes: B images of a batch, S the view's size in pixels, H and W an image's height and width.
+Shapes: B images in the batch, S the size of a view, H and W the height and width of an image, all in pixels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,26 +17,29 @@ from PIL import Image
 from torch import Tensor
 
 from adco.data.draws import uniform
+from adco.data.images import Images, Pixels
 from adco.data.pixels import render_images
-from adco.data.sources import Images, Pixels
 
-_ORDERS = np.array(list(permutations(range(4))))  # the 24 orders of brightness, contrast, saturation, hue
+_ORDERS = np.array(list(permutations(range(4))))  # [24, 4], all orders of brightness, contrast, saturation, hue
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The distribution of one view. Defaults are MoCo v2's, which AdCo published with (224 px, both views alike)."""
+    """The augmentation of one view: the distribution that its parameters are drawn from.
+
+    The defaults are those of MoCo v2, which AdCo's paper uses too: 224 px, the same distribution for both views.
+    """
 
     size: int = 224
-    scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
-    brightness: float = 0.4
+    scale: tuple[float, float] = (0.2, 1.0)  # smallest and largest area of the crop, as a share of the image
+    brightness: float = 0.4  # factor from 1 − 0.4 to 1 + 0.4; likewise contrast and saturation
     contrast: float = 0.4
     saturation: float = 0.4
-    hue: float = 0.1  # share of the colour circle, each way
+    hue: float = 0.1  # largest shift in either direction, as a share of the colour circle
     jitter_probability: float = 0.8
     grayscale_probability: float = 0.2
     blur_probability: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # smallest and largest, in pixels
     flip_probability: float = 0.5
 
 
@@ -44,13 +47,13 @@ class View:
 class Draws:
     """The drawn parameters of one view of B images."""
 
-    boxes: NDArray[np.int64]  # [B, 4] top, left, height, width in pixels
+    boxes: NDArray[np.int64]  # [B, 4], top, left, height and width of the crop in pixels
     flip: NDArray[np.bool_]  # [B]
     jitter: NDArray[np.bool_]  # [B]
-    order: NDArray[np.int64]  # [B, 4] which of brightness, contrast, saturation, hue comes first to last
-    factors: NDArray[np.float64]  # [B, 4] of the same four
+    order: NDArray[np.int64]  # [B, 4], operations first to last: 0 brightness, 1 contrast, 2 saturation, 3 hue
+    factors: NDArray[np.float64]  # [B, 4], factors of brightness, contrast and saturation; shift of the hue
     grayscale: NDArray[np.bool_]  # [B]
-    sigma: NDArray[np.float64]  # [B] of the blur in pixels, 0 for none
+    sigma: NDArray[np.float64]  # [B], standard deviation of the blur in pixels; 0 for no blur
 
 
 def draw(
@@ -59,16 +62,16 @@ def draw(
     """Draw the parameters of view `number` of each image.
 
     Args:
-        view: the distribution.
-        sizes: [B, 2] heights and widths in pixels.
-        seed: the run's seed.
-        epoch: [B] the epoch each image is seen in.
-        image: [B] the image's number in its source.
-        number: which of the image's views this is.
+        view: the augmentation.
+        sizes: [B, 2], heights and widths of the images in pixels.
+        seed: the seed of the run.
+        epoch: [B], the epoch in which each image is used.
+        image: [B], the index of each image in its source.
+        number: index of the view among the views of an image.
     """
     u = uniform(seed, epoch, image, number, draws=32)
     strengths = np.array([view.brightness, view.contrast, view.saturation, view.hue])
-    unchanged = np.array([1.0, 1.0, 1.0, 0.0])  # factors that leave an image as it is
+    unchanged = np.array([1.0, 1.0, 1.0, 0.0])  # values that leave an image unchanged
     low, high = view.blur_sigma
     return Draws(
         boxes=_crop_boxes(sizes, view.scale, u[:, :22]),
@@ -82,7 +85,11 @@ def draw(
 
 
 def _crop_boxes(sizes: NDArray[np.int64], scale: tuple[float, float], u: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Boxes of RandomResizedCrop (Szegedy et al. 2015, aspect 3/4 to 4/3): ten tries, then the largest centre crop."""
+    """Draw crop boxes as torchvision's RandomResizedCrop does (Szegedy et al. 2015; aspect ratio 3/4 to 4/3).
+
+    The first of ten random boxes that fits into the image is used. If none fits, the largest centre crop with an
+    allowed aspect ratio is used. `u` [B, 22] holds uniform random numbers: 10 areas, 10 aspect ratios, top, left.
+    """
     height, width = sizes[:, :1], sizes[:, 1:]
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, :10])
     aspect = np.exp(np.log(3 / 4) + np.log(16 / 9) * u[:, 10:20])
@@ -101,19 +108,19 @@ def _crop_boxes(sizes: NDArray[np.int64], scale: tuple[float, float], u: NDArray
 
 
 def render(images: Images, views: Sequence[View], draws: Sequence[Draws]) -> list[Tensor]:
-    """Make views of each image, one view for each of the draws: uint8 [B, 3, S, S] each.
+    """Apply drawn parameters to a batch of images. Return one tensor per view, uint8 [B, 3, S, S].
 
-    Photographs are taken one by one, and none is kept.
+    Images from an iterator are processed one by one, and none is kept in memory.
     """
     count = len(draws[0].flip)
-    made = [np.empty((count, 3, view.size, view.size), np.uint8) for view in views]
+    outputs = [np.empty((count, 3, view.size, view.size), np.uint8) for view in views]
     orders = [np.where(drawn.jitter[:, None], drawn.order, -1) for drawn in draws]
     if isinstance(images, np.ndarray):
         parts: Iterable[tuple[slice, Pixels]] = [(slice(None), images)]
     else:
-        parts = ((slice(i, i + 1), photograph[None]) for i, photograph in enumerate(images))
+        parts = ((slice(i, i + 1), image[None]) for i, image in enumerate(images))
     for part, pixels in parts:
-        for drawn, order, out in zip(draws, orders, made, strict=True):
+        for drawn, order, out in zip(draws, orders, outputs, strict=True):
             render_images(
                 pixels,
                 drawn.boxes[part],
@@ -124,7 +131,7 @@ def render(images: Images, views: Sequence[View], draws: Sequence[Draws]) -> lis
                 drawn.sigma[part],
                 out[part],
             )
-    return [torch.from_numpy(out) for out in made]
+    return [torch.from_numpy(out) for out in outputs]
 
 
 def views_of(
@@ -135,22 +142,22 @@ def views_of(
     epoch: NDArray[np.int64],
     image: NDArray[np.int64],
 ) -> list[Tensor]:
-    """All views of a batch of images, each uint8 [B, 3, S, S].
+    """Return all views of a batch of images, each uint8 [B, 3, S, S].
 
     Args:
-        images: what `Source.load` gives.
-        sizes: [B, 2] their heights and widths in pixels.
-        views: the distribution of each view.
-        seed, epoch, image: as of `draw`.
+        images: the images, as returned by a source's `load`.
+        sizes: [B, 2], heights and widths of the images in pixels.
+        views: the augmentation of each view.
+        seed, epoch, image: as in `draw`.
     """
     return render(images, views, [draw(view, sizes, seed, epoch, image, n) for n, view in enumerate(views)])
 
 
 def test_view(images: Images, size: int) -> Tensor:
-    """What is done to an image at test time: uint8 [B, 3, S, S].
+    """Return the centre crop of each image that is used at test time, uint8 [B, 3, S, S].
 
-    Images of the size asked for stay as they are. Others: the shorter side is resized to S · 256 / 224 (Resize 256,
-    CenterCrop 224 in the ImageNet protocol), then the centre is cropped.
+    Images that already have the requested size are returned unchanged. For others, the shorter side is resized to
+    S · 256 / 224 and the centre is cropped, as the ImageNet protocol does (Resize 256, CenterCrop 224).
     """
     if isinstance(images, np.ndarray) and images.shape[1:3] == (size, size):
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -159,19 +166,7 @@ def test_view(images: Images, size: int) -> Tensor:
 
 def _centre(image: Image.Image, size: int) -> Tensor:
     if image.size != (size, size):
-        side = min(image.size) * 224 / 256  # of the square that becomes the view, in the image's pixels
+        side = min(image.size) * 224 / 256  # of the square crop, in pixels of the image
         left, top = (image.width - side) / 2, (image.height - side) / 2
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def normalize(views: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """From uint8 [B, 3, S, S] to (views / 255 − mean) / std, of a new tensor.
-
-    Args:
-        views: of 0 to 255.
-        mean, std: [3], of red, green and blue in [0, 1], on the device of the views; their dtype is the result's.
-        memory_format: of the result. Changed last: arithmetic over channels alone is slow where they lie innermost.
-    """
-    mean, std = (255 * of_channels[:, None, None] for of_channels in (mean, std))
-    return views.to(mean.dtype).sub_(mean).div_(std).to(memory_format=memory_format)

@@ -1,6 +1,7 @@
-"""How good are a backbone's features? Nearest neighbours and a linear probe, on a frozen backbone and labelled images.
+"""Evaluation of a frozen backbone's features on labelled images: k nearest neighbours (kNN) and a linear probe.
 
-Takes a backbone and sources, never a method. Every choice is made on training images; the test images are scored once.
+Works on any backbone and any labelled sources, independent of the pretraining method. Hyperparameters are chosen on
+training images only; the test images are scored once.
 
     train, test = (extract_features(backbone, source, image_size=32, mean=mean, std=std) for source in sources)
     knn, linear = (evaluate_features(train, test, classes, kind=kind) for kind in ("knn", "linear"))
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from adco.data.sources import Source
+from adco.errors import InputError
 from adco.evaluation.features import Features, extract_features, pixel_features
 from adco.evaluation.knn import default_k, knn_scores
 from adco.evaluation.linear import LinearProbe, fit_linear_probe
@@ -43,21 +45,23 @@ def evaluate_features(
     temperature: float = 0.1,
     device: torch.device | str | None = None,
 ) -> Scores:
-    """Classify the test features by the training features, and score the answers.
+    """Fit a classifier on the training features and score its predictions for the test features.
 
     Args:
-        train, test: features [n, F] and [m, F] of the same width.
-        classes: the name of each label, all different.
-        kind: "knn", weighted nearest neighbours with `k` and `temperature`, or "linear", a linear probe whose L2
+        train, test: features [n, F] and [m, F] with the same width F.
+        classes: the class name of each label; names must be unique.
+        kind: "knn" for weighted nearest neighbours with `k` and `temperature`, or "linear" for a linear probe whose L2
             strength is chosen on held-out training images.
-        device: where to compute; None is the features' own device, the CPU.
+        k: number of neighbours; None uses `default_k`. Ignored by the linear probe.
+        temperature: of the neighbours' weights; see `knn_scores`. Ignored by the linear probe.
+        device: where to compute; None keeps the features on the CPU.
 
     Returns:
-        Scores, whose `protocol` names the kind and every setting, chosen ones included.
+        Scores. Their `protocol` records the kind and every setting, including those chosen here.
 
     Raises:
-        ValueError: fewer than two classes, or training images of one class only; labels outside the classes; repeated
-            class names; widths that differ; another kind; an impossible k or temperature.
+        InputError: there are fewer than two classes, or the training images have only one; a label is out of range;
+            a class name is repeated; the widths differ; `kind`, `k` or `temperature` is invalid.
     """
     _check_features(train, test, classes)
     train_features, train_labels = train.features.to(device), train.labels.to(device)
@@ -69,18 +73,18 @@ def evaluate_features(
     elif kind == "linear":
         probe = fit_linear_probe(train_features, train_labels, len(classes))
         scores = probe.scores(test.features)
-        validation = {f"{l2:g}": top1 for l2, top1 in probe.validation.items()}  # JSON has string keys only
+        validation = {f"{l2:g}": top1 for l2, top1 in probe.validation.items()}  # JSON keys are strings
         protocol |= {"l2": probe.l2, "validation_top1": validation}
     else:
-        raise ValueError(f"kind must be knn or linear; got {kind}")
+        raise InputError(f"kind must be knn or linear; got {kind}")
     return summarise(scores, test.labels, classes, protocol)
 
 
 def check_classes(train: Source, test: Source) -> None:
-    """Raise ValueError unless both sources have the same classes in the same order, and at least two of them."""
+    """Raise InputError unless both sources have the same classes in the same order, and at least two of them."""
     if len(train.classes) < 2:
         classes = counted(len(train.classes), "class", "classes")
-        raise ValueError(f"{train.name} has {classes}; an evaluation needs at least 2")
+        raise InputError(f"{train.name} has {classes}; an evaluation needs at least 2")
     if train.classes == test.classes:
         return
     missing, extra = (
@@ -91,25 +95,28 @@ def check_classes(train: Source, test: Source) -> None:
         for what, names in ((f"only in {train.name}", missing), (f"only in {test.name}", extra))
         if names
     )
-    raise ValueError(
-        f"{test.name} must have the classes of {train.name} in their order; {difference or 'the order differs'}"
+    raise InputError(
+        f"{test.name} must have the same classes as {train.name}, in the same order; "
+        f"{difference or 'the order differs'}"
     )
 
 
 def _check_features(train: Features, test: Features, classes: Sequence[str]) -> None:
     if len(classes) < 2:
-        raise ValueError(f"an evaluation needs at least 2 classes; got {len(classes)}")
+        raise InputError(f"an evaluation needs at least 2 classes; got {len(classes)}")
     if len(set(classes)) < len(classes):
-        raise ValueError("class names must differ from each other")
+        raise InputError("class names must be unique")
     if train.features.shape[1] != test.features.shape[1]:
-        raise ValueError(
-            "training and test features must be of one width; "
+        raise InputError(
+            "training and test features must have the same width; "
             f"got {train.features.shape[1]} and {test.features.shape[1]}"
         )
     for split, labels in (("training", train.labels), ("test", test.labels)):
         if labels.min() < 0 or labels.max() >= len(classes):
-            raise ValueError(
+            raise InputError(
                 f"{split} labels must be in 0..{len(classes) - 1}; got {int(labels.min())}..{int(labels.max())}"
             )
     if train.labels.min() == train.labels.max():
-        raise ValueError(f"training images must be of at least 2 classes; all are {classes[int(train.labels[0])]}")
+        raise InputError(
+            f"training images must have at least 2 classes; all are of class {classes[int(train.labels[0])]}"
+        )

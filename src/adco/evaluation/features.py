@@ -1,6 +1,6 @@
-"""Features of every image of a source by a frozen backbone, taken once and shared by every evaluation.
+"""Extraction of a frozen backbone's features from every image of a source, once for all evaluations.
 
-n images, B batch, S image side in pixels, F feature width.
+Shapes: n images, B batch size, S image side in pixels, F feature width.
 """
 
 import os
@@ -16,19 +16,21 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from adco.data.batch import normalize
 from adco.data.sources import Source
-from adco.data.views import normalize, test_view
+from adco.data.views import test_view
+from adco.errors import InputError
 
-DECODED_AT_ONCE = 32  # full-size pictures one thread holds while it makes its batch of views
-MAX_THREADS = 8  # beyond this many, decoding waits for the disk rather than for a core
-PIXEL_SIDE = 32  # px; raw pixels of larger pictures are taken at this size (3 072 numbers, as in CIFAR)
+DECODED_AT_ONCE = 32  # full-size images that one thread holds in memory while it makes a batch of views
+MAX_THREADS = 8  # with more threads, decoding is limited by the disk rather than the CPU
+PIXEL_SIDE = 32  # px; larger images are reduced to this size for the raw-pixel features (3 072 values, as in CIFAR)
 
 
 @dataclass(frozen=True)
 class Features:
     """Features [n, F] float32 and labels [n] int64 of the same n images, both on the CPU.
 
-    Raises ValueError if the shapes disagree, if there is no image, or if a feature is not finite.
+    Raises InputError if the shapes disagree, there are no images, or a feature is not finite.
     """
 
     features: torch.Tensor
@@ -36,16 +38,16 @@ class Features:
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1]:
-            raise ValueError(
+            raise InputError(
                 f"features must be [n, F] and labels [n]; got {list(self.features.shape)} and {list(self.labels.shape)}"
             )
         if len(self.labels) == 0:
-            raise ValueError("features of no image: the source is empty")
+            raise InputError("features of 0 images: the source is empty")
         finite = self.features.isfinite().all(dim=1)
         if not finite.all():
-            raise ValueError(
+            raise InputError(
                 f"features of {int((~finite).sum())} of {len(finite)} images are NaN or infinite: "
-                "the backbone has diverged, or mean and std are wrong"
+                "the backbone has diverged, or the normalisation mean and std are wrong"
             )
 
 
@@ -62,18 +64,18 @@ def extract_features(
 ) -> Features:
     """Return the backbone's features of every image of `source`, in the source's order.
 
-    The backbone runs in eval mode and without gradients; its weights, its buffers and the training flag of each
-    of its modules are afterwards what they were, so an encoder in the middle of its training may be passed.
+    The backbone runs in eval mode and without gradients. Its weights and buffers are not changed, and the training
+    flag of each of its modules is restored, so it is safe to call this in the middle of training.
 
     Args:
         backbone: maps images [B, 3, S, S] to features [B, F].
         image_size: S, px.
-        mean, std: of each of the three channels, for pixel values in 0..1.
-        device: moves the backbone there, where it stays; None runs it where its weights are.
-        progress: shows a bar if standard error is a terminal; pass False below another live display.
+        mean, std: normalisation of the three channels, for pixel values in 0..1.
+        device: the backbone is moved to this device and stays there; None runs it where its weights are.
+        progress: show a progress bar if standard error is a terminal; pass False inside another live display.
 
     Raises:
-        ValueError: the source has no labels or no images; the backbone's output is not [B, F] or not finite.
+        InputError: the source has no labels or no images; the backbone's output is not [B, F] or not finite.
     """
     labels = _labels(source)
     if device is not None:
@@ -84,19 +86,21 @@ def extract_features(
     outputs = []
     with _frozen(backbone):
         for views in _test_views(source, image_size, batch_size, progress):  # [B, 3, S, S]
-            images = normalize(views.to(device), means, stds, torch.channels_last)  # convolves faster on CPUs too
+            images = normalize(views.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
             with torch.inference_mode():
                 output = backbone(images)
             if output.ndim != 2:
-                raise ValueError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
+                raise InputError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
             outputs.append(output.float().cpu())  # [B, F]
-    return Features(torch.cat(outputs), labels)  # outside inference mode: ordinary tensors, fit for autograd
+    return Features(torch.cat(outputs), labels)  # outside inference mode, so that autograd can use them
 
 
 def pixel_features(source: Source, image_size: int, *, progress: bool = True) -> Features:
-    """Return raw pixels in 0..1 as features [n, 3·S·S], S at most 32 px: the floor any backbone must beat.
+    """Return raw pixels in 0..1 as features [n, 3·S·S], with S = min(image_size, 32 px).
 
-    Raises ValueError if the source has no labels or no images.
+    They are one of the two floors, the baselines that a trained backbone should beat; the other is random weights.
+
+    Raises InputError if the source has no labels or no images.
     """
     labels = _labels(source)
     views = _test_views(source, min(image_size, PIXEL_SIDE), 512, progress)
@@ -105,15 +109,18 @@ def pixel_features(source: Source, image_size: int, *, progress: bool = True) ->
 
 def _labels(source: Source) -> torch.Tensor:
     if source.labels is None:
-        raise ValueError(f"{source.name} has no labels, and an evaluation needs the class of every image")
+        raise InputError(f"{source.name} has no labels; evaluation needs the class of every image")
     if len(source) == 0:
-        raise ValueError(f"{source.name} has no images to evaluate on")
+        raise InputError(f"{source.name} has no images to evaluate on")
     return torch.tensor(np.asarray(source.labels), dtype=torch.int64)
 
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Eval mode, then back to each module's own flag: a BatchNorm frozen inside a training encoder stays frozen."""
+    """Put `module` in eval mode, then restore the training flag of each submodule.
+
+    Flags are restored one by one, so a BatchNorm layer that was frozen inside a training encoder stays frozen.
+    """
     flags = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
@@ -124,11 +131,11 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _test_views(source: Source, size: int, batch_size: int, progress: bool) -> Iterator[torch.Tensor]:
-    """Yield test views [B, 3, size, size] uint8 in the source's order, made ahead by threads (PIL frees the GIL)."""
+    """Yield test views [B, 3, size, size] uint8 in the source's order, prefetched by threads (PIL releases the GIL)."""
 
     def prepare(indices: np.ndarray) -> torch.Tensor:
-        pieces = np.split(indices, range(DECODED_AT_ONCE, len(indices), DECODED_AT_ONCE))
-        return torch.cat([test_view(source.load(piece), size) for piece in pieces])
+        chunks = np.split(indices, range(DECODED_AT_ONCE, len(indices), DECODED_AT_ONCE))
+        return torch.cat([test_view(source.load(chunk), size) for chunk in chunks])
 
     threads = min(MAX_THREADS, os.cpu_count() or 1)
     pending: deque[Future[torch.Tensor]] = deque()

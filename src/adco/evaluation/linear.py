@@ -1,6 +1,6 @@
-"""Linear probe: multinomial logistic regression on frozen features, its one setting chosen on training images.
+"""Linear probe: multinomial logistic regression on frozen features, with the L2 strength chosen on training images.
 
-n training images, m images to classify, F feature width, C classes.
+Shapes: n training images, m images to classify, F feature width, C classes.
 """
 
 from collections.abc import Sequence
@@ -10,20 +10,22 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-# L2 strengths from strong to weak, for standardised features and a mean loss. On 50 000 made images of 256 and 512
-# features the best was between 1e-2 and 1e-4; few images with many features that are noise want the strong end.
+from adco.errors import InputError
+
+# L2 strengths from strong to weak, for standardised features and a mean loss. On 50 000 synthetic images with 256 and
+# 512 features the best was between 1e-2 and 1e-4. Few images with many noisy features need the strong end.
 L2_CANDIDATES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-L2_WITHOUT_VALIDATION = 1e-2  # when no class has two images, nothing can be held out to choose by
+L2_WITHOUT_VALIDATION = 1e-2  # used if no class has two images, so that none can be held out
 VALIDATION_FRACTION = 0.1
-SEARCH_PER_CLASS = 2000  # images of a class that take part in the choice: enough to tell decades of L2 apart
+SEARCH_PER_CLASS = 2000  # images per class used to choose L2: enough to distinguish factors of ten
 
 
 @dataclass(frozen=True)
 class LinearProbe:
     """A fitted linear classifier of features.
 
-    weight [C, F] and bias [C] act on standardised features, (features − mean) / std with mean and std [F] of the
-    training images. `validation` gives the top-1 (%) on the held-out training images for each L2 candidate; it is
+    weight [C, F] and bias [C] apply to standardised features, (features − mean) / std, where mean and std [F] are those
+    of the training images. `validation` maps each L2 candidate to its top-1 (%) on the held-out training images; it is
     empty if none could be held out.
     """
 
@@ -42,41 +44,43 @@ class LinearProbe:
 def fit_linear_probe(
     features: torch.Tensor, labels: torch.Tensor, num_classes: int, *, candidates: Sequence[float] = L2_CANDIDATES
 ) -> LinearProbe:
-    """Choose the L2 strength on a stratified tenth of the training images, then fit all of them with it.
+    """Choose the L2 strength on held-out training images, then fit the probe on all training images.
 
-    The choice is made among at most 2 000 images of each class: nine tenths fitted, a tenth held out.
+    The choice uses at most 2 000 images of each class: 90 % to fit, 10 % held out, stratified by class. If candidates
+    have equal validation top-1, the strongest is chosen.
 
-    Features are standardised and fixed: the images are seen at their test view only, without the augmentation of the
-    published linear evaluation, and the optimum is unique rather than the end of a schedule. Equal validation
-    top-1 goes to the stronger candidate.
+    Unlike the published linear evaluation (`adco.evaluation.published`), the probe uses fixed, standardised features of
+    the test views, without augmentation, and converges to a unique optimum instead of following a schedule.
 
     Args:
-        features: [n, F], on the device that is to do the work.
-        labels: [n], in 0..C−1. A class with one image stays in training, one without an image is never predicted.
+        features: [n, F]; the computation runs on their device.
+        labels: [n], in 0..C−1. If a class has a single image, that is not held out; a class without images is never
+            predicted.
+        num_classes: C.
         candidates: L2 strengths to choose from, strongest first, so that each fit starts near its optimum.
 
     Raises:
-        ValueError: candidates is empty, not descending, or not positive.
+        InputError: `candidates` is empty, not positive, or not in descending order.
     """
     if not candidates or list(candidates) != sorted(set(candidates), reverse=True) or candidates[-1] <= 0:
-        raise ValueError(f"candidates must be positive and descend; got {tuple(candidates)}")
+        raise InputError(f"candidates must be positive and in descending order; got {tuple(candidates)}")
     labels = labels.to(features.device)
     mean, std = _mean_and_std(features)
     inputs = (features - mean) / std
-    axes = principal_axes(inputs)  # the penalty does not mind a rotation, and the fits are much faster along these
+    axes = principal_axes(inputs)  # a rotation leaves the L2 penalty unchanged, and fits along these axes are faster
     inputs = inputs @ axes
     training, held_out = (indices.to(features.device) for indices in stratified_split(labels.cpu(), seed=0))
 
     weight, bias = features.new_zeros(num_classes, axes.shape[1]), features.new_zeros(num_classes)
-    path, validation = {}, {}
+    fits, validation = {}, {}
     if len(held_out):
-        part, part_labels = inputs[training], labels[training]
+        fit_inputs, fit_labels = inputs[training], labels[training]
         for l2 in candidates:
-            path[l2] = weight, bias = fit_logistic(part, part_labels, weight, bias, l2, tolerance=1e-4)
+            fits[l2] = weight, bias = fit_logistic(fit_inputs, fit_labels, weight, bias, l2, tolerance=1e-4)
             hits = F.linear(inputs[held_out], weight, bias).argmax(dim=1) == labels[held_out]
             validation[l2] = 100 * hits.double().mean().item()
-        chosen = max(validation, key=validation.__getitem__)  # the first of equals, so the strongest
-        weight, bias = path[chosen]
+        chosen = max(validation, key=validation.__getitem__)  # ties go to the first, strongest candidate
+        weight, bias = fits[chosen]
     else:
         chosen = L2_WITHOUT_VALIDATION
     weight, bias = fit_logistic(inputs, labels, weight, bias, chosen)
@@ -84,7 +88,7 @@ def fit_linear_probe(
 
 
 def principal_axes(inputs: torch.Tensor) -> torch.Tensor:
-    """Orthonormal columns [F, min(n, F)] along which inputs [n, F] of mean zero are uncorrelated."""
+    """Return orthonormal columns [F, min(n, F)] along which inputs [n, F] of mean zero are uncorrelated."""
     axes: torch.Tensor
     if len(inputs) < inputs.shape[1]:
         axes = torch.linalg.svd(inputs, full_matrices=False).Vh.T
@@ -104,13 +108,13 @@ def fit_logistic(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weight [C, F] and bias [C] that minimise  mean cross-entropy + l2/2 · ‖weight‖².
 
-    Full-batch L-BFGS from the given weight and bias, until no component of the gradient exceeds `tolerance` or a step
-    changes the loss by no more than rounding. It works on weight / scale, with a scale for each feature that makes the
-    curvature about one, where features are uncorrelated.
-    scikit-learn's LogisticRegression has the same optimum at C = 1 / (n · l2).
+    Runs full-batch L-BFGS from the given weight and bias until no component of the gradient exceeds `tolerance`, or a
+    step changes the loss by no more than rounding. It optimises weight / scale, with a per-feature scale that makes the
+    curvature about one if the features are uncorrelated.
+    scikit-learn's LogisticRegression has the same optimum with C = 1 / (n · l2).
     """
     classes = len(weight)
-    curvature = (classes - 1) / classes**2 * inputs.square().mean(dim=0) + l2  # of a probe that knows nothing yet
+    curvature = (classes - 1) / classes**2 * inputs.square().mean(dim=0) + l2  # of the loss at zero weights
     scale = curvature.rsqrt()
     scaled = (weight / scale).requires_grad_()
     bias = bias.clone().requires_grad_()
@@ -135,24 +139,28 @@ def fit_logistic(
 
 
 def stratified_split(labels: torch.Tensor, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split images into (training, held out): their indices, int64 and ascending, drawn from `seed` alone.
+    """Return the indices of (training, held-out) images, int64 and ascending; the split depends only on `seed`.
 
-    Of up to 2 000 images of each class a tenth is held out, at least one where there are two, none where there is one.
+    Up to 2 000 images of each class are used, and 10 % of them are held out: at least one image of each class, but none
+    of a class with a single image.
     """
     generator = np.random.default_rng(seed)
     classes = labels.numpy()
     training, held_out = [], []
     for label in np.unique(classes):
         images = generator.permutation(np.flatnonzero(classes == label))[:SEARCH_PER_CLASS]
-        held = max(1, round(VALIDATION_FRACTION * len(images))) if len(images) > 1 else 0
-        held_out.append(images[:held])
-        training.append(images[held:])
+        count = max(1, round(VALIDATION_FRACTION * len(images))) if len(images) > 1 else 0
+        held_out.append(images[:count])
+        training.append(images[count:])
     first, second = (torch.from_numpy(np.sort(np.concatenate(part))) for part in (training, held_out))
     return first, second
 
 
 def _mean_and_std(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and std [F] over images; std is 1 where a feature is constant but for rounding, not to blow that up."""
+    """Return the mean and standard deviation [F] over images.
+
+    The standard deviation of a constant feature is set to 1, so that dividing by it does not amplify rounding errors.
+    """
     variance, mean = torch.var_mean(features, dim=0, correction=0)
     rounding = 10 * torch.finfo(features.dtype).eps * mean.abs()
     std = variance.sqrt()

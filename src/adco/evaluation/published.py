@@ -1,9 +1,10 @@
-"""The papers' linear evaluation: SGD on augmented images through the frozen backbone, so that figures compare.
+"""The papers' linear evaluation: a linear layer trained with SGD on augmented images.
 
-Constants are AdCo's on ImageNet (Hu et al. 2021, arXiv 2011.08435), whose protocol is MoCo's (He et al. 2020, arXiv
-1911.05722, section 4.1): crops of 8 to 100 % of the area and flips, no other augmentation.
+Use it to compare with published scores. The constants are AdCo's on ImageNet (Hu et al. 2021, arXiv 2011.08435). The
+protocol is that of MoCo (He et al. 2020, arXiv 1911.05722, section 4.1): crops of 8 to 100 % of the area and flips, no
+other augmentation.
 
-n images of a batch, S their side in pixels, F feature width, C classes.
+Shapes: n images of a batch, S image side in pixels, F feature width, C classes.
 """
 
 from collections.abc import Sequence
@@ -14,21 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adco.data.loader import Batch, Loader, Order
+from adco.config.commands import EvaluateSettings
+from adco.config.resolve import default_workers
+from adco.data.batch import Batch, normalize
+from adco.data.loader import Loader, Order
 from adco.data.sources import Source
-from adco.data.views import View, normalize
+from adco.data.views import View
+from adco.errors import InputError
 from adco.evaluation.linear import LinearProbe
-from adco.methods.method import Schedule
-from adco.resolve import default_workers
-from adco.settings import EvaluateSettings
+from adco.optim.players import Schedule
 
-MOMENTUM = 0.9  # of SGD, without weight decay
+MOMENTUM = 0.9  # of SGD; there is no weight decay
 INIT_STD = 0.01  # standard deviation of the initial weights
-CROP = (0.08, 1.0)
+CROP = (0.08, 1.0)  # smallest and largest share of the image's area
 
 
 class Classifier(L.LightningModule):
-    """One linear layer on a backbone that stays as it is: Lightning leaves its eval mode alone."""
+    """A linear layer on a frozen backbone, which stays in eval mode: Lightning does not change it."""
 
     labels: Tensor
     mean: Tensor
@@ -65,7 +68,7 @@ class Classifier(L.LightningModule):
 
 
 class Images(L.LightningDataModule):
-    """Augmented training images, a part of each batch on each device."""
+    """Augmented training images; each batch is divided between the devices."""
 
     def __init__(self, source: Source, size: int, batch_size: int) -> None:
         super().__init__()
@@ -76,13 +79,13 @@ class Images(L.LightningDataModule):
         assert self.trainer is not None
         ranks = self.trainer.world_size
         if self.batch_size % ranks:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of devices, here {ranks}")
+            raise InputError(f"batch_size {self.batch_size} must be a multiple of devices, here {ranks}")
         order = Order(
             len(self.source), batch_size=self.batch_size, seed=0, rank=self.trainer.global_rank, world_size=ranks
         )
-        pinned = self.trainer.strategy.root_device.type == "cuda"
+        pin_memory = self.trainer.strategy.root_device.type == "cuda"
         workers = default_workers(self.source, self.trainer.num_devices)
-        return Loader(self.source, [self.view], order, workers=workers, pin_memory=pinned)
+        return Loader(self.source, [self.view], order, workers=workers, pin_memory=pin_memory)
 
 
 def fit_published_probe(
@@ -96,25 +99,27 @@ def fit_published_probe(
     std: Sequence[float],
     settings: EvaluateSettings,
 ) -> LinearProbe:
-    """Train the linear layer, on any number of devices.
+    """Train a linear layer on frozen features of augmented images, on one or several devices.
 
     Args:
-        backbone: images [n, 3, S, S] → features [n, F]; left in eval mode and without gradients.
+        backbone: maps images [n, 3, S, S] to features [n, F]; left in eval mode and without gradients.
         width: F.
         source: labelled training images.
         classes: C.
         image_size: S, px.
-        mean, std: of the three channels in 0..1.
-        settings: `epochs`, `batch_size`, `learning_rate` (the cosine ends at a thousandth of it), `devices`, `device`.
+        mean, std: normalisation of the three channels, for pixel values in 0..1.
+        settings: `epochs`, `batch_size`, `learning_rate`, `devices` and `device` are used. The learning rate decays to
+            a thousandth along a cosine.
 
     Raises:
-        ValueError: if the images do not fill a batch, the devices do not divide it, or the loss is not finite at the
-            end.
+        InputError: the source has fewer images than one batch, the batch size is not a multiple of the number of
+            devices, or the weights are not finite after training.
     """
     batches = len(source) // settings.batch_size
     if not batches:
-        raise ValueError(
-            f"batch_size {settings.batch_size} must be at most {len(source)}, the training images of {source.name}"
+        raise InputError(
+            f"batch_size {settings.batch_size} must be at most {len(source)}, "
+            f"the number of training images of {source.name}"
         )
     assert source.labels is not None
     rate = settings.learning_rate
@@ -136,6 +141,6 @@ def fit_published_probe(
     trainer.fit(classifier, datamodule=Images(source, image_size, settings.batch_size))
     weight, bias = classifier.linear.weight.detach().cpu(), classifier.linear.bias.detach().cpu()
     if not weight.isfinite().all():
-        raise ValueError(f"the linear layer diverged at learning_rate {rate}: try a lower one")
-    nothing = torch.zeros(width)
-    return LinearProbe(weight, bias, nothing, nothing + 1, l2=0.0, validation={})
+        raise InputError(f"the linear layer diverged at learning_rate {rate}: try a lower one")
+    # mean 0 and standard deviation 1: this probe is trained on features that are not standardised
+    return LinearProbe(weight, bias, torch.zeros(width), torch.ones(width), l2=0.0, validation={})

@@ -1,4 +1,8 @@
-"""Evaluating what a run left, or any timm network: which weights, images and floors."""
+"""Evaluation of a run's backbone, or of any timm network, on labelled images.
+
+Floors are the scores of raw pixels and of the same network with random weights: the baselines that a trained backbone
+should beat.
+"""
 
 import logging
 import os
@@ -14,10 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from adco.checkpoints import read_checkpoint
+from adco.config.commands import EvaluateSettings
+from adco.config.defaults import choose_stem
+from adco.config.resolve import default_image_size
 from adco.data.sources import Source, open_splits
-from adco.distributed import is_first_rank
-from adco.encoder import BackboneInfo, build_backbone, choose_stem, feature_width, load_backbone
+from adco.errors import InputError
 from adco.evaluation import (
     Features,
     Scores,
@@ -29,24 +34,31 @@ from adco.evaluation import (
 from adco.evaluation.published import fit_published_probe
 from adco.evaluation.results import Kind, evaluation_of, save_result, with_known_floors
 from adco.evaluation.scores import summarise
-from adco.resolve import default_image_size
-from adco.run_directory import RunDirectory, newest_run
-from adco.settings import EvaluateSettings
+from adco.launcher import is_first_rank
+from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone
+from adco.runs.checkpoints import read_checkpoint
+from adco.runs.directory import RunDirectory, newest_run
 from adco.words import counted
 
 TRAINED, RANDOM, PIXELS = "trained", "random weights", "raw pixels"
-FEW = 100  # test images; with fewer, the 95 % interval of an accuracy of 50 % is wider than ± 10 points
+FEW = 100  # test images; with fewer, the 95 % confidence interval of a 50 % accuracy is wider than ± 10 points
 
 
 def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
-    """Evaluate a backbone and, if asked, the floors.
+    """Evaluate a backbone and, with `settings.floors`, the floors.
+
+    Args:
+        kind: "knn" or "linear".
+        run: run directory, checkpoint or backbone.safetensors; None is the newest run, or the network named by
+            `settings.backbone`.
+        settings: data and settings of the evaluation.
 
     Returns:
-        The backbone's scores as `Scores.to_json`, with those of the floors under "floors". Of a run directory they
-        are also written to its `results/KIND-DATA.json` (see `results.py`), with the confusion as a picture.
+        The backbone's scores as `Scores.to_json`, with those of the floors under "floors". If a run is evaluated, they
+        are also written to its `results/KIND-DATA.json` (see `results.py`), with a picture of the confusion matrix.
 
     Raises:
-        ValueError: if a setting is impossible, or images have no labels.
+        InputError: a setting is invalid, or the images have no labels.
     """
     result = evaluate_kinds([kind], run, settings)[kind]
     if result["images"] < FEW:
@@ -57,22 +69,25 @@ def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> di
 
 
 def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettings) -> dict[Kind, dict[str, Any]]:
-    """The same for several kinds, with the features taken once."""
+    """Evaluate as `evaluate_run` does, for several kinds at once; features are extracted only once."""
     settings.check()
     device = _device(settings)
     if settings.backbone:
-        directory, backbone, own = None, None, {}
+        directory, backbone, defaults = None, None, {}
         if run:
-            raise ValueError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
+            raise InputError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
         if settings.data is None:
-            raise ValueError("a backbone by name needs --data, the labelled images to evaluate it on")
+            raise InputError(f"backbone {settings.backbone} needs --data: the labelled images to evaluate it on")
     else:
         directory, backbone, info = _open_run(run)
-        own = {} if settings.data else directory.read_config()  # how its images were read, if they are evaluated on
-    data = settings.data or own["data"]
-    class_level = settings.class_level or own.get("class_level")
-    unreadable = own.get("max_unreadable", 0.01) if settings.max_unreadable is None else settings.max_unreadable
-    train, test = _open_splits(data, unreadable, class_level, directory, settings)
+        # without --data, the run's own data is read with the run's settings
+        defaults = {} if settings.data else directory.read_config()
+    data = settings.data or defaults["data"]
+    class_level = defaults.get("class_level", 0) if settings.class_level is None else settings.class_level
+    max_unreadable = (
+        defaults.get("max_unreadable", 0.01) if settings.max_unreadable is None else settings.max_unreadable
+    )
+    train, test = _open_splits(data, max_unreadable, class_level, directory, settings)
     if is_first_rank():
         logging.getLogger("adco").info(f"training images: {train.description}")
     check_classes(train, test)
@@ -83,10 +98,10 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     assert backbone is not None
     for name, network, features in _all_features(backbone, info, size, settings.floors, device):
         if network is None and not is_first_rank():
-            continue  # no rank has to wait for another's pixels
+            continue  # raw pixels are evaluated on rank 0 only; the other ranks need not wait
         for kind in kinds:
             if kind == "linear" and settings.protocol == "sgd" and network is not None:
-                scores = _published(network, info, size, train, features(test), settings)
+                scores = _sgd_probe_scores(network, info, size, train, features(test), settings)
             else:
                 scores = evaluate_features(
                     features(train),
@@ -98,8 +113,8 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
                     device=device,
                 )
             if name == TRAINED:
-                asked = evaluation_of(kind, data, class_level, size, settings)
-                results[kind] = {"data": str(data), "evaluation": asked, **scores.to_json()}
+                evaluation = evaluation_of(kind, data, class_level, size, settings)
+                results[kind] = {"data": str(data), "evaluation": evaluation, **scores.to_json()}
             else:
                 results[kind].setdefault("floors", {})[name] = scores.to_json()
     if directory and is_first_rank():
@@ -110,31 +125,34 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
 
 
 def _device(settings: EvaluateSettings) -> str:
-    """Where to evaluate; a ValueError if the device asked for is not available."""
+    """Return the device to evaluate on; raise ValueError if it is not available."""
     device = settings.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} is not available: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {device} is not available: {str(error).splitlines()[0]}") from error
     return device
 
 
 def _open_splits(
-    data: str, max_unreadable: float, class_level: int | None, run: RunDirectory | None, settings: EvaluateSettings
+    data: str, max_unreadable: float, class_level: int, run: RunDirectory | None, settings: EvaluateSettings
 ) -> tuple[Source, Source]:
-    """Labelled images; where the run's own have no labels or are gone, the error says why they were opened."""
+    """Open the training and test images.
+
+    If the run's own data has no labels or no longer exists, the error also says why that data was used.
+    """
     try:
         return open_splits(data, max_unreadable, class_level)
     except ValueError as error:
         if run is None or settings.data:
             raise
-        raise ValueError(f"without --data, the data of {run.path} is used: {error}") from error
+        raise InputError(f"without --data, the data of {run.path} is used: {error}") from error
 
 
-def _published(
+def _sgd_probe_scores(
     network: nn.Module, info: BackboneInfo, size: int, train: Source, test: Features, settings: EvaluateSettings
 ) -> Scores:
-    """The papers' linear protocol: trained on augmented images, scored on the test views' features."""
+    """Return the scores of the papers' linear probe: trained on augmented images, tested on features of test views."""
     probe = fit_published_probe(
         network,
         test.features.shape[1],
@@ -153,32 +171,42 @@ def _published(
 def _all_features(
     backbone: nn.Module, info: BackboneInfo, size: int, floors: bool, device: str
 ) -> Iterator[tuple[str, nn.Module | None, Callable[[Source], Features]]]:
-    """The trained backbone, then the floors: the network, and a source's features by it, taken when first asked for."""
+    """Yield (name, network, feature extractor) for the trained backbone, then for the floors if asked for.
 
-    def by(network: nn.Module) -> Callable[[Source], Features]:
+    The network is None for raw pixels. Each extractor maps a source to its features and caches them.
+    """
+
+    def extractor(network: nn.Module) -> Callable[[Source], Features]:
         return cache(partial(extract_features, network, image_size=size, mean=info.mean, std=info.std, device=device))
 
-    yield TRAINED, backbone, by(backbone)
+    yield TRAINED, backbone, extractor(backbone)
     if floors:
         torch.manual_seed(0)
         random = build_backbone(info)
-        yield RANDOM, random, by(random)
+        yield RANDOM, random, extractor(random)
         yield PIXELS, None, cache(partial(pixel_features, image_size=size))
 
 
 def run_of(path: Path) -> RunDirectory:
-    """The run directory of a path: the directory itself, a checkpoint or the backbone in it."""
+    """Return the run directory that `path` refers to: the directory itself, or a checkpoint or backbone file in it.
+
+    Raises InputError if there is no such run directory or file.
+    """
     if path.suffix not in (".safetensors", ".ckpt"):
         return RunDirectory.open(path)
     run = RunDirectory(path.parent if path.suffix == ".safetensors" else path.parent.parent)
     if not path.is_file() or not run.config.is_file():
-        why = "is in no run directory" if path.is_file() else "is no file"
-        raise ValueError(f"{path} {why}: give a run directory, or --backbone NAME --weights FILE for other weights")
+        problem = "is not in a run directory" if path.is_file() else "is not a file"
+        raise InputError(f"{path} {problem}: give a run directory, or --backbone NAME --weights FILE for other weights")
     return run
 
 
 def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]:
-    """The run directory, the backbone and what is known of it, from the directory, or a file in it."""
+    """Return the run directory, its backbone and the backbone's description.
+
+    The weights come from the checkpoint if `path` is one, else from backbone.safetensors, or, if that does not exist,
+    from the last checkpoint.
+    """
     run = newest_run() if path is None else run_of(path)
     if (path is not None and path.suffix == ".ckpt") or not run.backbone.is_file():
         return run, *_from_checkpoint(run, path if path is not None and path.suffix == ".ckpt" else run.checkpoint)
@@ -187,7 +215,9 @@ def _open_run(path: Path | None) -> tuple[RunDirectory, nn.Module, BackboneInfo]
 
 def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, BackboneInfo]:
     if not checkpoint.is_file():
-        raise ValueError(f"{run.path} has neither a backbone.safetensors nor {checkpoint}: has it trained yet?")
+        raise InputError(
+            f"{run.path} has neither backbone.safetensors nor {checkpoint}: the run has not saved a checkpoint yet"
+        )
     config = run.read_config()
     info = BackboneInfo(
         config["backbone"],
@@ -205,7 +235,7 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
 
 
 def _named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Module, BackboneInfo]:
-    """A timm network, random with a fixed seed or with given weights."""
+    """Return a timm network and its description, with the given weights, or with random weights from a fixed seed."""
     assert settings.backbone is not None
     torch.manual_seed(0)
     image_size = settings.image_size or default_image_size(source)
@@ -215,17 +245,17 @@ def _named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modu
     if settings.weights:
         path = Path(settings.weights)
         if not path.is_file():
-            raise ValueError(f"weights {settings.weights!r} is no file")
-        safe = path.suffix == ".safetensors"
+            raise InputError(f"weights {settings.weights!r} is not a file")
+        is_safetensors = path.suffix == ".safetensors"
         try:
-            state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+            state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
         except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"weights {path} cannot be read: {' '.join(str(error).split())}") from error
+            raise InputError(f"weights {path} cannot be read: {' '.join(str(error).split())}") from error
         try:
             backbone.load_state_dict(state)
         except (RuntimeError, TypeError) as error:
-            raise ValueError(
+            raise InputError(
                 f"weights {path} do not fit {settings.backbone}: {' '.join(str(error).split())}"
             ) from error
-    feature_width(backbone, settings.backbone, image_size)  # raises if the network does not take the size
+    feature_width(backbone, settings.backbone, image_size)  # raises if the network does not accept this image size
     return backbone, info

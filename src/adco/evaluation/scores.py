@@ -1,6 +1,6 @@
-"""What scores and labels say: accuracies, the confusion of classes, a table of several backbones.
+"""Evaluation results from class scores and labels: accuracies, confusion matrix, and a table of several backbones.
 
-m test images, C classes.
+Shapes: m test images, C classes.
 """
 
 import io
@@ -18,20 +18,21 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from adco.run_directory import write_bytes
+from adco.errors import InputError
+from adco.files import write_bytes
 
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
-NUMBERED_CLASSES = 20  # up to here each cell shows its number
-NAMED_CLASSES = 150  # up to here each row and column shows its class's name
+Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+NUMBERED_CLASSES = 20  # the confusion picture shows a number in each cell for up to this many classes
+NAMED_CLASSES = 150  # it shows class names along the axes for up to this many classes
 
 
 @dataclass(frozen=True)
 class Scores:
     """The result of one evaluation; all accuracies in %.
 
-    top5 is None below six classes, where it says nothing. `per_class` has None for a class without test images, and
-    `per_class_mean` averages the others, each class counting once however many images it has. `confusion` [C, C]
-    counts images: rows are true classes, columns predicted ones. `protocol` says how the scores were made.
+    `top5` is None for fewer than six classes, where it would always be 100 %. `per_class` is None for a class without
+    test images; `per_class_mean` is the unweighted mean over the other classes. `confusion` [C, C] counts images: rows
+    are true classes, columns predicted classes. `protocol` records how the scores were computed.
     """
 
     top1: float
@@ -44,16 +45,16 @@ class Scores:
 
     @property
     def majority(self) -> float:
-        """The share of the largest class among the test images in %: the top-1 of always answering it."""
+        """Share of the largest class among the test images in %: the top-1 of always predicting that class."""
         return 100 * int(self.confusion.sum(dim=1).max()) / self.images
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of top-1 in %, for other test images of the same kind and the same backbone."""
+        """95 % confidence interval of top-1 in %, over the sampling of test images; the backbone is fixed."""
         return wilson_interval(self.top1, self.images)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the same as plain numbers, strings, lists and dicts."""
+        """Return the scores as plain numbers, strings, lists and dicts."""
         return {
             "protocol": self.protocol,
             "images": self.images,
@@ -70,17 +71,17 @@ class Scores:
 def summarise(
     scores: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], protocol: dict[str, Any] | None = None
 ) -> Scores:
-    """Compare scores [m, C] with the true labels [m] in 0..C−1; equal scores rank in the order of the classes.
+    """Compare scores [m, C] with the true labels [m] in 0..C−1; ties are ranked in the order of the classes.
 
-    Raises ValueError if a score is NaN: it would rank first.
+    Raises InputError if a score is NaN, because sorting would rank it first.
     """
     if scores.isnan().any():
-        raise ValueError(f"scores of {int(scores.isnan().any(dim=1).sum())} of {len(scores)} images are NaN")
+        raise InputError(f"scores of {int(scores.isnan().any(dim=1).sum())} of {len(scores)} images are NaN")
     scores, labels = scores.cpu(), labels.cpu()
     ranking = scores.argsort(dim=1, descending=True, stable=True)  # [m, C]
     hits = ranking == labels[:, None]  # [m, C]
-    # a bincount, not torchmetrics, whose import takes longer than a whole kNN evaluation
-    pairs = labels * len(classes) + ranking[:, 0]  # [m] true class and predicted class in one number
+    # bincount instead of torchmetrics, because importing torchmetrics takes longer than a whole kNN evaluation
+    pairs = labels * len(classes) + ranking[:, 0]  # [m] index of (true, predicted) in the flattened confusion matrix
     confusion = pairs.bincount(minlength=len(classes) ** 2).view(len(classes), len(classes))
     images = confusion.sum(dim=1)
     per_class = 100 * confusion.diagonal().double() / images  # NaN for a class without images
@@ -99,7 +100,10 @@ def summarise(
 
 
 def wilson_interval(percent: float, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion in %; unlike the normal one it also holds near 0 and 100."""
+    """Return Wilson's 95 % confidence interval of a proportion in %.
+
+    Unlike the normal approximation, it is also valid near 0 and 100 %.
+    """
     share, square = percent / 100, Z95**2 / images
     centre = (share + square / 2) / (1 + square)
     half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
@@ -111,14 +115,17 @@ def _percent(hits: torch.Tensor) -> float:
 
 
 def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) -> None:
-    """Draw confusion counts [C, C] as a PNG: each row in % of its true class's images, with names while they fit."""
+    """Draw confusion counts [C, C] as a PNG, each row in % of its true class.
+
+    Class names are shown for up to 150 classes, numbers in the cells for up to 20.
+    """
     number = len(classes)
     percent = (100 * confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()  # [C, C]
     side = min(max(5.0, 2.5 + 0.16 * number + 0.3 * min(number, NUMBERED_CLASSES)), 30.0)  # inches
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    # the square root, so that confusions of a few percent are seen beside the diagonal
+    # square-root colour scale, so that confusions of a few percent remain visible next to the diagonal
     image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
     figure.colorbar(image, ax=axes, fraction=0.04, label="% of the true class")
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -134,13 +141,16 @@ def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) 
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
     png = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a class name in a script that the font does not have
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # class names in a script that the font lacks
         figure.savefig(png, format="png")
     write_bytes(path, png.getvalue())
 
 
 def results_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Return a table for the terminal of (name, scores as `Scores.to_json`), below them the majority baseline."""
+    """Return a terminal table with one line per (name, scores), and a last line for the majority-class baseline.
+
+    The scores are given as returned by `Scores.to_json`.
+    """
     table = Table("features", box=box.SIMPLE)
     for column in ("top-1 (%)", "95 % interval", "mean per class (%)"):
         table.add_column(column, justify="right")
@@ -148,7 +158,7 @@ def results_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
     for name, scores in rows:
         low, high = scores["top1_interval"]
         table.add_row(name, f"{scores['top1']:.1f}", f"{low:.1f} to {high:.1f}", f"{scores['per_class_mean']:.1f}")
-        shown = [value for value in scores["per_class"].values() if value is not None]
-        majority, classes = scores["majority"], len(shown)
+        present = [value for value in scores["per_class"].values() if value is not None]
+        majority, classes = scores["majority"], len(present)
     table.add_row("always the largest class", f"{majority:.1f}", "", f"{100 / classes:.1f}")
     return table

@@ -2,42 +2,171 @@
 
     L(q, k, A; τ) = −1/N Σ_i log  exp(q_i·k_i/τ) / ( Σ_j exp(q_i·k_j/τ) + Σ_m exp(q_i·â_m/τ) )
 
-The encoder descends L at τ, the adversaries A ascend it at τ_adv, both from one forward. Plain, symmetric and
-multi-crop differ in their list of (query view, key view) pairs alone:
+The encoder descends L at τ and the adversaries A ascend it at τ_adv, both from one forward pass. The plain, symmetric
+and multi-crop losses differ only in their list of (query view, key view) pairs:
 
     plain                    (v₁, k₀)
     symmetric                (v₁, k₀) (v₀, k₁), averaged over the two keys
     multi-crop               (u, k₀) for every query view u, summed
     multi-crop, symmetric    (u, k_v) for every view u ≠ v, summed, averaged over the two keys v
 
-The warm start is the published one, as the first K/N steps of the run: the encoder trains against adversaries that are
-still random, each step's keys replace the next N of these, and then the momentum encoder starts anew as a copy of the
-encoder. Keys of an untrained encoder lie in a narrow cone, from which an encoder among such adversaries flees.
+The warm start is the published one. In the first K/N steps of the run, the encoder trains against adversaries that are
+still random, and the keys of each step replace the next N of them. Then the momentum encoder starts anew as a copy of
+the encoder. Without it, adversaries are keys of an untrained encoder, which lie in a narrow cone, and the encoder flees
+it.
 
-Departures from the published code: the adversaries' gradient is autograd's, with the derivative of their normalisation;
-the warm start fills every row, with fresh views where the images are fewer, and can leave the encoder untrained.
+Departures from the published code: the adversaries' gradient is autograd's, and includes the derivative of their
+normalisation; the warm start fills every row, with new views if there are fewer images than rows; it can leave the
+encoder untrained.
 
 Shapes: n images of a rank, N of all ranks, D width, K adversaries.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, Never
 
 import torch
 from torch import Tensor, nn
 
 from adco.adversaries import Adversaries, adversarial_info_nce
-from adco.data.loader import Batch
+from adco.config import defaults
+from adco.config.checks import check_crop_scale, require
+from adco.config.pretrain import Crop, RunLength
+from adco.config.topics import CHOSEN, Unset
+from adco.data.batch import Batch
 from adco.distributed import rank
-from adco.encoder import Encoder, mlp
-from adco.health import adversary_hardness
-from adco.methods.method import QueryKeyMethod, Step
-from adco.optimizers import Player
-from adco.settings import AdCoSettings, known
+from adco.errors import InputError
+from adco.health.awake import Note, adversary_note
+from adco.health.numbers import adversary_hardness
+from adco.health.trends import Record
+from adco.methods.method import Common, Step
+from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
+from adco.models.encoder import Encoder, mlp
+from adco.optim.players import Player
+
+LOWEST_TEMPERATURE = 0.0016  # below it, not even float64 holds exp(cosine / temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
+    """Contrast with negatives that are trained against the encoder (adversaries); the default.
+
+    Args:
+        adversaries: K, the number of trained negatives (paper: 65536, 16384 or 8192). Chosen: 8192, or 1024 for a short
+            run; fewer if the images, or a quarter of the run, do not fill as many.
+        temperature: temperature of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric). Chosen: 0.07 for
+            a short run, which learns more from a sharper loss; else 0.12.
+        adversary_temperature: temperature of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric).
+            Chosen: 0.2 for a short run, where few adversaries would get gradient at 0.02; else 0.02.
+        adversary_learning_rate: learning rate of the adversaries, constant (paper: 3). 0 leaves them as the warm start
+            made them: the control that shows what training them is worth. Chosen: 3 for 8192 adversaries or more, in
+            proportion less for fewer, each of which has a larger share of the gradient; a quarter of that for a short
+            run.
+        adversary_weight_decay: weight decay of the adversaries (paper). It shortens rows that get no gradient, until a
+            small gradient turns them.
+        small_crops: multi-crop: one [size, smallest share, largest share] for each further query; the paper's at 224 px
+            are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571], [96, 0.086, 0.429]].
+        in_batch_negatives: whether the keys of other images in the batch are negatives too (published code).
+        warm_start: whether adversaries start as keys of training images (paper), else at random.
+        warm_start_trains: whether the encoder is trained while the adversaries are filled, in the first steps, after
+            which the momentum encoder starts anew as its copy (published code); else they are filled before the first
+            step, with keys of the untrained encoder.
+    """
+
+    TOPIC: ClassVar[str] = "adco"
+    FINAL_LEARNING_RATE: ClassVar[float] = 1 / 50
+    MUON_LEARNING_RATE: ClassVar[float] = 0.1
+    MARKER: ClassVar[str] = "o"
+
+    method: Literal["adco"] = "adco"
+    adversaries: int | Unset = CHOSEN
+    temperature: float | Unset = CHOSEN
+    adversary_temperature: float | Unset = CHOSEN
+    adversary_learning_rate: float | Unset = CHOSEN
+    adversary_weight_decay: float = 1e-4
+    small_crops: list[Crop] = field(default_factory=list)
+    in_batch_negatives: bool = True
+    warm_start: bool = True
+    warm_start_trains: bool = True
+
+    def check(self) -> None:
+        super().check()
+        require(self, "adversaries", at_least=1)
+        for name in ("temperature", "adversary_temperature"):
+            require(self, name, at_least=LOWEST_TEMPERATURE)
+        for name in ("adversary_learning_rate", "adversary_weight_decay"):
+            require(self, name, at_least=0)
+        if self.optimizer == "lars":
+            raise InputError(
+                "optimizer lars must be sgd or muon for adco: timm's LARS cannot ascend, as adversaries do"
+            )
+        for size, *scale in self.small_crops:
+            check_crop_scale("small_crops", (scale[0], scale[1]))
+            if size < 1:
+                raise InputError(f"small_crops has a size of {size}: a size is at least 1 pixel")
+
+    def choose(self, run: RunLength) -> dict[str, Any]:
+        count: int | None = self.adversaries
+        if count is None:
+            count = defaults.adversaries(run.images, run.batch_size, run.images_seen)
+        return super().choose(run) | {
+            "adversaries": count,
+            "temperature": defaults.temperature(run.images_seen),
+            "adversary_temperature": defaults.adversary_temperature(run.images_seen),
+            "adversary_learning_rate": defaults.adversary_learning_rate(count, run.images_seen),
+        }
+
+    def build(self: "AdCoSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "AdCo":
+        norm = self.projector_norm
+        return AdCo(
+            Encoder(backbone, mlp(width, self.hidden, self.dim, batch_norm=norm, output_norm=norm)),
+            Adversaries(self.adversaries, self.dim),
+            common,
+            symmetric=self.symmetric,
+            ema_decay=self.ema_decay,
+            groups=self.split_groups,
+            shuffle=self.batch_norm == "shuffle",
+            views=2 + len(self.small_crops),
+            temperature=self.temperature,
+            adversary_temperature=self.adversary_temperature,
+            in_batch_negatives=self.in_batch_negatives,
+            warm_steps=-(-self.adversaries // self.batch_size) if self.warm_start and self.warm_start_trains else 0,
+            adversary_learning_rate=self.adversary_learning_rate,
+            adversary_weight_decay=self.adversary_weight_decay,
+        )
+
+    def warnings(self: "AdCoSettings[Never]", steps: int) -> Iterator[str]:
+        filled = -(-self.adversaries // (self.batch_size * (1 + self.symmetric)))
+        if self.warm_start and self.warm_start_trains and filled >= steps:
+            yield (
+                f"the warm start fills {self.adversaries} adversaries in {filled} steps, and the run has {steps}: they "
+                "are never trained; take fewer --adversaries or more --epochs"
+            )
+
+    def note(self, history: Sequence[Record]) -> Note | None:
+        return adversary_note(history, self.adversary_learning_rate)
+
+    @property
+    def images_before_first_step(self) -> int:
+        fills = self.warm_start and not self.warm_start_trains
+        return self.adversaries if fills and self.adversaries is not None else 0
+
+    @property
+    def further_crops(self) -> list[Crop]:
+        return self.small_crops
+
+    @property
+    def negatives(self) -> int | None:
+        return self.adversaries
+
+    @property
+    def trains_negatives(self) -> bool:
+        return self.adversary_learning_rate != 0
 
 
 def view_pairs(views: int, keys: int) -> list[tuple[int, int]]:
-    """(query view, key view) of views 0, 1, …, the first of which are keys."""
+    """Return the (query view, key view) pairs of views 0, 1, …, the first `keys` of which are keys."""
     return [(query, key) for key in range(keys) for query in range(views) if query != key]
 
 
@@ -47,20 +176,25 @@ class AdCo(QueryKeyMethod):
     Args:
         encoder: images → unit-norm embeddings [n, D].
         adversaries: the bank A.
-        views: how many views an image has: one more than the plain method's queries.
+        common, symmetric, ema_decay, groups, shuffle: as of `QueryKeyMethod`.
+        views: views per image. The plain method has one query; each further view is a further query.
         temperature, adversary_temperature: τ, τ_adv.
-        in_batch_negatives: whether other images' keys are negatives too.
-        warm_steps: the first steps, in which keys replace the adversaries and these do not train; 0 where they are
-            filled beforehand, or start at random.
-        adversary_learning_rate, adversary_weight_decay: the adversaries', constant.
-        method_arguments: the others of `QueryKeyMethod`.
+        in_batch_negatives: whether the keys of other images are negatives too.
+        warm_steps: number of first steps in which keys replace the adversaries, which do not train then; 0 if they are
+            filled before the first step, or start at random.
+        adversary_learning_rate, adversary_weight_decay: of the adversaries, constant.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         adversaries: Adversaries,
+        common: Common,
         *,
+        symmetric: bool = False,
+        ema_decay: float = 0.999,
+        groups: int = 1,
+        shuffle: bool = False,
         views: int = 2,
         temperature: float = 0.12,
         adversary_temperature: float = 0.02,
@@ -68,32 +202,13 @@ class AdCo(QueryKeyMethod):
         warm_steps: int = 0,
         adversary_learning_rate: float = 3.0,
         adversary_weight_decay: float = 1e-4,
-        **method_arguments: Any,
     ) -> None:
-        super().__init__(encoder, **method_arguments)
+        super().__init__(encoder, common, symmetric=symmetric, ema_decay=ema_decay, groups=groups, shuffle=shuffle)
         self.adversaries = adversaries.requires_grad_(adversary_learning_rate > 0)
         self.pairs = view_pairs(views, self.key_views)
         self.temperature, self.adversary_temperature = temperature, adversary_temperature
         self.in_batch_negatives, self.warm_steps = in_batch_negatives, warm_steps
         self.adversary_learning_rate, self.adversary_weight_decay = adversary_learning_rate, adversary_weight_decay
-
-    @classmethod
-    def build(cls, settings: AdCoSettings, backbone: nn.Module, width: int, **method_arguments: Any) -> "AdCo":
-        """From settings, for a backbone with features of this width."""
-        norm, count = bool(settings.projector_norm), known(settings.adversaries)
-        trains = settings.warm_start and settings.warm_start_trains
-        return cls(
-            Encoder(backbone, mlp(width, settings.hidden, settings.dim, batch_norm=norm, output_norm=norm)),
-            Adversaries(count, settings.dim),
-            views=2 + len(settings.small_crops),
-            temperature=known(settings.temperature),
-            adversary_temperature=known(settings.adversary_temperature),
-            in_batch_negatives=settings.in_batch_negatives,
-            warm_steps=-(-count // known(settings.batch_size)) if trains else 0,
-            adversary_learning_rate=known(settings.adversary_learning_rate),
-            adversary_weight_decay=settings.adversary_weight_decay,
-            **method_arguments,
-        )
 
     def players(self) -> list[Player]:
         adversaries = Player(
@@ -108,11 +223,11 @@ class AdCo(QueryKeyMethod):
         warms = batch.position < self.warm_steps * self.accumulate
         if self.warm_steps and batch.position == self.warm_steps * self.accumulate:
             self.momentum_encoder.update(self.encoder, 0.0)  # starts anew as a copy
-        self.follow(batch)
+        self.update_momentum_encoder(batch)
         keys = [self.embed_keys(batch, view) for view in range(self.key_views)]  # each [N, D]
         queries = {view: self.embed_queries(batch.views[view]) for view in sorted({query for query, _ in self.pairs})}
         first = rank() * len(batch.indices)
-        # Filling below is in place, and the backward, still to come, needs the rows as they were.
+        # The rows are filled in place below, and the backward pass, which comes later, needs them as they were.
         weight = self.adversaries.weight.clone() if warms else self.adversaries.weight  # [K, D]
         losses = [
             adversarial_info_nce(
@@ -131,8 +246,8 @@ class AdCo(QueryKeyMethod):
             adversary = 0 * adversary  # no gradient, which SGD's momentum would keep for later
             self.adversaries.fill(keys[0], batch.position * len(keys[0]))
         query, key = self.pairs[0]
-        mine = keys[key][first : first + len(batch.indices)]
-        return Step({"loss": encoder, "loss_adversary": adversary}, queries[query].detach(), mine)
+        own_keys = keys[key][first : first + len(batch.indices)]
+        return Step({"loss": encoder, "loss_adversary": adversary}, queries[query].detach(), own_keys)
 
     def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
         return adversary_hardness(
@@ -145,10 +260,10 @@ class AdCo(QueryKeyMethod):
         )
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
-        """Fill the adversaries with keys of these batches, on every rank the same; stops when no row is left.
+        """Fill the adversaries with keys of these batches, the same on every rank, until no row is left.
 
         Raises:
-            ValueError: if the batches end before: a row left random learns nothing of the images.
+            ValueError: if the batches do not fill all rows: a row left random has nothing to do with the images.
         """
         filled = 0
         for batch in batches:

@@ -2,8 +2,8 @@
 
     L = 2 − 2 cos(p(z₀), z'₁) + 2 − 2 cos(p(z₁), z'₀)
 
-z are the encoder's projections of the two views, z' those of a target network, an average of the encoder over time, and
-p is a predictor. There are no negatives.
+z are the encoder's projections of the two views, z' those of a target network, which is a moving average of the
+encoder, and p is a predictor. There are no negatives.
 
 Departure from the published code: the last linear layer of a head has a bias, and the first, before
 BatchNorm, has none.
@@ -12,43 +12,75 @@ Shapes: n images of a rank, D width.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, Never
 
 import torch
 from torch import nn
 
-from adco.data.loader import Batch
-from adco.encoder import Encoder, mlp, unit
-from adco.losses import negative_cosine
-from adco.methods.method import Method, Step
-from adco.momentum import MomentumEncoder
-from adco.optimizers import Player
-from adco.settings import BYOLSettings, known
+from adco.config import defaults
+from adco.config.checks import require
+from adco.config.pretrain import PretrainSettings, RunLength
+from adco.config.topics import CHOSEN, Optimizer, Unset
+from adco.data.batch import Batch
+from adco.losses.contrastive import negative_cosine
+from adco.methods.method import Common, Method, Step
+from adco.models.encoder import Encoder, mlp, unit
+from adco.models.momentum import MomentumEncoder
+from adco.optim.players import Player
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOLSettings(PretrainSettings[Unset], Generic[Unset]):
+    """Predicts a momentum encoder's embedding of the other view; no negatives.
+
+    The paper uses batches of 4096. BatchNorm uses the statistics of all devices.
+
+    Args:
+        ema_decay: of the target network at the start; it rises to 1 along a cosine (BYOL: 0.996). Chosen: such that the
+            target network averages over a two-hundredth of the run at the start, between 0.9 and 0.996.
+    """
+
+    TOPIC: ClassVar[str] = "byol"
+    OPTIMIZER: ClassVar[Optimizer] = "lars"
+    LEARNING_RATE: ClassVar[float] = 0.2
+    WARMUP_EPOCHS: ClassVar[float] = 10.0
+    WEIGHT_DECAY: ClassVar[float] = 1.5e-6
+    MUON_LEARNING_RATE: ClassVar[float] = 0.1
+    MARKER: ClassVar[str] = "D"
+
+    method: Literal["byol"] = "byol"
+    ema_decay: float | Unset = CHOSEN
+    dim: int = 256
+    hidden: int = 4096
+
+    def check(self) -> None:
+        super().check()
+        require(self, "ema_decay", at_least=0, at_most=1)
+
+    def choose(self, run: RunLength) -> dict[str, Any]:
+        return super().choose(run) | {"ema_decay": defaults.ema_decay(run.steps, published=0.996)}
+
+    def build(self: "BYOLSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "BYOL":
+        projector = mlp(width, self.hidden, self.dim, batch_norm=True)
+        predictor = mlp(self.dim, self.hidden, self.dim, batch_norm=True)
+        return BYOL(Encoder(backbone, projector), predictor, common, ema_decay=self.ema_decay)
 
 
 class BYOL(Method):
-    """Prediction of a slower copy's projections.
+    """Prediction of the projections of a moving average of the encoder.
 
     Args:
         encoder: images → projections [n, D].
         predictor: projections → predictions [n, D].
+        common: as of `Method`.
         ema_decay: of the target network at the start; it rises to 1 along a cosine.
-        method_arguments: the others of `Method`.
     """
 
-    def __init__(
-        self, encoder: Encoder, predictor: nn.Module, *, ema_decay: float = 0.996, **method_arguments: Any
-    ) -> None:
-        super().__init__(encoder, **method_arguments)
+    def __init__(self, encoder: Encoder, predictor: nn.Module, common: Common, *, ema_decay: float = 0.996) -> None:
+        super().__init__(encoder, common)
         self.target = MomentumEncoder(self.encoder)
         self.predictor, self.ema_decay = predictor, ema_decay
-
-    @classmethod
-    def build(cls, settings: BYOLSettings, backbone: nn.Module, width: int, **method_arguments: Any) -> "BYOL":
-        """From settings, for a backbone with features of this width."""
-        projector = mlp(width, settings.hidden, settings.dim, batch_norm=True)
-        predictor = mlp(settings.dim, settings.hidden, settings.dim, batch_norm=True)
-        return cls(Encoder(backbone, projector), predictor, ema_decay=known(settings.ema_decay), **method_arguments)
 
     def players(self) -> list[Player]:
         return [self.player([*self.encoder.parameters(), *self.predictor.parameters()])]
@@ -66,5 +98,5 @@ class BYOL(Method):
         return Step({"loss": torch.stack(losses).sum()}, unit(projections[0].detach()), targets[1])
 
     def ema_decay_after(self, step: int) -> float:
-        """1 − (1 − m)(cos(π k/K) + 1)/2 after step k of K."""
+        """Return 1 − (1 − m)(cos(π k/K) + 1)/2 after step k of K."""
         return 1 - (1 - self.ema_decay) * (math.cos(math.pi * step / self.schedule.steps) + 1) / 2

@@ -2,23 +2,74 @@
 
     L(q, k, Q) = −1/N Σ_i log  exp(q_i·k_i/τ) / ( exp(q_i·k_i/τ) + Σ_m exp(q_i·Q_m/τ) )
 
-The negatives Q are the keys of earlier batches, first in, first out; the batch's own join them after the loss.
+The negatives Q are a queue of the keys of earlier batches. The batch's own keys join the queue after the loss, in place
+of the oldest.
 
 Shapes: n images of a rank, N of all ranks, D width, K keys in the queue.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, Never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adco.data.loader import Batch
+from adco.config import defaults
+from adco.config.checks import require
+from adco.config.pretrain import RunLength
+from adco.config.topics import CHOSEN, Unset
+from adco.data.batch import Batch
 from adco.distributed import rank
-from adco.encoder import Encoder, mlp
-from adco.losses import info_nce
-from adco.methods.method import QueryKeyMethod, Step
-from adco.settings import MoCoSettings, known
+from adco.losses.contrastive import info_nce
+from adco.methods.method import Common, Step
+from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
+from adco.models.encoder import Encoder, mlp
+
+PAPER_QUEUE = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoSettings(QueryKeySettings[Unset], Generic[Unset]):
+    """MoCo v2: contrast with a queue of earlier images.
+
+    Args:
+        queue: K, how many keys of earlier batches are negatives. Chosen: 65536 (MoCo v2), or the largest power of two
+            that the images fill.
+        temperature: temperature of the loss (MoCo v2).
+    """
+
+    TOPIC: ClassVar[str] = "moco"
+    MARKER: ClassVar[str] = "s"
+
+    method: Literal["moco"] = "moco"
+    queue: int | Unset = CHOSEN
+    temperature: float = 0.2
+
+    def check(self) -> None:
+        super().check()
+        require(self, "queue", at_least=1)
+        require(self, "temperature", above=0)
+
+    def choose(self, run: RunLength) -> dict[str, Any]:
+        return super().choose(run) | {"queue": min(PAPER_QUEUE, defaults.power_of_two(run.images))}
+
+    def build(self: "MoCoSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "MoCo":
+        norm = self.projector_norm
+        return MoCo(
+            Encoder(backbone, mlp(width, self.hidden, self.dim, batch_norm=norm, output_norm=norm)),
+            F.normalize(torch.randn(self.queue, self.dim)),
+            common,
+            symmetric=self.symmetric,
+            ema_decay=self.ema_decay,
+            groups=self.split_groups,
+            shuffle=self.batch_norm == "shuffle",
+            temperature=self.temperature,
+        )
+
+    @property
+    def negatives(self) -> int | None:
+        return self.queue
 
 
 class MoCo(QueryKeyMethod):
@@ -27,45 +78,48 @@ class MoCo(QueryKeyMethod):
     Args:
         encoder: images → unit-norm embeddings [n, D].
         queue: [K, D] unit-norm rows to start with; K need not be a multiple of N.
+        common, symmetric, ema_decay, groups, shuffle: as of `QueryKeyMethod`.
         temperature: τ.
-        method_arguments: the others of `QueryKeyMethod`.
     """
 
     queue: Tensor
     oldest: Tensor
 
-    def __init__(self, encoder: Encoder, queue: Tensor, *, temperature: float = 0.2, **method_arguments: Any) -> None:
-        super().__init__(encoder, **method_arguments)
+    def __init__(
+        self,
+        encoder: Encoder,
+        queue: Tensor,
+        common: Common,
+        *,
+        symmetric: bool = False,
+        ema_decay: float = 0.999,
+        groups: int = 1,
+        shuffle: bool = False,
+        temperature: float = 0.2,
+    ) -> None:
+        super().__init__(encoder, common, symmetric=symmetric, ema_decay=ema_decay, groups=groups, shuffle=shuffle)
         self.register_buffer("queue", queue)
-        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # a row of the queue
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # index of a row of the queue
         self.temperature = temperature
 
-    @classmethod
-    def build(cls, settings: MoCoSettings, backbone: nn.Module, width: int, **method_arguments: Any) -> "MoCo":
-        """From settings, for a backbone with features of this width."""
-        norm = bool(settings.projector_norm)
-        encoder = Encoder(backbone, mlp(width, settings.hidden, settings.dim, batch_norm=norm, output_norm=norm))
-        queue = F.normalize(torch.randn(known(settings.queue), settings.dim))
-        return cls(encoder, queue, temperature=settings.temperature, **method_arguments)
-
     def step(self, batch: Batch) -> Step:
-        self.follow(batch)
+        self.update_momentum_encoder(batch)
         keys = [self.embed_keys(batch, view) for view in range(self.key_views)]  # each [N, D]
         queries = [self.embed_queries(batch.views[1 - view]) for view in range(self.key_views)]  # each [n, D]
-        mine = slice(rank() * len(batch.indices), (rank() + 1) * len(batch.indices))
+        own = slice(rank() * len(batch.indices), (rank() + 1) * len(batch.indices))
         losses = [
-            info_nce(query, key[mine], self.queue, temperature=self.temperature, in_batch_negatives=False)
+            info_nce(query, key[own], self.queue, temperature=self.temperature, in_batch_negatives=False)
             for query, key in zip(queries, keys, strict=True)
         ]
         loss = torch.stack(losses).mean()
         self.enqueue(torch.cat(keys))
-        return Step({"loss": loss}, queries[0].detach(), keys[0][mine])
+        return Step({"loss": loss}, queries[0].detach(), keys[0][own])
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Put keys [M, D] in the place of the oldest; of more than K, the last."""
+        """Replace the oldest rows of the queue by keys [M, D]; if M > K, by the last K of them."""
         keys = keys[-len(self.queue) :]
         places = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        # Not in place: the loss's backward, still to come, needs the queue as it was.
+        # Not in place: the backward pass, which comes later, needs the queue as it was.
         self.queue = self.queue.index_copy(0, places, keys.to(self.queue.dtype))
         self.oldest = (self.oldest + len(keys)) % len(self.queue)

@@ -2,23 +2,56 @@
 
     L = −1/2N Σ_i log  exp(z_i·z_i'/τ) / Σ_{j≠i} exp(z_i·z_j/τ)
 
-over the 2N embeddings of both views, i' the other view of i's image. Departure from the published code: the projector's
-last BatchNorm has a shift.
+over the 2N embeddings of both views; i' is the other view of i's image. Departure from the published code: the
+projector's last BatchNorm has a shift.
 
 Shapes: n images of a rank, N of all ranks, D width.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Literal, Never
 
 import torch
 from torch import nn
 
-from adco.data.loader import Batch
+from adco.config.checks import require
+from adco.config.pretrain import PretrainSettings
+from adco.config.topics import Optimizer, Unset
+from adco.data.batch import Batch
 from adco.distributed import gather_with_gradient, rank
-from adco.encoder import Encoder, mlp
-from adco.losses import nt_xent
-from adco.methods.method import Method, Step
-from adco.settings import SimCLRSettings
+from adco.losses.contrastive import nt_xent
+from adco.methods.method import Common, Method, Step
+from adco.models.encoder import Encoder, mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLRSettings(PretrainSettings[Unset], Generic[Unset]):
+    """Contrast with the other images of the batch.
+
+    The paper uses batches of 8192. BatchNorm uses the statistics of all devices.
+
+    Args:
+        temperature: temperature of the loss (SimCLR).
+    """
+
+    TOPIC: ClassVar[str] = "simclr"
+    OPTIMIZER: ClassVar[Optimizer] = "lars"
+    LEARNING_RATE: ClassVar[float] = 0.3
+    WARMUP_EPOCHS: ClassVar[float] = 10.0
+    WEIGHT_DECAY: ClassVar[float] = 1e-6
+    MUON_LEARNING_RATE: ClassVar[float] = 0.2
+    MARKER: ClassVar[str] = "^"
+
+    method: Literal["simclr"] = "simclr"
+    temperature: float = 0.1
+
+    def check(self) -> None:
+        super().check()
+        require(self, "temperature", above=0)
+
+    def build(self: "SimCLRSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "SimCLR":
+        projector = mlp(width, self.hidden, self.dim, batch_norm=True, output_norm=True)
+        return SimCLR(Encoder(backbone, projector), common, temperature=self.temperature)
 
 
 class SimCLR(Method):
@@ -26,19 +59,13 @@ class SimCLR(Method):
 
     Args:
         encoder: images → unit-norm embeddings [n, D].
+        common: as of `Method`.
         temperature: τ.
-        method_arguments: the others of `Method`.
     """
 
-    def __init__(self, encoder: Encoder, *, temperature: float = 0.1, **method_arguments: Any) -> None:
-        super().__init__(encoder, **method_arguments)
+    def __init__(self, encoder: Encoder, common: Common, *, temperature: float = 0.1) -> None:
+        super().__init__(encoder, common)
         self.temperature = temperature
-
-    @classmethod
-    def build(cls, settings: SimCLRSettings, backbone: nn.Module, width: int, **method_arguments: Any) -> "SimCLR":
-        """From settings, for a backbone with features of this width."""
-        projector = mlp(width, settings.hidden, settings.dim, batch_norm=True, output_norm=True)
-        return cls(Encoder(backbone, projector), temperature=settings.temperature, **method_arguments)
 
     def step(self, batch: Batch) -> Step:
         both = torch.cat(batch.views)  # one batch for BatchNorm, as published

@@ -1,0 +1,59 @@
+"""`adco compare`: train the rows of a table alike, several seeds each, and print it."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from adco.cli.tables import or_dash, print_table
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Run `adco compare`."""
+    from adco.config.commands import CompareSettings
+    from adco.config.load import Parser
+
+    parser = Parser(CompareSettings, "adco compare", "Train the rows of a table alike and print it.", "RECIPE")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a comparison of the package by name, or a YAML file: shared, seeds, rows"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="build each row and step twice on noise, no more")
+    flags = parser.read_flags(arguments)
+    from adco.training.errors import Interrupted
+
+    if flags.dry_run:
+        from adco.comparison.dry import dry_run
+        from adco.comparison.plan import read_plan
+
+        print_table(
+            ["row", "parameters, M", "MB, batch 8", "finite", "planned steps"],
+            [
+                [
+                    found["row"],
+                    f"{found['parameters']:.1f}",
+                    or_dash(found["megabytes"]),
+                    "yes" if found["finite"] else "no",
+                    or_dash(found["steps"]),
+                ]
+                for found in dry_run(read_plan(flags.recipe))
+            ],
+        )
+        return 0
+    from adco.comparison import caption, do_one, statements
+    from adco.comparison import compare as run_comparison
+    from adco.comparison.table import COLUMNS
+
+    out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
+    try:
+        if flags.only:
+            return do_one(flags.recipe, out, flags.only)
+        table = run_comparison(flags.recipe, out)
+    except Interrupted as stop:
+        if not flags.only:
+            print("adco: stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        return stop.exit_code
+    print(caption(table))
+    print_table(COLUMNS, table.lines())
+    for statement in statements(table):
+        print(statement.replace("**", ""))
+    print(f"table.json, table.md and table.png are in {out}/")
+    return 0

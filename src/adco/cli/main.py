@@ -1,0 +1,130 @@
+"""The `adco` command. Each command has a module of its own, which is imported when the command is used."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from adco.errors import AdcoError, InputError
+from adco.launcher import is_first_rank
+
+COMMANDS = ("pretrain", "evaluate", "compare", "demo", "recipes")
+HELP = """\
+usage: adco COMMAND [--help] ...
+       adco --version
+
+Image representations without labels, by adversarial contrast (AdCo, CVPR 2021).
+
+commands:
+  demo       pretrain on CIFAR-10 for three epochs, and show what was learned
+  pretrain   pretrain a backbone on your images, into a run directory
+  evaluate   classify labelled images with a frozen backbone: knn or linear
+  compare    train the rows of a table alike, several seeds each, and print it
+  recipes    list the recipes, or show one
+
+examples:
+  adco demo
+  adco pretrain photos/
+  adco pretrain --recipe cifar10_demo --seed 1
+  adco pretrain --resume runs/adco-photos-20260101-120000
+  adco evaluate knn runs/adco-photos-20260101-120000 --data labelled/
+  adco evaluate linear --floors
+  adco compare cifar10_table5
+"""
+
+
+def main() -> None:
+    """Run the command. Exit code: 2 for a user's mistake, 128 + the signal's number for a run stopped by a signal."""
+    _keep_pages()
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has closed the pipe, as in `adco recipes | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + 13  # SIGPIPE, as a shell reports it
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code."""
+    # Threads that wait in a busy loop take the core from other processes: training beside another busy process was 20
+    # times slower that way. Torch's OpenMP reads this variable when it is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        import adco
+
+        print(f"adco {adco.__version__}")
+        return 0
+    _configure_output()
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise InputError(_unknown_command(name))
+        command: Callable[[Sequence[str]], int] = getattr(import_module(f"adco.cli.{name}"), name)
+        return command(rest)
+    except AdcoError as error:
+        if is_first_rank():  # the errors of all ranks are the same
+            print(f"adco: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # such as a full disk, or a folder without write permission
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"adco: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # outside training, which handles the signal itself
+        print("adco: stopped", file=sys.stderr)
+        return 130
+
+
+def _unknown_command(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"unknown command {name}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}")
+
+
+def _keep_pages() -> None:
+    """Let glibc keep freed memory: on a CPU, returning it and faulting it in again can take a fifth of a step."""
+    if sys.platform == "linux":
+        import ctypes
+
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt:
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free memory at the end of the heap is kept
+            mallopt(-4, 0)  # M_MMAP_MAX: all memory is in the heap
+
+
+def _configure_output() -> None:
+    """Silence what Lightning says of itself and print our own lines."""
+    import logging
+    import warnings
+
+    from adco.quiet import LOGGERS, StderrHandler
+
+    own = logging.getLogger("adco")
+    if not own.handlers:
+        handler = StderrHandler()
+        handler.setFormatter(logging.Formatter("adco: %(message)s"))
+        own.addHandler(handler)
+        own.setLevel(logging.INFO)
+        own.propagate = False
+
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _print_warning(str(message))
+
+
+@cache  # each only once: measuring the cost resolves the settings again, with the same warnings
+def _print_warning(text: str) -> None:
+    print(f"adco: warning: {text}", file=sys.stderr)

@@ -1,0 +1,229 @@
+"""Settings from recipes, flags and keywords, all through one parser, with errors of one line."""
+
+import difflib
+import math
+import re
+from argparse import HelpFormatter
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import docstring_parser
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from adco.config import recipes
+from adco.config.help import plain_help, pretrain_help
+from adco.config.pretrain import Asked, PretrainSettings
+from adco.config.registry import settings_of
+from adco.config.versions import RENAMED, of_earlier_versions, present_name
+from adco.errors import InputError
+
+# Names of settings in other programs, and the names here.
+FOREIGN = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "arch": "backbone",
+    "model": "backbone",
+    "dataset": "data",
+    "data_dir": "data",
+    "data_path": "data",
+    "size": "image_size",
+    "img_size": "image_size",
+    "gpus": "devices",
+    "num_workers": "workers",
+    "output": "out",
+    "output_dir": "out",
+    "ckpt": "resume",
+    "config": "recipe",
+}
+NO_WEIGHTS = "training starts from random weights; starting from others is not supported"
+ABSENT = {"weights": NO_WEIGHTS, "pretrained": NO_WEIGHTS}  # settings that other programs have and this one does not
+
+# jsonargparse's names of types, in words.
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+KINDS |= {"tuple": "a list as --help shows it", "list": "a list as --help shows it", "dict": "a mapping, {name: value}"}
+
+
+class Parser(ArgumentParser):
+    """A parser whose flags are the fields of a settings class."""
+
+    def __init__(self, settings: type[Any], prog: str, description: str, arguments: str = "") -> None:
+        super().__init__(prog=prog, exit_on_error=False, allow_abbrev=False)
+        self.settings, self.purpose, self.arguments = settings, description, arguments
+        self.chosen: Mapping[str, Any] = {}  # the settings chosen for the user's data, for --help
+        self.names = [field.name for field in fields(settings)]
+        self.types = {field.name: _as_asked(field.type) for field in fields(settings)}
+        self.is_pretraining = issubclass(settings, PretrainSettings)
+        explained = _explanations(settings)
+        for field in fields(settings):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            kind, words = self.types[field.name], explained[field.name]
+            self.add_argument(f"--{field.name}", type=kind, default=default, help=words)
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        if self.is_pretraining:
+            return pretrain_help(self.settings, self.types, self._actions, self.chosen)
+        usage = " ".join([self.prog, *self.arguments.split(), "[--FLAG VALUE ...]"])
+        return plain_help(self.settings, self.types, usage, self.purpose, self._actions)
+
+    def spelled(self, flags: Sequence[str]) -> list[str]:
+        """Return the flags as they are spelled here: --image-size is --image_size, and old names are renamed."""
+        known = self._known()
+        spellings = {option[2:].replace("-", "_"): option for option in known if option.startswith("--")}
+
+        def spell(flag: str) -> str:
+            name, *value = flag.split("=", 1)
+            bare = name[2:].replace("-", "_")
+            if name.startswith("--") and RENAMED.get(bare) in self.names:
+                bare = present_name(bare)
+            right = spellings.get(bare, name) if name.startswith("--") else name
+            return "=".join([right, *value])
+
+        return [spell(flag) for flag in flags]
+
+    def read_flags(self, flags: Sequence[str]) -> Namespace:
+        """Parse flags.
+
+        Raises:
+            InputError: of one line; for an unknown flag it names the nearest known one.
+        """
+        flags = self.spelled(flags)
+        known = self._known()
+        for flag in flags:
+            name = flag.split("=")[0]
+            if name.startswith("--") and name not in known:
+                raise InputError(_unknown("flag", name, known))
+        try:
+            namespace: Namespace = self.parse_args(self._with_true(flags))
+        except ArgumentError as error:
+            raise InputError(one_line(error)) from error
+        return namespace
+
+    def _known(self) -> set[str]:
+        return {option for action in self._actions for option in action.option_strings}
+
+    def _with_true(self, flags: Sequence[str]) -> list[str]:
+        """Give yes-or-no flags their value: --symmetric alone means --symmetric true."""
+        switches = {f"--{name}" for name, kind in self.types.items() if kind is bool}
+        followed = zip(flags, [*flags[1:], ""], strict=False)  # without flags, this is empty
+        return [
+            f"{flag}=true" if flag in switches and after not in ("true", "false") else flag for flag, after in followed
+        ]
+
+    def read_values(self, values: Mapping[str, Any]) -> Namespace:
+        """Check the types of a mapping of settings, and add the defaults of the others.
+
+        Raises:
+            InputError: of one line; for an unknown setting it names the nearest known one.
+        """
+        known = set(self.names)
+        for name, value in values.items():
+            if name not in known:
+                raise InputError(_unknown("setting", name, known))
+            if value is None and type(None) not in get_args(self.types[name]):  # jsonargparse would accept it
+                raise InputError(f"{name} has no value: give one, or leave it out")
+        try:
+            namespace: Namespace = self.parse_object({name: _plain(value) for name, value in values.items()})
+        except ArgumentError as error:
+            raise InputError(one_line(error)) from error
+        return namespace
+
+
+def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
+    """Return the settings of a recipe, replaced by the given values; their types are checked.
+
+    Raises:
+        InputError: of one line, for an unknown recipe or setting, a wrong type, or both `minutes` and `epochs`.
+    """
+    shared = read_recipe(recipe) if recipe else {}
+    for given in (shared, values):
+        if given.get("minutes", math.inf) not in (None, math.inf) and given.get("epochs") is not None:
+            raise InputError(
+                f"minutes {given['minutes']} chooses the epochs, but epochs {given['epochs']} is given: leave one out"
+            )
+    # The length of a run is given in one way: that of the values replaces that of the recipe.
+    length = {"minutes", "epochs"}
+    kept = {name: value for name, value in shared.items() if name not in length or not length & values.keys()}
+    merged = {present_name(name): value for name, value in {**kept, **values}.items()}
+    settings: Asked = build(pretrain_parser(merged.get("method", "adco")), merged)
+    return settings
+
+
+def pretrain_parser(method: str) -> Parser:
+    """Return the parser of a method's settings.
+
+    Raises:
+        InputError: if there is no such method.
+    """
+    description = "Pretrain a backbone on images without labels, into a run directory."
+    return Parser(settings_of(method), "adco pretrain", description)
+
+
+def build(parser: Parser, values: Mapping[str, Any]) -> Any:
+    """Return an instance of the parser's settings class."""
+    namespace = parser.read_values(values)
+    return parser.settings(**{name: namespace[name] for name in parser.names})
+
+
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """Return the content of a recipe.
+
+    Raises:
+        InputError: if there is no such recipe, or it is not a mapping in YAML.
+    """
+    path = recipes.find(str(recipe))
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} is no YAML: {one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {path} must hold settings, one per line: name: value")
+    is_of_a_run = path.name == "config.yaml" and (path.parent / "environment.json").is_file()
+    return of_earlier_versions(values) if is_of_a_run else values
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message without line breaks and without Python's names of types."""
+    message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+    message = re.sub(r'^Parser key "?([\w.]+)"?: ', r"\1: ", message)
+    wrong_type = re.match(r"(\w+): .*Expected an? .*(?:Given|Got) value: (.*)$", message)
+    if not wrong_type:
+        return message
+    expected = re.findall(r"Expected an? (typing\.Literal\[[^]]*\]|\w+)", message)
+    kinds = [KINDS.get(kind) or _choices(kind) for kind in expected if kind != "NoneType"]
+    return f"{wrong_type[1]} {wrong_type[2]} must be {' or '.join(dict.fromkeys(kinds))}"
+
+
+def _explanations(settings: type[Any]) -> dict[str, str]:
+    """Return the explanation of each setting, from the docstrings of the class and the classes it inherits from."""
+    parsed = [docstring_parser.parse(kind.__dict__.get("__doc__") or "") for kind in reversed(settings.__mro__)]
+    return {of.arg_name: " ".join((of.description or "").split()) for docs in parsed for of in docs.params}
+
+
+def _as_asked(kind: Any) -> Any:
+    """Return the type of a setting in which `Unset` is None."""
+    return kind[None] if getattr(kind, "__parameters__", ()) else kind
+
+
+def _choices(literal: str) -> str:
+    choices = re.findall("'([^']*)'", literal)
+    return f"one of {', '.join(choices)}"
+
+
+def _unknown(what: str, name: str, known: set[str]) -> str:
+    dashes = "--" if name.startswith("--") else ""
+    bare = name.removeprefix("--").replace("-", "_")
+    right = dashes + FOREIGN.get(bare, "")
+    if right in known:
+        return f"unknown {what} {name}: it is called {right} here"
+    if bare in ABSENT:
+        return f"unknown {what} {name}: {ABSENT[bare]}"
+    near = difflib.get_close_matches(name, sorted(known - {"--help"}), n=1)
+    return f"unknown {what} {name}" + (f": did you mean {near[0]}?" if near else "; see --help")
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

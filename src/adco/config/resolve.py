@@ -1,0 +1,147 @@
+"""From settings as asked to settings as used: every unset setting gets a value, for the images and the devices."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from importlib.util import find_spec
+from typing import Any, cast
+
+from adco.config import defaults
+from adco.config.pretrain import Asked, Devices, PretrainSettings, RunLength, Used
+from adco.data.sources import ArraySource, Source
+from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
+from adco.errors import InputError
+
+MOST_WORKERS = 16  # per node: they make views of 4 000 photographs per second
+
+
+def resolve(settings: Asked, source: Source) -> Used:
+    """Resolve every unset setting to a concrete value.
+
+    Raises:
+        InputError: if the images are too few or too small for the settings, or the devices do not divide the batch.
+    """
+    return as_used(_for_devices(resolve_for_images(settings, source), source))
+
+
+def as_used(settings: Asked) -> Used:
+    """Return the settings if none is unset, such as those of a config.yaml.
+
+    Raises:
+        InputError: if one is unset.
+    """
+    for field in fields(settings):
+        if getattr(settings, field.name) is None:
+            raise InputError(f"{field.name} has no value: give one")
+    return cast(Used, settings)
+
+
+def resolve_for_images(settings: Asked, source: Source) -> Asked:
+    """Resolve every unset setting that does not depend on the machine.
+
+    Raises:
+        InputError: if the images are too few or too small for the settings.
+    """
+    batch_size = settings.batch_size or defaults.batch_size(len(source))
+    if len(source) < batch_size:
+        raise InputError(
+            f"batch_size {batch_size} is more than the {len(source)} images of {source.name}: "
+            f"try --batch_size {defaults.batch_size(len(source))}"
+        )
+    run = RunLength(images=len(source), batch_size=batch_size, epochs=settings.epochs)
+    image_size = settings.image_size or default_image_size(source)
+    _warn_of_enlargement(image_size, source)
+    chosen = {
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "test_image_size": image_size,
+        "channels_last": True,
+        "log_every": defaults.log_every(run.steps),
+        "checkpoint_every": run.steps_per_epoch,
+        **_optimization(settings, run),
+        **settings.choose(run),
+    }
+    settings = replace(_unless_set(settings, chosen), stem=defaults.choose_stem(settings.stem, image_size))
+    for size, *_ in settings.further_crops:
+        if size > image_size:
+            raise InputError(f"small_crops has a size of {size}: it must be at most image_size {image_size}")
+    return settings
+
+
+def _optimization(settings: Asked, run: RunLength) -> dict[str, Any]:
+    """Choose the optimizer, and the rest for it. Rates of SGD and LARS are published for a batch of 256 images and are
+    proportional to the batch; Muon's is the same for every batch."""
+    optimizer = settings.optimizer or defaults.optimizer(settings.OPTIMIZER, run.images_seen)
+    if optimizer == "muon":
+        chosen, warmup_epochs = settings.MUON_LEARNING_RATE, min(1.0, run.epochs / 20)
+    else:
+        chosen = settings.LEARNING_RATE * run.batch_size / 256
+        warmup_epochs = min(settings.WARMUP_EPOCHS, run.epochs / 10)
+    learning_rate = settings.learning_rate or chosen
+    published = optimizer == settings.OPTIMIZER
+    return {
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "final_learning_rate": learning_rate * settings.FINAL_LEARNING_RATE,
+        "warmup_epochs": warmup_epochs,
+        "weight_decay": settings.WEIGHT_DECAY if published else PretrainSettings.WEIGHT_DECAY,
+    }
+
+
+def _for_devices(settings: Asked, source: Source) -> Asked:
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise InputError("tensorboard true needs the package tensorboard: pip install tensorboard")
+    assert settings.batch_size is not None
+    processes = count_processes(settings.accelerator, settings.devices, settings.num_nodes)
+    share, rest = divmod(settings.batch_size, processes * settings.accumulate)
+    if rest:
+        raise InputError(
+            f"batch_size {settings.batch_size} must be a multiple of devices x nodes x accumulate, here "
+            f"{processes * settings.accumulate}"
+        )
+    if share < 2:
+        raise InputError(
+            f"batch_size {settings.batch_size} leaves {share} image to each device and accumulated batch: "
+            f"it must be at least {2 * processes * settings.accumulate}, as contrast needs two"
+        )
+    devices = Devices(processes=processes, batch_size=share, syncs=can_sync_batch_norm(settings.accelerator))
+    settings = _unless_set(settings, {"workers": default_workers(source, processes // settings.num_nodes)})
+    if settings.precision == "auto":
+        settings = replace(settings, precision=best_precision(settings.accelerator))
+    return replace(settings, **settings.choose_for_devices(devices))
+
+
+def _unless_set(settings: Asked, chosen: Mapping[str, Any]) -> Asked:
+    """Return the settings with these values for those that are unset."""
+    return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
+
+
+def _warn_of_enlargement(image_size: int, source: Source) -> None:
+    if image_size > source.shorter_side:
+        warnings.warn(
+            f"image_size {image_size} is larger than the images of {source.name}, whose median shorter side is "
+            f"{source.shorter_side} px: they are enlarged",
+            stacklevel=4,
+        )
+    elif source.smallest_side < image_size:
+        warnings.warn(
+            f"some images of {source.name} are smaller than image_size {image_size} and are enlarged; "
+            f"the smallest has a side of {source.smallest_side} px",
+            stacklevel=4,
+        )
+
+
+def default_image_size(source: Source) -> int:
+    """Return the median shorter side of the images up to 64 px; above, the next multiple of 32 below it, at most 224.
+
+    Most CNNs halve an image five times: 32 px become one pixel of their last feature map.
+    """
+    side = source.shorter_side
+    return side if side <= defaults.SMALL_IMAGE else min(224, side // 32 * 32)
+
+
+def default_workers(source: Source, processes: int) -> int:
+    """Return the loader workers of a process: one per core, shared by the processes of a node."""
+    if isinstance(source, ArraySource):
+        return 0  # making views of images in memory takes less time than moving them between processes
+    return min(MOST_WORKERS, max(1, cores() // max(1, processes)))

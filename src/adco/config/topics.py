@@ -1,0 +1,294 @@
+"""The settings that all methods share, one class per topic, with their defaults and the source of each default.
+
+The topics are the sections of `adco pretrain --help`. `PretrainSettings` inherits from all of them, so every setting
+has one flat name as a flag, as a key of a recipe and as a Python keyword.
+
+The type parameter `Unset` tells settings as asked from settings as used. As asked, it is None: a setting of type
+`int | Unset` may be unset, and is then chosen for the images. As used, it is Never: no setting is unset.
+
+Sources: "paper" is AdCo (arXiv 2011.08435) with its appendix, "published code" its authors' release, "MoCo v2" is
+arXiv 2003.04297, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal
+
+from typing_extensions import TypeVar
+
+from adco.config.checks import check_crop_scale, require
+from adco.errors import InputError
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+Optimizer = Literal["sgd", "muon", "lars"]
+Stem = Literal["auto", "cifar", "standard"]
+
+Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as asked, Never in settings as used
+CHOSEN: Any = None  # the default of a setting whose value is chosen for the images and the length of the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """Settings that belong together."""
+
+    TOPIC: ClassVar[str]  # the title of their section in --help
+
+    def check(self) -> None:
+        """Raise an InputError that names the first impossible setting, its value, and what is allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Topic, Generic[Unset]):
+    """What to train on.
+
+    Args:
+        data: a folder of images, or a named set: cifar10, fashion-mnist or digits (a name with -validation behind it
+            holds out some training images as the test split, to choose settings by). Required. Training never uses
+            the labels.
+        class_level: which level of folders below the data folder (or below its train/) holds the classes: 1 for the
+            folders directly in it, 2 for the folders in those; 0 for the first level with at least two folders.
+        max_unreadable: the share of damaged files, 0 to 1, above which the run stops before training.
+    """
+
+    TOPIC: ClassVar[str] = "data"
+
+    data: str | Unset = CHOSEN
+    class_level: int = 0
+    max_unreadable: float = 0.01
+
+    def check(self) -> None:
+        super().check()
+        require(self, "class_level", at_least=0)
+        require(self, "max_unreadable", at_least=0, at_most=1)
+
+    def require_data(self) -> str:
+        """Return the data, or raise an InputError that says what to give."""
+        if (
+            self.data is None or self.data == ""
+        ):  # an empty name would mean the current folder: typically an unset shell variable
+            raise InputError(
+                "data is missing: give a folder of images (adco pretrain photos/) or one of cifar10, fashion-mnist, "
+                "digits; adco demo shows an example"
+            )
+        return self.data
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Topic, Generic[Unset]):
+    """How long to train, in which steps, and where to write.
+
+    Args:
+        out: the run directory; by default runs/METHOD-DATA-TIME.
+        seed: seed of all random numbers: weights, order of the images, views.
+        epochs: passes over the images (paper: 200). A run that sees fewer than 25 million images, summed over all
+            epochs, is called short below.
+        minutes: time limit of the run. A limit chooses the number of epochs that fit, in place of `epochs`.
+        batch_size: images per step, over all devices together (paper: 256). Chosen: 256; with fewer than eight steps
+            per epoch a smaller power of two, but at least 32.
+        accumulate: number of batches whose gradients are added up before each step. It divides the batch; it does not
+            enlarge it.
+        workers: processes per device that make views. Chosen: 0 for images in memory, otherwise one per core, at most
+            16.
+    """
+
+    TOPIC: ClassVar[str] = "run"
+
+    out: str = ""
+    seed: int = 0
+    epochs: int = 200
+    minutes: float = math.inf
+    batch_size: int | Unset = CHOSEN
+    accumulate: int = 1
+    workers: int | Unset = CHOSEN
+
+    def check(self) -> None:
+        super().check()
+        for name in ("epochs", "batch_size", "accumulate"):
+            require(self, name, at_least=1)
+        require(self, "minutes", above=0, finite=False)
+        require(self, "seed", at_least=0, at_most=2**63 - 1)
+        require(self, "workers", at_least=0)
+        if self.batch_size is not None and self.batch_size % self.accumulate:
+            raise InputError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings(Topic):
+    """The backbone.
+
+    Args:
+        backbone: name of any CNN of timm (paper: resnet50; resnet18 trains on a laptop).
+        backbone_args: further arguments of timm.create_model, such as {channels: [32, 64, 128, 256]}.
+        stem: the first layers of the backbone. standard: as timm builds them; cifar: adapted to small images (ResNet: a
+            3x3 convolution of stride 1 without max-pool; other CNNs: the strides of the stem set to 1); auto: cifar up
+            to an image_size of 64, else standard. Networks without such layers, such as vision transformers, are left
+            unchanged.
+    """
+
+    TOPIC: ClassVar[str] = "network"
+
+    backbone: str = "resnet18"
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+    stem: Stem = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings(Topic, Generic[Unset]):
+    """The random views of an image.
+
+    Args:
+        image_size: side of a view in pixels. Chosen: the images' own size up to 64; above 64 the next multiple of 32
+            below their size, at most 224 (paper).
+        test_image_size: side of an image at test time, in pixels. Chosen: image_size.
+        crop_scale: smallest and largest share of the image's area that a crop covers (paper).
+        brightness: strength of the brightness jitter: factors of 1 ± brightness (MoCo v2, as are all colours below).
+        contrast: strength of the contrast jitter: factors of 1 ± contrast.
+        saturation: strength of the saturation jitter: factors of 1 ± saturation.
+        hue: largest rotation of the hue, as a share of the colour circle.
+        jitter_probability: probability that a view's colours are jittered.
+        grayscale_probability: probability that a view is converted to grey.
+        blur_probability: probability that a view is blurred, with a sigma of 0.1 to 2 px.
+        flip_probability: probability that a view is mirrored.
+        mean: mean of red, green and blue in 0 to 1, which is subtracted (ImageNet's).
+        std: standard deviation of red, green and blue, by which views are divided (ImageNet's).
+    """
+
+    TOPIC: ClassVar[str] = "views"
+
+    image_size: int | Unset = CHOSEN
+    test_image_size: int | Unset = CHOSEN
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    jitter_probability: float = 0.8
+    grayscale_probability: float = 0.2
+    blur_probability: float = 0.5
+    flip_probability: float = 0.5
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def check(self) -> None:
+        super().check()
+        for name in ("image_size", "test_image_size"):
+            require(self, name, at_least=1)
+        for name in (f"{kind}_probability" for kind in ("jitter", "grayscale", "blur", "flip")):
+            require(self, name, at_least=0, at_most=1)
+        for name in ("brightness", "contrast", "saturation"):
+            require(self, name, at_least=0, at_most=1)
+        require(self, "hue", at_least=0, at_most=0.5)
+        check_crop_scale("crop_scale", self.crop_scale)
+        if not all(math.isfinite(value) for value in self.mean):
+            raise InputError(f"mean {list(self.mean)} must be finite for each channel")
+        if not all(0 < value < math.inf for value in self.std):
+            raise InputError(f"std {list(self.std)} must be above 0 and finite for each channel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorSettings(Topic):
+    """The projector between the backbone and the loss.
+
+    Args:
+        dim: width of the embeddings (paper, MoCo v2, SimCLR: 128; BYOL: 256; SimSiam: 2048).
+        hidden: width of the hidden layers of the projector, and of BYOL's predictor (paper, MoCo v2, SimCLR,
+            SimSiam: 2048, the width of ResNet-50's features; BYOL: 4096).
+    """
+
+    TOPIC: ClassVar[str] = "projector"
+
+    dim: int = 128
+    hidden: int = 2048
+
+    def check(self) -> None:
+        super().check()
+        for name in ("dim", "hidden"):
+            require(self, name, at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationSettings(Topic, Generic[Unset]):
+    """The encoder's optimizer and its learning rate.
+
+    Args:
+        optimizer: optimizer of the encoder, with momentum 0.9: sgd (paper); muon, whose steps move all directions of a
+            weight matrix equally far and which learns several times as much in the first epochs; or lars (SimCLR,
+            BYOL). Chosen: muon for a short run, else the published one.
+        learning_rate: learning rate of the encoder after the warm-up. Chosen: with muon the best of a search on
+            CIFAR-10, 0.05 to 0.2; else the published one, per 256 images of the batch: 0.03 (paper; MoCo v2), 0.3
+            (SimCLR), 0.2 (BYOL), 0.05 (SimSiam).
+        final_learning_rate: learning rate at the end of the cosine. Chosen: a fiftieth of learning_rate for adco
+            (published code: 6e-4), 0 for the others.
+        warmup_epochs: epochs of linear warm-up from 0; may be a fraction. Chosen: with muon a twentieth of the run, at
+            most one epoch; else as published: 10 epochs but at most a tenth of the run (SimCLR, BYOL), or none.
+        weight_decay: weight decay of the encoder; lars leaves out biases and norms. Chosen: 1e-4 (paper; MoCo v2,
+            SimSiam); with lars 1e-6 (SimCLR) or 1.5e-6 (BYOL).
+    """
+
+    TOPIC: ClassVar[str] = "optimisation"
+
+    optimizer: Optimizer | Unset = CHOSEN
+    learning_rate: float | Unset = CHOSEN
+    final_learning_rate: float | Unset = CHOSEN
+    warmup_epochs: float | Unset = CHOSEN
+    weight_decay: float | Unset = CHOSEN
+
+    def check(self) -> None:
+        super().check()
+        require(self, "learning_rate", above=0)
+        for name in ("final_learning_rate", "warmup_epochs", "weight_decay"):
+            require(self, name, at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareSettings(Topic, Generic[Unset]):
+    """Where to train, and in which precision.
+
+    Args:
+        accelerator: where to train: auto, cpu, gpu or mps.
+        devices: auto, or the number of devices per node.
+        num_nodes: number of machines, started by torchrun or SLURM.
+        precision: auto for bf16 where the device supports it in hardware, else 32 bits (16-mixed on older GPUs).
+        channels_last: whether images have the channels-last memory format. Chosen: true, which is faster on CPU and
+            CUDA.
+    """
+
+    TOPIC: ClassVar[str] = "hardware"
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    precision: Precision = "auto"
+    channels_last: bool | Unset = CHOSEN
+
+    def check(self) -> None:
+        super().check()
+        require(self, "num_nodes", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSettings(Topic, Generic[Unset]):
+    """What is recorded and saved, and when.
+
+    Args:
+        log_every: steps between records in metrics.jsonl. Chosen: 200 records per run, at most 20 steps apart.
+        stop_when_collapsed: whether to end a run with an error when its embeddings have been collapsed for a twentieth
+            of its steps.
+        checkpoint_every: steps between checkpoints. Chosen: one checkpoint per epoch.
+        knn_images: number of labelled images for the kNN at the end of each epoch; 0 for no kNN.
+        tensorboard: whether to write TensorBoard events into the run directory as well.
+    """
+
+    TOPIC: ClassVar[str] = "records and checkpoints"
+
+    log_every: int | Unset = CHOSEN
+    stop_when_collapsed: bool = True
+    checkpoint_every: int | Unset = CHOSEN
+    knn_images: int = 5000
+    tensorboard: bool = False
+
+    def check(self) -> None:
+        super().check()
+        for name in ("log_every", "checkpoint_every"):
+            require(self, name, at_least=1)
+        require(self, "knn_images", at_least=0)

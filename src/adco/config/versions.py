@@ -1,0 +1,29 @@
+"""Settings of earlier versions: what was renamed and what was added since."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+# Settings that were renamed. Recipes, flags and keywords may use the old name until version 0.2.
+RENAMED = {"momentum": "ema_decay", "test_size": "test_image_size"}
+# Settings that were added to a method, with the values that describe what its runs did before.
+ADDED: dict[str, dict[str, Any]] = {
+    "adco": {"projector_norm": False, "warm_start_trains": False},
+    "moco": {"projector_norm": False},
+}
+
+
+def present_name(name: str) -> str:
+    """Return the present name of a setting, with a warning if that is not the name given."""
+    if name in RENAMED:
+        warnings.warn(f"setting {name} is now called {RENAMED[name]}: the old name goes in 0.2", FutureWarning, 3)
+    return RENAMED.get(name, name)
+
+
+def of_earlier_versions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a config.yaml as the present version would have written it."""
+    added = ADDED.get(config.get("method", "adco"), {})
+    renamed = {RENAMED.get(name, name): value for name, value in config.items()}
+    if renamed.get("class_level", 0) is None:  # None was what 0 is now
+        renamed["class_level"] = 0
+    return added | renamed

@@ -1,0 +1,241 @@
+"""The verdict on a run: whether it is learning, collapsing or neither, judged from its records.
+
+Pure functions of plain numbers. What to try after a bad verdict is in `advice.py`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from adco.health.floor import floor_of
+from adco.health.trends import Curve, Record, Trend, curve, latest, levels, separation, trend
+from adco.words import counted
+
+Word = Literal[
+    "too early to say",
+    "learning",
+    "plateau",
+    "finished",
+    "not learning",
+    "diverging",
+    "collapsing",
+    "collapsed",
+    "not a number",
+]
+
+
+class Verdict(NamedTuple):
+    """A verdict: one word, and the numbers that justify it."""
+
+    word: Word
+    reason: str
+
+
+# Values a curve needs before its trend is judged. Simulated on noise without a trend, 38 of 1 000 runs are wrongly
+# called "learning" with 8 values, 84 with 6 and 9 with 16.
+ENOUGH = 8
+# Collapse must show in this many consecutive records. One or two may be due to an unlucky batch.
+ALARM_RECORDS = 3
+# A collapse that has lasted for this part of the run is considered final. Of 81 runs that ended well, one had been that
+# low for that long (benchmarks/results/verdicts.json).
+FINAL_AFTER = 1 / 20
+# Alarm level of the effective rank if it can reach 128. Five dimensions are enough to separate six classes (a simplex).
+# One run that ended well dropped to 6.6 during training. If the batch or the embedding width allow less than 128, the
+# level is scaled down, but not below 1, the rank of identical embeddings.
+LOW_RANK = 5.0
+# Alarm level of the spread (standard deviation of the embeddings, see health.py). At 0.1, two different images have a
+# mean cosine of 1 − 0.1² = 0.99. Projectors without BatchNorm start at 0.2 to 0.5.
+LOW_SPREAD = 0.1
+# A network may start low. A low value that was never twice as high counts as collapse only after this part of the run,
+# or after this many values if the length of the run is unknown.
+PATIENCE, PATIENCE_VALUES = 1 / 5, 64
+# A low value is recovering if it grows by more than a tenth of itself plus a twentieth of the alarm level. From batch
+# to batch, a low rank mostly varies by less.
+RECOVERY, RECOVERY_OF_LEVEL = 0.1, 0.05
+# A run is not collapsed if instance top-1 is this many percentage points above chance. The mean of three records was
+# lower in ten of eleven collapsed runs.
+ABOVE_CHANCE = 2.0
+# A loss diverges if its rise is obvious: more than six standard deviations of a single value. Simulated without a
+# trend, this never happened with white noise or Student's t (3 degrees of freedom), and in 1 of 1 000 runs if
+# neighbouring values have a correlation of 0.5 ...
+CLEAR_RISE = 6.0
+# ... and if it has risen by more than a quarter of its total decrease so far. Harder adversaries, or a queue that is
+# being filled, raise the loss by less.
+REBOUND = 0.25
+# In the last tenth of a cosine schedule, the learning rate is below 2.5 % of its peak, so flat curves are expected.
+NEAR_END = 0.9
+
+
+def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
+    """Return the verdict on a run from its records so far. The first rule that applies decides.
+
+    The comments on the constants above explain the thresholds. Instance top-1 is the percentage of queries whose
+    nearest key is their own.
+
+    1. not a number: the latest value of any key is not finite.
+    2. collapsing: in three consecutive records, effective rank is at most 5 of 128 or spread is at most 0.1; it was
+       twice as high before, or a fifth of the run is over; and it is not recovering. collapsed: in addition, this has
+       lasted for a twentieth of the run, kNN is not above random weights, and instance top-1 is at chance level.
+    3. too early to say: no curve has 8 values, or rule 5 applies in the first fifth of the run.
+    4. diverging: the loss rose by six times its noise and by a quarter of its total decrease so far, and there is no
+       sign of a rise in kNN, instance top-1, effective rank or separation. A rising loss alone is not an alarm: it
+       also rises when the adversaries get harder while the encoder learns.
+    5. not learning: kNN is below that of random weights by more than noise, or the effective rank is low. At the end of
+       a run without labels, also if instance top-1 is not above that of the first step.
+    6. learning: kNN (without labels, instance top-1) rose. Or it did not fall, and the loss fell, or instance top-1,
+       effective rank or separation rose.
+    7. finished: the run is over, or in its last tenth and no longer learning.
+    8. plateau: in all other cases.
+
+    Args:
+        history: the records, oldest first. The keys read are step, loss, spread, effective_rank, max_rank,
+            positive_cosine, instance_top1, instance_chance, knn_top1, knn_top1_random (the last four in %) and
+            knn_queries. Any may be missing. Text is ignored.
+        steps: number of steps of the whole run, if known.
+    """
+    for key, value in {key: x for record in history for key, x in record.items()}.items():
+        if isinstance(value, int | float) and not math.isfinite(value):
+            return Verdict("not a number", f"the latest {key} is {value}")
+    if collapse := _collapse(history, steps):
+        return collapse
+    done, loss, knn = _done(history, steps), curve(history, "loss"), curve(history, "knn_top1")
+    rank, spread = curve(history, "effective_rank"), curve(history, "spread")
+    most = max(map(len, (loss, knn, rank, spread)))
+    if most < ENOUGH and done < 1:
+        return Verdict("too early to say", f"{counted(most, 'record')} so far, a verdict needs at least {ENOUGH}")
+    trends = _Trends(
+        trend("loss", loss),
+        trend("kNN top-1", knn),
+        trend("instance top-1", curve(history, "instance_top1")),
+        trend("effective rank", rank),
+        trend("separation", separation(history)),
+    )
+    if done >= PATIENCE and _loss_diverges(loss, trends.loss) and not any(one.hints for one in trends[1:]):
+        return Verdict("diverging", f"the loss rises and nothing improves: {trends}")
+    if reason := _below_floor(history, at_end=done >= 1):
+        return Verdict("not learning" if done >= PATIENCE else "too early to say", reason)
+    if done < 1 and trends.learning:
+        return Verdict("learning", str(trends))
+    if done >= NEAR_END:
+        return Verdict("finished", _accuracy(history) or str(trends))
+    return Verdict("plateau", f"no progress beyond noise: {trends}")
+
+
+class _Trends(NamedTuple):
+    loss: Trend
+    knn: Trend
+    instance: Trend
+    rank: Trend
+    separation: Trend
+
+    @property
+    def learning(self) -> bool:
+        tracker = self.knn if self.knn.known else self.instance
+        others = self.loss.fell or self.instance.rose or self.rank.rose or self.separation.rose
+        return tracker.rose or (others and not tracker.fell)
+
+    def __str__(self) -> str:
+        return ", ".join(str(one) for one in self if one.known)
+
+
+def _done(history: Sequence[Record], steps: int | None) -> float:
+    """Return the fraction of the run that is done. If its length is unknown, 0.5: neither early nor late."""
+    return latest(history, "step") / steps if steps and history else 0.5
+
+
+def _collapse(history: Sequence[Record], steps: int | None) -> Verdict | None:
+    reason = collapse_reason(history, steps)
+    if reason is None:
+        return None
+    if steps is None:
+        return Verdict("collapsing", reason)
+    measured = [record for record in history if "effective_rank" in record or "knn_top1" in record]
+    begin = latest(history, "step") - FINAL_AFTER * steps
+    recent = [record for record in measured if float(record.get("step", 0)) > begin]
+    lasting = max(ALARM_RECORDS, len(curve(recent, "effective_rank")))
+    if (
+        collapse_reason(history, steps, lasting)
+        and not _knn_above_floor(history, recent)
+        and not _above_chance(history)
+    ):
+        return Verdict("collapsed", reason)
+    return Verdict("collapsing", reason)
+
+
+def looks_collapsed(history: Sequence[Record], steps: int | None = None) -> bool:
+    """Return True if the latest record has a low effective rank or spread, and instance top-1 is at chance level."""
+    return collapse_reason(history, steps, lasting=1) is not None and not _above_chance(history)
+
+
+def collapse_reason(history: Sequence[Record], steps: int | None = None, lasting: int = ALARM_RECORDS) -> str | None:
+    """Return why the embeddings look collapsed in all of the last `lasting` records, or None if they do not."""
+    lows = {"effective_rank": low_rank(latest(history, "max_rank")), "spread": LOW_SPREAD}
+    for key, low in lows.items():
+        values = curve(history, key)
+        last = values[-lasting:]
+        if len(last) < lasting or last.max() > low or _recovers(last, low):
+            continue
+        best, now, name = float(values.max()), float(np.median(last)), key.replace("_", " ")
+        if best > 2 * now:
+            return f"{name} dropped from {best:.2g} to {now:.2g} (alarm at {low:.2g})"
+        if _done(history, steps) >= PATIENCE if steps else len(values) >= PATIENCE_VALUES:
+            return f"{name} is {now:.2g} and was never much higher (alarm at {low:.2g})"
+    return None
+
+
+def low_rank(max_rank: float) -> float:
+    """Return the alarm level of the effective rank, given the highest rank that batch and width allow."""
+    return LOW_RANK if math.isnan(max_rank) else 1 + (LOW_RANK - 1) * min(1.0, (max_rank - 1) / 127)
+
+
+def _recovers(last: Curve, low: float) -> bool:
+    third = max(1, len(last) // 3)
+    before, now = float(np.median(last[:third])), float(np.median(last[-third:]))
+    return now - before > RECOVERY * before + RECOVERY_OF_LEVEL * low
+
+
+def _knn_above_floor(history: Sequence[Record], recent: Sequence[Record]) -> bool:
+    """Return True if kNN is above random weights and was measured after the collapse began."""
+    floor = floor_of(history)
+    return floor is not None and len(curve(recent, "knn_top1")) > 0 and floor.is_above
+
+
+def _above_chance(history: Sequence[Record]) -> bool:
+    hits = curve(history, "instance_top1")[-ALARM_RECORDS:]
+    return len(hits) > 0 and float(hits.mean()) > latest(history, "instance_chance") + ABOVE_CHANCE
+
+
+def _below_floor(history: Sequence[Record], at_end: bool) -> str | None:
+    """Return why the run is not learning, or None."""
+    rank, low = curve(history, "effective_rank")[-ALARM_RECORDS:], low_rank(latest(history, "max_rank"))
+    if len(rank) == ALARM_RECORDS and rank.max() <= low:
+        return f"effective rank is {np.median(rank):.2g} (alarm at {low:.2g})"
+    floor = floor_of(history)
+    if floor is None or math.isnan(floor.random):
+        return None
+    if floor.name == "kNN" and floor.is_below:
+        return f"below random weights: {floor}"
+    if at_end and floor.name != "kNN" and not floor.is_above:
+        return f"not significantly above {floor.source}: {floor}"
+    return None
+
+
+def _accuracy(history: Sequence[Record]) -> str | None:
+    """Return the accuracy and its difference to the floor, or None if there is no accuracy yet."""
+    floor = floor_of(history)
+    if floor is None:
+        return None
+    if math.isnan(floor.random):
+        return f"{floor.name} {floor.now:.1f} %"
+    if not floor.is_above:
+        return f"{floor}: the difference is within noise (up to {floor.noise:.1f} points)"
+    return f"{floor.name} {floor.now:.1f} %, {floor.now - floor.random:.1f} points above {floor.source}"
+
+
+def _loss_diverges(loss: Curve, now: Trend) -> bool:
+    if len(loss) < 2 * ENOUGH or not now.now - now.before > CLEAR_RISE * now.noise:
+        return False
+    known = levels(loss)
+    return now.now - float(known.min()) > REBOUND * float(known[0] - known.min())

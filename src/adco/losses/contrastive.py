@@ -1,0 +1,80 @@
+"""Losses as pure functions: no state, no device handling, no communication between ranks.
+
+Shapes: N queries, M keys (of all ranks), K negatives, D width; rows are unit-norm.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(
+    queries: Tensor,
+    keys: Tensor,
+    negatives: Tensor,
+    *,
+    temperature: float,
+    first_positive: int = 0,
+    in_batch_negatives: bool = True,
+) -> Tensor:
+    """Return InfoNCE (van den Oord et al. 2018): cross-entropy of each query's positive among keys and negatives.
+
+    Args:
+        queries: [N, D].
+        keys: [M, D], M ≥ N; the positive of query i is row `first_positive` + i.
+        negatives: [K, D].
+        temperature: softmax temperature, > 0.
+        first_positive: row of the first query's positive; N times the global rank if keys come from all ranks.
+        in_batch_negatives: whether the other keys are negatives too.
+
+    Returns:
+        A scalar: the mean over the queries.
+    """
+    positives = torch.arange(first_positive, first_positive + len(queries), device=queries.device)
+    # With cosines rounded to bfloat16, the adversaries' gradient would be off by 15 % at τ_adv = 0.02.
+    with torch.autocast(queries.device.type, enabled=False):
+        if in_batch_negatives:
+            logits = queries @ torch.cat([keys, negatives]).T  # [N, M + K]
+            return F.cross_entropy(logits / temperature, positives)
+        positive = (queries * keys[positives]).sum(1, keepdim=True)  # [N, 1]
+        logits = torch.cat([positive, queries @ negatives.T], 1)  # [N, 1 + K]
+        return F.cross_entropy(logits / temperature, torch.zeros_like(positives))
+
+
+def nt_xent(
+    first: Tensor,
+    second: Tensor,
+    all_first: Tensor,
+    all_second: Tensor,
+    *,
+    temperature: float,
+    first_positive: int = 0,
+) -> Tensor:
+    """Return NT-Xent (Chen et al. 2020, arXiv 2002.05709, equation 1).
+
+    For each of the 2N embeddings, the other view of the same image is the positive; all other embeddings are negatives.
+
+    Args:
+        first, second: [N, D] embeddings of the two views of this rank's images.
+        all_first, all_second: [M, D] the same for all ranks, including this one.
+        temperature: softmax temperature, > 0.
+        first_positive: row of this rank's first image in `all_first`; N times the global rank.
+
+    Returns:
+        A scalar: the mean over the 2N embeddings.
+    """
+    own = torch.arange(first_positive, first_positive + len(first), device=first.device)
+    with torch.autocast(first.device.type, enabled=False):
+        logits = torch.cat([first, second]) @ torch.cat([all_first, all_second]).T / temperature  # [2N, 2M]
+        itself, positives = torch.cat([own, own + len(all_first)]), torch.cat([own + len(all_first), own])
+        logits = logits.scatter(1, itself[:, None], -torch.inf)
+        return F.cross_entropy(logits, positives)
+
+
+def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return minus the mean cosine similarity of predictions [N, D] and targets [N, D], in float32 or wider.
+
+    Rows may have any norm. Gradients flow to both arguments: pass `targets.detach()` for a stop-gradient.
+    """
+    wide = torch.promote_types(predictions.dtype, torch.float32)
+    return -F.cosine_similarity(predictions.to(wide), targets.to(wide)).mean()

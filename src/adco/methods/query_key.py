@@ -1,0 +1,141 @@
+"""What AdCo and MoCo share: queries of the encoder, and keys of a momentum encoder that share no batch statistics.
+
+Shapes: n images of a rank, N of all ranks, S side of a view in pixels, D width of the embeddings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Literal, Self
+
+import torch
+from torch import Tensor
+
+from adco.config import defaults
+from adco.config.checks import require
+from adco.config.pretrain import Devices, PretrainSettings, RunLength
+from adco.config.topics import CHOSEN, Unset
+from adco.data.batch import Batch
+from adco.data.draws import permutation
+from adco.distributed import world_size
+from adco.methods.method import Common, Method
+from adco.models.batchnorm import forward_groups, forward_shuffled
+from adco.models.encoder import Encoder
+from adco.models.momentum import MomentumEncoder
+
+BatchNorm = Literal["auto", "shuffle", "split", "sync"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
+    """Settings of methods with queries, and keys from a momentum encoder.
+
+    Args:
+        symmetric: whether both views are queries and both are keys; costs 1.5 times as much, gains 2 points (paper).
+        ema_decay: of the momentum encoder, which is an exponential moving average of the encoder (paper, MoCo v2:
+            0.999). Chosen: such that it averages over a two-hundredth of the run, between 0.9 and 0.999.
+        projector_norm: whether BatchNorm follows each layer of the projector, as in SimCLR. Chosen: true for a short
+            run, as embeddings start in a narrow cone without it; else false (paper, MoCo).
+        batch_norm: how keys are kept from sharing batch statistics with their queries. shuffle: keys change devices;
+            split: a device splits its batch into groups; sync: statistics are of all devices; auto: shuffle on several
+            devices, split on one.
+        split_groups: number of groups of split. Chosen: groups of 32 images, 2 to 8 of them (MoCo's code for one GPU:
+            8 for 256 images).
+    """
+
+    TOPIC: ClassVar[str] = "queries and keys"
+
+    symmetric: bool = False
+    ema_decay: float | Unset = CHOSEN
+    projector_norm: bool | Unset = CHOSEN
+    batch_norm: BatchNorm = "auto"
+    split_groups: int | Unset = CHOSEN
+
+    def check(self) -> None:
+        super().check()
+        require(self, "split_groups", at_least=1)
+        require(self, "ema_decay", at_least=0, at_most=1)
+
+    def choose(self, run: RunLength) -> dict[str, Any]:
+        return {
+            "ema_decay": defaults.ema_decay(run.steps, published=0.999),
+            "projector_norm": defaults.is_short(run.images_seen),
+        }
+
+    def choose_for_devices(self, devices: Devices) -> dict[str, Any]:
+        alone = devices.processes == 1
+        if self.batch_norm == "shuffle" and alone:
+            raise ValueError("batch_norm shuffle needs more than one device: take split, or leave it auto")
+        if self.batch_norm == "sync" and not alone and not devices.syncs:
+            raise ValueError("batch_norm sync over several devices needs GPUs: take shuffle, or leave it auto")
+        batch_norm = self.batch_norm
+        if batch_norm == "auto":
+            batch_norm = "split" if alone else "shuffle"
+        wanted = self.split_groups or defaults.split_groups(devices.batch_size)
+        # A group of one image has no variance.
+        groups = max(1, min(wanted, devices.batch_size // 2)) if batch_norm == "split" else 1
+        return {"batch_norm": batch_norm, "split_groups": groups}
+
+    def chosen_for_devices(self, used: Mapping[str, Any]) -> set[str]:
+        limited = used["split_groups"] < (self.split_groups or 0)  # by the device's share of the batch
+        return {"split_groups"} if used["batch_norm"] != "split" or limited else set()
+
+    def for_one_device(self, processes: int) -> Self:
+        if self.batch_norm == "shuffle" or (self.batch_norm == "auto" and processes > 1):
+            return replace(self, batch_norm="split", split_groups=1)  # the device's share stays one group
+        return self
+
+    @property
+    def syncs_batch_norm(self) -> bool:
+        return self.batch_norm == "sync"
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.symmetric
+
+
+class QueryKeyMethod(Method):
+    """A method with queries, and keys from a momentum encoder, that share no batch statistics.
+
+    Args:
+        encoder, common: as of `Method`.
+        symmetric: whether the first two views are both keys.
+        ema_decay: of the momentum encoder.
+        groups: number of groups into which a rank splits its batch for BatchNorm.
+        shuffle: whether keys change ranks for BatchNorm.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        common: Common,
+        *,
+        symmetric: bool = False,
+        ema_decay: float = 0.999,
+        groups: int = 1,
+        shuffle: bool = False,
+    ) -> None:
+        super().__init__(encoder, common)
+        self.momentum_encoder = MomentumEncoder(self.encoder)
+        self.ema_decay, self.key_views = ema_decay, 1 + symmetric
+        self.groups, self.shuffle = groups, shuffle
+
+    def update_momentum_encoder(self, batch: Batch) -> None:
+        """Move the momentum encoder, before the first batch of a step."""
+        if batch.position % self.accumulate == 0:
+            self.momentum_encoder.update(self.encoder, self.ema_decay)
+
+    def embed_queries(self, view: Tensor) -> Tensor:
+        """Embed a view, uint8 [n, 3, S, S] → [n, D]."""
+        return forward_groups(lambda x: self.encoder(self.prepare(x)), view, self.groups)
+
+    def embed_keys(self, batch: Batch, view: int) -> Tensor:
+        """Embed one view of the images of all ranks, [N, D]."""
+        images = len(batch.indices) * (world_size() if self.shuffle else 1)
+        order = torch.from_numpy(permutation(self.seed, batch.position, view, length=images))
+        return forward_shuffled(
+            lambda x: self.momentum_encoder(self.prepare(x)),
+            batch.views[view],
+            self.groups,
+            order.to(batch.indices.device),
+            across_ranks=self.shuffle,
+        )

@@ -1,0 +1,32 @@
+"""The momentum encoder: a moving average of the encoder that computes the keys (He et al. 2020, arXiv 1911.05722)."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class MomentumEncoder(nn.Module):
+    """A frozen deep copy of an encoder whose parameters follow the encoder's as an exponential moving average.
+
+    Only parameters are averaged. The copy runs in train mode and updates BatchNorm's running statistics from its own
+    batches.
+
+    Args:
+        encoder: the encoder to copy.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return embeddings [N, D] of images [N, 3, S, S], without gradient."""
+        with torch.no_grad():
+            embeddings: Tensor = self.encoder(x)
+        return embeddings
+
+    @torch.no_grad()
+    def update(self, encoder: nn.Module, decay: float) -> None:
+        """Update the copy's parameters θ_k from the encoder's θ_q: θ_k ← m θ_k + (1−m) θ_q, with m = `decay`."""
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1 - decay)

@@ -1,0 +1,126 @@
+"""Plot the records of a run: curves.png."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
+
+from adco.files import write_bytes
+from adco.health.awake import ASLEEP, asleep_since
+from adco.health.trends import Record
+
+Points = NDArray[np.float64]
+
+
+class Panel(NamedTuple):
+    title: str
+    curves: dict[str, str]  # record key → label
+    limits: tuple[float | None, float | None] = (None, None)
+    scale: Literal["linear", "log"] = "linear"
+
+
+SHARE = "adversary_share_in_loss_adversary"
+MIN_SHARE = 1e-6  # smaller shares are drawn here; the adversaries are asleep either way
+PANELS = (
+    Panel("loss", {"loss": "encoder", "loss_adversary": "adversaries"}),
+    Panel(
+        "embeddings (spread 0 = collapsed)",
+        {"positive_cosine": "cosine of positives", "spread": "spread"},
+        (None, 1.02),
+    ),
+    Panel(
+        "effective rank (dimensions)", {"effective_rank": "embeddings", "backbone_effective_rank": "backbone features"}
+    ),
+    Panel(
+        "top-1 (%)", {"knn_top1": "kNN, held-out training images", "instance_top1": "instance: own key in the batch"}
+    ),
+    Panel(
+        "adversaries' share of the softmax",
+        {"adversary_share_in_loss": "encoder's loss", SHARE: "adversaries' loss"},
+        (MIN_SHARE, 1.5),
+        "log",
+    ),
+    Panel("cosine of the hardest adversary", {"hardest_adversary_cosine": "mean over queries"}),
+    Panel(
+        "norms of the adversaries",
+        {"adversary_norm_max": "max", "adversary_norm_mean": "mean", "adversary_norm_min": "min"},
+    ),
+    Panel("learning rate", {"lr": "encoder"}),
+    Panel("images per second", {"images_per_second": "images"}, (0, None)),
+)
+COLOURS = ("#0b6e99", "#d1495b", "#8d96a3")
+COLUMNS = 3
+DENSE = 200  # curves with more points are drawn pale, below their moving mean over a fiftieth of the points
+
+
+def plot_curves(records: Sequence[Record], path: Path) -> None:
+    """Plot the records over `step` and save them as PNG, with one panel per group of keys that has data.
+
+    Records without a step, text and values that are not finite are ignored. The file is replaced atomically.
+    """
+    panels = [panel for panel in PANELS if any(len(_points(records, key)[0]) for key in panel.curves)]
+    columns = min(COLUMNS, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    figure = Figure(figsize=(4.6 * columns, 2.9 * rows), dpi=110, layout="constrained")  # inches
+    first: Axes | None = None
+    for index, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, index, sharex=first)
+        _draw(axes, panel, records)
+        first = first or axes
+    if not panels:
+        figure.text(0.5, 0.5, "no records yet", ha="center", va="center")
+    png = io.BytesIO()
+    figure.savefig(png)  # a Figure made without pyplot uses Agg
+    write_bytes(path, png.getvalue())
+
+
+def _points(records: Sequence[Record], key: str) -> tuple[Points, Points]:
+    """Return steps and values of one curve."""
+    pairs = [(record["step"], record[key]) for record in records if "step" in record and key in record]
+    numbers = [pair for pair in pairs if all(isinstance(x, int | float) and math.isfinite(x) for x in pair)]
+    steps, values = np.array(numbers, np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
+    for (key, label), colour in zip(panel.curves.items(), COLOURS, strict=False):
+        x, y = _points(records, key)
+        if panel.scale == "log":
+            y = np.maximum(y, MIN_SHARE)
+        if len(x) > DENSE:
+            axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
+            width = len(x) // 50
+            x, y = (np.convolve(values, np.full(width, 1 / width), mode="valid") for values in (x, y))
+        if len(x):
+            axes.plot(
+                x, y, color=colour, linewidth=1.6, label=label, marker="o" if len(x) <= 30 else None, markersize=3
+            )
+    _mark(axes, panel, records)
+    axes.set_yscale(panel.scale)
+    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.set_xlabel("step", fontsize=8)
+    axes.set_ylim(*panel.limits)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _mark(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
+    """Draw reference lines: kNN of random weights, and the step since which the adversaries are asleep."""
+    random = _points(records, "knn_top1_random")[1]
+    if "knn_top1" in panel.curves and len(random):
+        axes.axhline(random[-1], color=COLOURS[2], linestyle="--", linewidth=1, label="kNN of random weights")
+    since = asleep_since(records)
+    if SHARE in panel.curves and since is not None:
+        axes.axvline(since, color=COLOURS[1], linestyle=":", linewidth=1.2, label=f"asleep since step {since}")
+        axes.axhline(ASLEEP, color=COLOURS[2], linestyle="--", linewidth=1)

@@ -1,0 +1,193 @@
+"""The run directory: the only interface between training and all later commands.
+
+config.yaml            all settings, resolved; can be used as a recipe
+environment.json       versions, seed, machine, start and end time
+unreadable.json        skipped files, with reasons
+metrics.jsonl          records of steps and epochs, one per line
+checkpoints/last.ckpt  full training state
+backbone.safetensors   weights of the backbone, with name, input size, mean and std as metadata
+curves.png             plots of the records
+results/               results of evaluations
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from adco.config.versions import of_earlier_versions
+from adco.errors import InputError
+from adco.files import write_json, write_text
+from adco.launcher import is_first_rank
+from adco.runs.environment import environment
+from adco.runs.records import read_records
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run's files, and functions to read and write them.
+
+    Files are replaced atomically, except metrics.jsonl, which is appended to.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> "RunDirectory":
+        """Create a run directory.
+
+        Raises:
+            InputError: if it is not empty, or cannot be created.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            resume = f"continue with --resume {quote(str(path))}, or " if cls(path).config.is_file() else ""
+            raise InputError(f"out {str(path)!r} is not empty: {resume}choose another --out")
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"out {str(path)!r} cannot be created: {error.strerror}") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """Open an existing run directory.
+
+        Raises:
+            InputError: if it does not exist, or has no config.yaml.
+        """
+        run = cls(Path(path))
+        if not run.config.is_file():
+            raise InputError(f"{str(path)!r} is not a run directory: it has no config.yaml")
+        return run
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def backbone(self) -> Path:
+        return self.path / "backbone.safetensors"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    def read_config(self) -> dict[str, Any]:
+        """Return all settings of the run, also if an earlier version wrote them.
+
+        Raises:
+            InputError: if config.yaml does not contain settings.
+        """
+        try:
+            return of_earlier_versions(yaml.safe_load(self.config.read_text()))
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.config} does not contain the settings of a run: it is damaged or was edited"
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the directory, so that no other process trains in it at the same time.
+
+        Raises:
+            InputError: if another process has locked it.
+        """
+        folder = self.checkpoint.parent
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        if is_first_rank():
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise InputError(f"another process is already training in {self.path}") from error
+            except NotImplementedError:  # the file system does not support locks
+                pass
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        write_text(self.config, yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None))
+
+    def read_environment(self) -> dict[str, Any]:
+        """Return environment.json; empty if the run was killed before it was written."""
+        path = self.path / "environment.json"
+        values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return values
+
+    def write_environment(self, **facts: Any) -> None:
+        write_json(self.path / "environment.json", {"started": _now(), **environment(), **facts})
+
+    @property
+    def is_finished(self) -> bool:
+        """True if all epochs are trained."""
+        return "finished" in self.read_environment()
+
+    def write_finished(self) -> None:
+        write_json(self.path / "environment.json", {**self.read_environment(), "finished": _now()})
+
+    def write_unfinished(self) -> None:
+        """Mark the run as not finished, because it will be made longer."""
+        facts = self.read_environment()
+        facts.pop("finished", None)
+        write_json(self.path / "environment.json", facts)
+
+    def discard_if_empty(self) -> None:
+        """Delete the directory if the run failed before it had a checkpoint or a step with a finite loss."""
+        if not self.checkpoint.is_file() and not any(isinstance(r.get("loss"), float) for r in self.records()):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def write_unreadable(self, files: Iterable[tuple[str, str]]) -> None:
+        write_json(self.path / "unreadable.json", [{"file": file, "reason": reason} for file, reason in files])
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append a record to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> list[dict[str, float | str]]:
+        return read_records(self.metrics) if self.metrics.is_file() else []
+
+    def forget_after(self, step: int) -> None:
+        """Delete the records after `step`, because a resumed run repeats these steps."""
+        kept = [record for record in self.records() if float(record["step"]) <= step]
+        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def newest_run() -> RunDirectory:
+    """Return the run directory under runs/ that was started last.
+
+    Raises:
+        InputError: if runs/ has no run directory.
+    """
+    configs = sorted(RUNS.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
+    if not configs:
+        raise InputError(f"no run directory under {RUNS}/: give the path of one, or pretrain first")
+    return RunDirectory(configs[-1].parent)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,60 @@
+"""From settings to what is trained: the views, the backbone and the method."""
+
+from adco.config.pretrain import Used
+from adco.data.views import View
+from adco.methods.method import Common, Method
+from adco.models.backbone import BackboneInfo, build_backbone, feature_width
+from adco.optim.players import Schedule
+
+
+def make_views(settings: Used) -> list[View]:
+    """Return the distribution of each view of an image: two of full size, then the method's further ones."""
+    crops = [(settings.image_size, *settings.crop_scale)] * 2 + settings.further_crops
+    return [
+        View(
+            size=size,
+            scale=(smallest, largest),
+            brightness=settings.brightness,
+            contrast=settings.contrast,
+            saturation=settings.saturation,
+            hue=settings.hue,
+            jitter_probability=settings.jitter_probability,
+            grayscale_probability=settings.grayscale_probability,
+            blur_probability=settings.blur_probability,
+            flip_probability=settings.flip_probability,
+        )
+        for size, smallest, largest in crops
+    ]
+
+
+def backbone_info(settings: Used) -> BackboneInfo:
+    """Return the metadata of `backbone.safetensors`."""
+    return BackboneInfo(
+        settings.backbone,
+        settings.test_image_size,
+        tuple(settings.mean),
+        tuple(settings.std),
+        dict(settings.backbone_args),
+        settings.stem,
+    )
+
+
+def make_method(settings: Used, steps_per_epoch: int) -> Method:
+    """Build the method with random weights, drawn from torch's global generator."""
+    backbone = build_backbone(backbone_info(settings))
+    width = feature_width(backbone, settings.backbone, settings.image_size)
+    common = Common(
+        schedule=Schedule(
+            peak=settings.learning_rate,
+            final=settings.final_learning_rate,
+            warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+            steps=settings.epochs * steps_per_epoch,
+        ),
+        weight_decay=settings.weight_decay,
+        accumulate=settings.accumulate,
+        seed=settings.seed,
+        mean=settings.mean,
+        std=settings.std,
+        channels_last=settings.channels_last,
+    )
+    return settings.build(backbone, width, common)

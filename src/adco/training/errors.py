@@ -1,0 +1,23 @@
+"""The ways in which a run ends before its last step."""
+
+from shlex import quote
+
+from adco.errors import AdcoError
+from adco.runs.directory import RunDirectory
+
+
+class NotFiniteError(AdcoError):
+    """The loss is NaN or infinite."""
+
+
+class CollapsedError(AdcoError):
+    """The embeddings have collapsed to nearly one point and have stayed collapsed."""
+
+
+class Interrupted(AdcoError):
+    """A signal stopped the run. It can be resumed. `not_saved` is the reason if its state was not saved."""
+
+    def __init__(self, signal_number: int, run: RunDirectory, not_saved: str | None = None) -> None:
+        self.done = f"stopped; {not_saved}" if not_saved else "stopped and saved"
+        super().__init__(f"{self.done}; continue with: adco pretrain --resume {quote(str(run.path))}")
+        self.exit_code = 128 + signal_number  # as a shell reports it

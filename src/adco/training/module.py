@@ -1,0 +1,79 @@
+"""The bridge from a method to Lightning's Trainer: the backward pass, the optimizer and the learning rates."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+
+from adco.data.batch import Batch
+from adco.methods.method import Method
+from adco.optim.optimizers import make_optimizer
+from adco.training.errors import NotFiniteError
+
+
+class Pretraining(L.LightningModule):
+    """A method as Lightning trains it. Checkpoints hold the method's state, without this wrapper.
+
+    Args:
+        method: what to train.
+        optimizer: of the players that descend: sgd, muon or lars.
+    """
+
+    def __init__(self, method: Method, optimizer: str = "sgd") -> None:
+        super().__init__()
+        self.method, self.optimizer = method, optimizer
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        step = self.method.step(batch)
+        return {"loss": torch.stack(list(step.losses.values())).sum(), **step._asdict()}
+
+    def configure_optimizers(self) -> Any:
+        optimizer, rates = make_optimizer(self.optimizer, self.method.players())
+        # Plain functions, which LambdaLR leaves out of its state: a resumed run follows the schedule it is given.
+        factors: list[Callable[[int], float]] = [lambda step, rate=rate: rate(step) for rate in rates]  # type: ignore[misc]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Set the learning rates of the first step: a checkpoint may be of a run of another length."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        for group, base, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * factor(schedule.last_epoch)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.method.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.method.load_state_dict(*args, **kwargs)
+
+
+def method_of(module: L.LightningModule) -> Method:
+    """Return the method that a Trainer trains."""
+    assert isinstance(module, Pretraining)
+    return module.method
+
+
+def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Return whether the optimizer has stepped with this batch, the last of those whose gradients are added up."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def losses_of(outputs: Any) -> dict[str, float]:
+    """Return a training step's losses as numbers."""
+    return {name: float(loss.detach()) for name, loss in outputs["losses"].items()}
+
+
+def require_finite(step: int, losses: dict[str, float], module: L.LightningModule) -> None:
+    """Raise NotFiniteError unless the losses and all weights are finite: this step may have been the last good one."""
+    weights_finite = torch.stack([weights.isfinite().all() for weights in module.parameters()]).all()
+    if all(map(math.isfinite, losses.values())) and weights_finite:
+        return
+    raise NotFiniteError(
+        f"the loss is {losses}, or a weight is not finite, at step {step}: try a lower learning_rate or precision "
+        "32-true; the last good checkpoint, if there was one, is kept"
+    )

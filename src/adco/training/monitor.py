@@ -1,0 +1,176 @@
+"""Recording a run: metrics.jsonl, the line of each epoch, and the verdict that ends a collapsed run."""
+
+import math
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from adco.config.pretrain import PretrainSettings, to_dict
+from adco.data.batch import Batch
+from adco.health.advice import ADVICE, advice
+from adco.health.numbers import embedding_health
+from adco.health.verdict import Verdict, looks_collapsed, verdict
+from adco.runs.directory import RunDirectory
+from adco.training.console import TimeLeft
+from adco.training.errors import CollapsedError, NotFiniteError
+from adco.training.module import ends_step, losses_of, method_of, require_finite
+from adco.training.online_knn import OnlineKNN
+
+Record = dict[str, Any]
+WAITS = 0.1  # share of the time spent waiting for views above which the epoch's line says so
+
+
+class Monitor(Callback):
+    """Writes metrics.jsonl, prints a verdict at the end of each epoch, and stops a run that has collapsed.
+
+    Args:
+        run: where to write, on the first rank; None on the others.
+        settings: the settings of the run.
+        steps: steps of the whole run.
+        knn: kNN top-1 in % of a backbone; None without labels.
+        clock: estimates the time left, for the line of an epoch.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory | None,
+        *,
+        settings: PretrainSettings[Any],
+        steps: int,
+        knn: OnlineKNN | None,
+        clock: TimeLeft | None = None,
+    ) -> None:
+        self.run, self.settings, self.steps, self.knn, self.clock = run, settings, steps, knn, clock
+        self.log_every: int = settings.log_every
+        self.history: list[Record] = []
+        self.latest: Record = {}
+        self.said: set[str] = {"too early to say"}
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.run is None:
+            return
+        self.run.forget_after(trainer.global_step)
+        self.history = list(self.run.records())
+        if self.knn and trainer.global_step == 0 and not self.history:
+            floor = {
+                "knn_top1_random": self.knn(method_of(pl_module).encoder.backbone),
+                "knn_queries": len(self.knn.queries),
+            }
+            self._write(trainer, {"step": 0, "epoch": 0, **floor})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._count_anew(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.images += len(batch.indices) * trainer.world_size
+        step = trainer.global_step
+        # The embeddings of step 1 are those of the untrained network, with which later ones are compared.
+        recorded = step == 1 or step % self.log_every == 0 or trainer.is_last_batch
+        if not ends_step(trainer, batch_idx) or not recorded:
+            return
+        losses = losses_of(outputs)
+        try:
+            require_finite(step, losses, pl_module)
+        except NotFiniteError:
+            words = {name: str(loss) for name, loss in losses.items()}
+            self._write(trainer, {"step": step, "epoch": trainer.current_epoch, **words})
+            raise
+        seconds = time.perf_counter() - self.since
+        speed = {"images_per_second": self.images / seconds, "waiting_for_data": self._waited(trainer) / seconds}
+        self._count_anew(trainer)
+        self._write(
+            trainer,
+            {
+                "step": step,
+                "epoch": trainer.current_epoch,
+                **losses,
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+                **speed,
+                **embedding_health(outputs["queries"], outputs["keys"]),
+                **method_of(pl_module).health(outputs["queries"], outputs["keys"]),
+            },
+        )
+        if step % self._verdict_every == 0 or trainer.is_last_batch:
+            self._stop_if_collapsed(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.run is None:
+            return
+        record: Record = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+        if self.knn:
+            record["knn_top1"] = self.knn(method_of(pl_module).encoder.backbone)
+        found = verdict([*self.history, record], self.steps)
+        self._write(trainer, {**record, **found._asdict()})
+        self._say(trainer, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self._numbers(record)}", found)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict on the records so far."""
+        return verdict(self.history, self.steps)
+
+    def may_save(self, trainer: L.Trainer) -> bool:
+        """Return whether a checkpoint may replace the last one: not while the latest record looks collapsed."""
+        collapsed = self.settings.stop_when_collapsed and looks_collapsed(self.history, self.steps)
+        # Ranks save together, and only the first rank has records.
+        return trainer.strategy.reduce_boolean_decision(not collapsed)
+
+    @property
+    def _verdict_every(self) -> int:
+        """Steps between verdicts within an epoch, at most 800 per run: each verdict reads all records."""
+        return self.log_every * max(1, self.steps // (400 * self.log_every))
+
+    def _stop_if_collapsed(self, trainer: L.Trainer) -> None:
+        found = self.verdict() if self.run else Verdict("too early to say", "")
+        collapsed = found.word == "collapsed" and self.settings.stop_when_collapsed
+        if trainer.strategy.reduce_boolean_decision(collapsed, all=False):
+            saved = self.run is not None and self.run.checkpoint.is_file()
+            kept = "the last checkpoint is kept" if saved else "there is no checkpoint yet"
+            to_try = f"{advice(found.word, to_dict(self.settings))}; {kept}; --stop_when_collapsed false trains on"
+            raise CollapsedError(f"collapsed at step {trainer.global_step}: {found.reason}; {to_try}")
+        if trainer.is_last_batch:  # the line of the epoch follows
+            return
+        first = "too early to say" in self.said
+        if found.word not in self.said and (first or found.word in ADVICE):
+            self._say(trainer, f"step {trainer.global_step}/{self.steps}{self._numbers({})}", found)
+
+    def _waited(self, trainer: L.Trainer) -> float:
+        """Return the seconds spent waiting for views since the last record."""
+        return getattr(trainer.train_dataloader, "waited", 0.0) - self.waited
+
+    def _count_anew(self, trainer: L.Trainer) -> None:
+        self.images, self.waited, self.since = 0, self.waited + self._waited(trainer), time.perf_counter()
+
+    def _write(self, trainer: L.Trainer, record: Record) -> None:
+        if self.run is None:
+            return
+        self.history.append(record)
+        self.latest |= record
+        self.run.append(record)
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=record["step"])
+
+    def _numbers(self, record: Record) -> str:
+        knn = f"  kNN {record['knn_top1']:.1f} % on held-out training images" if "knn_top1" in record else ""
+        rate, waits = (self.latest.get(name, 0.0) for name in ("images_per_second", "waiting_for_data"))
+        waiting = f", {waits:.0%} of the time waiting for views" if waits >= WAITS else ""
+        left = f"  {self.clock.words}" if self.clock and self.clock.words else ""
+        return f"{left}  loss {self.latest.get('loss', math.nan):.3f}{knn}  {rate:.0f} images/s{waiting}"
+
+    def _say(self, trainer: L.Trainer, numbers: str, found: Verdict) -> None:
+        """Print a line, and a further line for each new problem: the reason, and what to try."""
+        note = self.settings.note(self.history)
+        reasons = {found.word: found.reason} | ({note.word: note.meaning} if note else {})
+        trainer.print(f"{numbers}  {found.word}{f', {note}' if note else ''}", file=sys.stderr)
+        for word, reason in reasons.items():
+            if word in ADVICE and word not in self.said:
+                trainer.print(
+                    "  " + "; ".join(filter(None, [f"{word}: {reason}", advice(word, to_dict(self.settings))])),
+                    file=sys.stderr,
+                )
+        self.said = set(reasons)

@@ -1,0 +1,231 @@
+"""The main job: settings → data, method, Trainer → run directory."""
+
+import logging
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from adco.config.pretrain import Asked, Used, to_dict
+from adco.config.resolve import resolve
+from adco.data.sources import Source, open_source
+from adco.devices import can_sync_batch_norm
+from adco.errors import InputError
+from adco.launcher import is_first_rank
+from adco.methods.method import Method
+from adco.models.backbone import build_backbone, feature_width
+from adco.quiet import quiet_lightning
+from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
+from adco.runs.directory import RUNS, RunDirectory
+from adco.training.build import backbone_info, make_method, make_views
+from adco.training.console import Bar, TimeLeft, lines, outline, say
+from adco.training.datamodule import PretrainData, WarmStart
+from adco.training.errors import Interrupted
+from adco.training.module import Pretraining
+from adco.training.monitor import Monitor
+from adco.training.online_knn import online_knn
+from adco.training.saving import Checkpoints, StopOnSignal
+from adco.words import counted
+
+SLOW_STEM = (
+    "networks with the stem for small images at %d px are several times slower than with the usual stem at 96 px "
+    "(ResNet-18 on two cores: 22 against 97 images/s): --stem standard --image_size 96 is faster"
+)
+logger = logging.getLogger("adco")
+
+
+def training_images(settings: Asked | Used) -> Source:
+    """Open the training images.
+
+    Raises:
+        InputError: as `open_source`.
+    """
+    return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level)
+
+
+def open_images(settings: Asked | Used) -> Source:
+    """Open the training images and say so, as reading a large folder takes a while.
+
+    Raises:
+        InputError: as `open_source`.
+    """
+    say(f"reading {settings.require_data()} …")
+    return training_images(settings)
+
+
+def pretrain_run(asked: Asked, source: Source) -> RunDirectory:
+    """Pretrain from the start.
+
+    Args:
+        asked: checked settings; the unset ones are resolved here.
+        source: the training images, `open_images(asked)`.
+
+    Raises:
+        InputError: if a setting is impossible; nothing has been written then.
+        Interrupted: if a signal stopped the run; it can be resumed.
+        NotFiniteError: if the loss is NaN or infinite; the last good checkpoint is kept.
+        CollapsedError: if the embeddings collapse and stay collapsed; the last good checkpoint is kept.
+    """
+    settings = resolve(asked, source)
+    _check_network(settings)
+    if is_first_rank():
+        announce(settings, source)
+    path = Path(settings.out or _default_out(settings))
+    run = RunDirectory(path)
+    if is_first_rank():
+        run = RunDirectory.create(path)
+        run.write_config(to_dict(settings))
+        run.write_environment(seed=settings.seed, images=len(source))
+        run.write_unreadable((str(file.path), file.reason) for file in source.unreadable)
+    try:
+        with run.locked():
+            return _train(settings, source, run)
+    except Interrupted:
+        raise
+    except Exception:
+        if is_first_rank():
+            run.discard_if_empty()
+        raise
+
+
+def _check_network(settings: Used) -> None:
+    """Raise an InputError unless timm has the backbone and it takes all sizes, before anything is written."""
+    info = backbone_info(settings)
+    backbone = build_backbone(info)
+    for size in {view.size for view in make_views(settings)} | {info.image_size}:
+        feature_width(backbone, settings.backbone, size)
+
+
+def _default_out(settings: Used) -> Path:
+    name = Path(settings.data).resolve().name if Path(settings.data).exists() else settings.data
+    return RUNS / f"{settings.method}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def announce(settings: Used, source: Source) -> None:
+    """Log a description of the images, and warnings about slow or pointless settings."""
+    logger.info(source.description)
+    if settings.stem == "cifar" and 48 <= settings.image_size <= 64:
+        logger.info(SLOW_STEM, settings.image_size)
+    for warning in settings.warnings(settings.epochs * (len(source) // settings.batch_size)):
+        logger.warning("warning: %s", warning)
+
+
+def resume_run(run: RunDirectory, settings: Used, epochs: int) -> RunDirectory:
+    """Continue a run from its last checkpoint, or from the start if it was stopped before the first.
+
+    Args:
+        run: the run to resume.
+        settings: as in its config.yaml.
+        epochs: epochs in all; another number than in the settings makes the run longer or shorter.
+
+    Raises:
+        InputError: if the images cannot be read, or their number has changed; if more epochs are done already; if the
+            checkpoint cannot be read or does not fit the settings; if another process trains in the directory.
+        Interrupted, NotFiniteError, CollapsedError: as `pretrain_run`.
+    """
+    if run.is_finished and epochs == settings.epochs:
+        say(
+            f"{run.path} is finished, with {counted(epochs, 'epoch')}; train it for longer with: "
+            f"adco pretrain --resume {quote(str(run.path))} --epochs {2 * epochs}"
+        )
+        return run
+    source = open_images(settings)
+    before = run.read_environment().get("images", len(source))
+    if len(source) != before:
+        raise InputError(f"{source.name} has {len(source)} images, the run had {before}: start a new one")
+    with run.locked():
+        if epochs != settings.epochs:
+            settings = _change_length(run, settings, epochs, len(source) // settings.batch_size)
+        return _train(settings, source, run)
+
+
+def _change_length(run: RunDirectory, settings: Used, epochs: int, steps: int) -> Used:
+    """Return the settings with another number of epochs, of so many steps each; also write them to config.yaml."""
+    done = read_checkpoint(run.checkpoint)["global_step"] if run.checkpoint.is_file() else 0
+    least = max(1, -(-done // steps))
+    if epochs < least:
+        raise InputError(f"epochs {epochs} must be at least {least}: the run has done {done} steps, {steps} per epoch")
+    changed = replace(settings, epochs=epochs)
+    changed.check()
+    if is_first_rank():
+        run.write_unfinished()
+        run.write_config(to_dict(changed))
+    say(
+        f"{counted(epochs, 'epoch')} instead of {settings.epochs}: from step {done} on, the learning rate follows "
+        f"the schedule of a run of {counted(epochs * steps, 'step')}"
+    )
+    return changed
+
+
+def _check_fits(run: RunDirectory, method: Method) -> None:
+    """Raise an InputError unless the weights in the last checkpoint are those of the method, by name and shape."""
+    if not run.checkpoint.is_file():
+        return
+    weights = read_checkpoint(run.checkpoint)["state_dict"]
+    wanted = {name: tuple(weight.shape) for name, weight in method.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            shapes = f"{name} is {list(found.get(name, ()))} there and {list(wanted.get(name, ()))} here"
+            raise InputError(f"checkpoint {run.checkpoint} does not fit {run.config}, was that edited? {shapes}")
+
+
+def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
+    torch.manual_seed(settings.seed)  # for the initial weights; every other draw has a key of its own
+    method = make_method(settings, len(source) // settings.batch_size)
+    if settings.precision == "64-true":
+        method.double()  # Lightning would convert it after reading a checkpoint, whose weights would be rounded
+    _check_fits(run, method)
+    steps = method.schedule.steps
+    data, clock, knn = PretrainData(settings, source), TimeLeft(steps), online_knn(settings, source)
+    monitor = Monitor(run if is_first_rank() else None, settings=settings, steps=steps, knn=knn, clock=clock)
+    checkpoints = Checkpoints(run, backbone_info(settings), every=settings.checkpoint_every, may_save=monitor.may_save)
+    on_terminal = sys.stderr.isatty()
+    callbacks: list[L.Callback] = [
+        *([Bar(steps, clock, monitor.latest)] if on_terminal else []),
+        monitor,  # before the warm start: its first record is of random weights
+        *([WarmStart(data)] if settings.images_before_first_step else []),
+        clock,
+        StopOnSignal(checkpoints, agree_every=settings.log_every),
+        checkpoints,
+    ]
+    with quiet_lightning():
+        trainer = L.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            precision=settings.precision if settings.precision != "auto" else None,
+            max_epochs=settings.epochs,
+            accumulate_grad_batches=settings.accumulate,
+            sync_batchnorm=settings.syncs_batch_norm and can_sync_batch_norm(settings.accelerator),
+            use_distributed_sampler=False,
+            logger=TensorBoardLogger(run.path, name="", version="tensorboard") if settings.tensorboard else False,
+            callbacks=callbacks,
+            enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
+            enable_progress_bar=on_terminal,
+            enable_model_summary=False,
+            plugins=[WholeCheckpointIO()],
+            default_root_dir=run.path,
+        )
+        if is_first_rank():
+            facts = outline(settings, source, method, trainer.strategy.root_device, trainer.world_size)
+            print(lines({**facts, "run": str(run.path)}), file=sys.stderr, flush=True)
+        resume = run.checkpoint if run.checkpoint.is_file() else None
+        try:
+            trainer.fit(Pretraining(method, settings.optimizer), datamodule=data, ckpt_path=resume, weights_only=True)
+        except SIGTERMException as stop:  # it came before the first step
+            raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from stop
+        not_saved = checkpoints.save_last(trainer)
+    if not_saved:
+        say(not_saved)
+    if trainer.is_global_zero:
+        run.write_finished()
+        print(f"{run.path}: {': '.join(monitor.verdict())}", file=sys.stderr)
+    return checkpoints.run

@@ -1,0 +1,252 @@
+"""Some steps before a run, to measure what it will cost in time and memory. Nothing is written.
+
+print(dry_run(settings))                  what would be done, and its cost
+settings = fit_epochs(settings, source)   `minutes` → `epochs`
+"""
+
+import logging
+import math
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from adco.config.pretrain import Asked, Used
+from adco.config.resolve import resolve, resolve_for_images
+from adco.data.batch import Batch
+from adco.data.loader import Loader, Order
+from adco.data.sources import Source
+from adco.devices import count_processes, training_device
+from adco.errors import InputError
+from adco.training.bare import BareTraining
+from adco.training.build import make_method, make_views
+from adco.training.console import WARM_UP, duration, lines, outline, say
+from adco.training.online_knn import online_knn
+from adco.training.pretrain import announce, open_images, training_images
+from adco.words import counted
+
+STEPS = 8  # of a call of `Training`, by default
+MEASURING = 30.0  # seconds at most, about, for the steps that are measured before a run
+RESERVE = 0.05  # share of the time kept for saving, drawing, and steps slower than those measured
+Found = TypeVar("Found")
+
+
+class Training:
+    """Training on this process's device: views, forward, backward and step, without records and checkpoints.
+
+    Of a run on several devices, this is one device's share, without communication.
+
+    Args:
+        asked: settings of the run.
+        source: its images.
+        steps: steps of a call, if there are enough images; with loader workers at least four batches per worker.
+    """
+
+    def __init__(self, asked: Asked, source: Source, steps: int = STEPS) -> None:
+        chosen = resolve_for_images(asked, source)
+        assert chosen.batch_size is not None
+        processes = count_processes(asked.accelerator, asked.devices, asked.num_nodes)
+        share = replace(chosen, devices=1, num_nodes=1, batch_size=chosen.batch_size // processes)
+        self.settings = settings = resolve(share.for_one_device(processes), source)
+        self.device, self.batch_size = training_device(settings.accelerator), settings.batch_size
+        torch.manual_seed(0)
+        self.method = make_method(settings, len(source) // self.batch_size).to(self.device)
+        self.train = BareTraining(self.method, settings.optimizer, settings.precision)
+        workers = settings.workers
+        # An epoch of just the images of a call: a worker that prefetched more would do so during another row's turn.
+        self.steps = min(max(steps, 4 * workers), len(source) // self.batch_size)
+        some = np.random.default_rng(0).permutation(len(source))[: self.steps * self.batch_size]
+        order = Order(len(some), batch_size=self.batch_size // settings.accumulate, seed=settings.seed)
+        self.loader = Loader(source.subset(some), make_views(settings), order, workers=workers)
+
+    def __call__(self) -> float:
+        """Train and return the seconds per image."""
+        start = time.perf_counter()
+        for _ in self._train():
+            pass
+        return (self._now() - start) / (self.steps * self.batch_size)
+
+    def seconds_per_step(self, budget: float) -> float:
+        """Return the seconds per step, over enough steps for a stable figure, or as many as fit in the budget.
+
+        Args:
+            budget: approximate seconds to spend, warm-up included.
+        """
+        ahead = 2 * self.settings.workers  # batches that loader workers have made before the first step
+        start, warm, warm_steps = self._now(), 0.0, 0
+        for step, _ in enumerate(chain.from_iterable(self._train() for _ in repeat(None)), start=1):
+            now = self._now()
+            if not warm_steps:
+                if step >= WARM_UP and (step >= ahead or now - start > budget / 2):
+                    warm, warm_steps = now, step
+            elif step - warm_steps >= max(STEPS, ahead) or now - start > budget:
+                break
+        return (now - warm) / (step - warm_steps)
+
+    def _train(self) -> Iterator[None]:
+        """Train on each image once; yield after each step."""
+        for batch in map(self._to_device, self.loader):
+            self.train(batch)
+            if self.train.ends_step(batch):
+                yield
+
+    def _now(self) -> float:
+        """Return the time in seconds after the device has finished its work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _to_device(self, batch: Batch) -> Batch:
+        views = [view.to(self.device, non_blocking=True) for view in batch.views]
+        return Batch(views, batch.indices.to(self.device), batch.position)
+
+    def extra_parameters(self) -> int:
+        """Return the number of trained parameters outside backbone and projector: adversaries, or a predictor."""
+        return self.trained_parameters() - sum(p.numel() for p in self.method.encoder.parameters())
+
+    def trained_parameters(self) -> int:
+        """Return the number of trained parameters."""
+        return sum(p.numel() for player in self.method.players() for p in player.parameters if p.requires_grad)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The parts of a run, in seconds."""
+
+    start: float  # before the first step
+    step: float
+    epoch: float  # with the kNN at its end
+
+    def seconds(self, epochs: int) -> float:
+        return self.start + epochs * self.epoch
+
+
+def measure(settings: Used, source: Source, training: Training, budget: float = MEASURING) -> Cost:
+    """Estimate the cost of a run from some of its steps and a part of its kNN.
+
+    Args:
+        settings: of the run.
+        source: the images.
+        training: of the same settings and source.
+        budget: approximate seconds for the steps.
+    """
+    step = training.seconds_per_step(budget)
+    start = step / 2 * settings.images_before_first_step / training.batch_size  # keys of one view, without a backward
+    return Cost(start, step, len(source) // training.batch_size * step + _knn_seconds(settings, source, training))
+
+
+def _knn_seconds(settings: Used, source: Source, training: Training) -> float:
+    """Estimate the seconds of the kNN at the end of an epoch, from about a tenth of its images."""
+    images = min(settings.knn_images, len(source))
+    took = 0.0
+    part = min(images, 512)
+    for some in (64, part):  # the first call compiles
+        knn = online_knn(replace(settings, knn_images=min(some, part)), source)
+        if knn is None:
+            return 0.0
+        start = time.perf_counter()
+        knn(training.method.encoder.backbone)
+        took = time.perf_counter() - start
+    return took * images / part
+
+
+def fit_epochs(settings: Asked, source: Source, spent: float = 0.0) -> Asked:
+    """Return the settings with as many whole epochs as fit into their `minutes`, but at least one.
+
+    Args:
+        settings: with a limit in `minutes`, or without one; these are returned as they are.
+        source: the images.
+        spent: seconds of the limit that have passed.
+
+    Raises:
+        InputError: if several processes train: each would measure a different time.
+    """
+    if settings.minutes == math.inf:
+        return settings
+    minutes, settings = settings.minutes, replace(settings, minutes=math.inf)
+    if count_processes(settings.accelerator, settings.devices, settings.num_nodes) > 1:
+        raise InputError(f"minutes {minutes:g} needs a run on one device: give --epochs, or --devices 1")
+    begun = time.perf_counter()
+    resolved = resolve(settings, source)
+    cost = measure(resolved, source, Training(settings, source), min(MEASURING, 6 * minutes))
+    left = 60 * minutes * (1 - RESERVE) - spent - (time.perf_counter() - begun)
+    epochs = max(1, int((left - cost.start) / cost.epoch))
+    if cost.seconds(epochs) > left:
+        say(f"one epoch takes about {duration(cost.seconds(1))}, longer than minutes {minutes:g} allows: training one")
+    else:
+        say(f"minutes {minutes:g} allows for {counted(epochs, 'epoch')} of about {duration(cost.epoch)}")
+    return replace(settings, epochs=epochs)
+
+
+def dry_run(settings: Asked) -> str:
+    """Describe a run, and the time and memory it would take, as lines of text. Nothing is written.
+
+    Raises:
+        InputError: if a setting is impossible.
+    """
+    source = open_images(settings)
+    settings = fit_epochs(settings, source)
+    resolved = resolve(settings, source)
+    announce(resolved, source)
+    training = Training(settings, source)
+    cost = measure(resolved, source, training)
+    memory = peak_since(0.0, training.device)
+    facts = outline(
+        resolved,
+        source,
+        training.method,
+        training.device,
+        count_processes(settings.accelerator, settings.devices, settings.num_nodes),
+    )
+    total = duration(cost.seconds(resolved.epochs))
+    return lines(
+        {
+            **facts,
+            "time": f"about {total}: {cost.step:.3g} s per step, {duration(cost.epoch)} per epoch with its kNN",
+            "memory": "unknown" if memory is None else f"{memory / 1024:.2f} GB of {training.device.type} at the peak",
+        }
+    )
+
+
+def peak_megabytes(settings: Asked) -> float | None:
+    """Return the peak memory of two steps in MB, weights and views included: of the GPU, or of a process of its own."""
+    return in_a_process(_peak, settings)
+
+
+def in_a_process(function: Callable[[Asked], Found], settings: Asked) -> Found:
+    """Call a function in a process of its own, in which Lightning's messages are off."""
+    context = multiprocessing.get_context("spawn")  # unlike those of a Pool, its processes may start loader workers
+    with ProcessPoolExecutor(1, context, initializer=logging.disable, initargs=(logging.INFO,)) as executor:
+        return executor.submit(function, settings).result()
+
+
+def _peak(settings: Asked) -> float | None:
+    source = training_images(settings)
+    before = high_water()
+    training = Training(settings, source, steps=2)
+    training()
+    return peak_since(before, training.device)
+
+
+def peak_since(before: float | None, device: torch.device) -> float | None:
+    """Return the peak memory in MB: of a GPU since the process began, else of the process above `before`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    after = high_water()
+    return None if before is None or after is None else after - before
+
+
+def high_water() -> float | None:
+    """Return the most memory this process has held so far, in MB; None except on Linux."""
+    if sys.platform != "linux":
+        return None
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

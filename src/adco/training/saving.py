@@ -1,0 +1,133 @@
+"""Saving a run: at fixed steps, when a signal stops it, and at its end."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from adco.data.batch import Batch
+from adco.models.backbone import BackboneInfo, save_backbone
+from adco.runs.curves import plot_curves
+from adco.runs.directory import RunDirectory
+from adco.training.errors import Interrupted
+from adco.training.module import ends_step, losses_of, method_of, require_finite
+
+
+class Checkpoints(Callback):
+    """Saves the full state to resume from, the backbone to use, and the curves to look at.
+
+    Args:
+        run: where to save.
+        info: metadata of `backbone.safetensors`.
+        every: steps between checkpoints.
+        may_save: returns whether the state may replace the last checkpoint; false if it looks collapsed.
+    """
+
+    def __init__(
+        self, run: RunDirectory, info: BackboneInfo, *, every: int, may_save: Callable[[L.Trainer], bool]
+    ) -> None:
+        self.run, self.info, self.every, self.may_save = run, info, every, may_save
+        self.saved = 0  # step of the last checkpoint; 0 if there is none
+        self.draw_next = 0.0  # seconds on the monotonic clock
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Tell all ranks the directory of the first: each would name a new one by its own clock."""
+        self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved = trainer.global_step  # a resumed run starts at its checkpoint
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if ends_step(trainer, batch_idx) and trainer.global_step % self.every == 0:
+            require_finite(trainer.global_step, losses_of(outputs), pl_module)
+            if self.may_save(trainer):
+                self.save(trainer, draw=time.monotonic() >= self.draw_next)
+
+    def save_last(self, trainer: L.Trainer, *, draw: bool = True) -> str | None:
+        """Save the state in which a run ends, unless it looks collapsed and there is an earlier checkpoint.
+
+        Returns:
+            None if the state was saved, otherwise the reason why it was not.
+        """
+        if self.may_save(trainer) or not self.saved:
+            self.save(trainer, draw=draw)
+            return None
+        if draw and trainer.is_global_zero:
+            self._draw()
+        return f"step {trainer.global_step} looks collapsed, so the checkpoint of step {self.saved} is kept"
+
+    def save(self, trainer: L.Trainer, *, draw: bool = True) -> None:
+        """Save the state after a step. All ranks must call it: they wait for each other here."""
+        trainer.save_checkpoint(self.run.checkpoint)
+        self.saved = trainer.global_step
+        if trainer.is_global_zero:
+            save_backbone(self.run.backbone, method_of(trainer.lightning_module).encoder.backbone, self.info)
+            if draw:
+                self._draw()
+
+    def _draw(self) -> None:
+        """Draw the curves. That takes about a second; at most a fiftieth of the time is spent on it."""
+        start = time.monotonic()
+        plot_curves(self.run.records(), self.run.curves)
+        now = time.monotonic()
+        self.draw_next = now + 50 * (now - start)
+
+
+class StopOnSignal(Callback):
+    """Ends the run with a checkpoint on SIGINT or SIGTERM, after the current step; a second signal ends it at once.
+
+    Args:
+        checkpoints: saves the state.
+        agree_every: steps between agreements of the ranks, which receive a signal at different steps.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, *, agree_every: int) -> None:
+        self.checkpoints, self.agree_every = checkpoints, agree_every
+        self.received = 0
+        self.previous: dict[int, Any] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._receive)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Install the handler again: since `setup`, Lightning has wrapped it in a handler of its own, which would end
+        the run between two steps without saving, and have ranks wait for each other inside a handler."""
+        if not self.received:
+            signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if not ends_step(trainer, batch_idx):  # gradients of half a step are in no checkpoint
+            return
+        if trainer.world_size > 1 and trainer.global_step % self.agree_every:
+            return
+        if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
+            require_finite(trainer.global_step, losses_of(outputs), pl_module)
+            run = self.checkpoints.run
+            not_saved = self.checkpoints.save_last(
+                trainer, draw=not run.curves.is_file()
+            )  # whoever sent the signal may not wait long
+            raise Interrupted(self.received or signal.SIGTERM, run, not_saved)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
