@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from argparse import HelpFormatter
+from argparse import Action, HelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -51,6 +51,7 @@ class Parser(ArgumentParser):
     """A parser whose flags are the fields of a settings class."""
 
     def __init__(self, settings: type[Any], prog: str, description: str, arguments: str = "") -> None:
+        self.actions: list[Action] = []
         super().__init__(prog=prog, exit_on_error=False, allow_abbrev=False)
         self.settings, self.purpose, self.arguments = settings, description, arguments
         self.chosen: Mapping[str, Any] = {}  # the settings chosen for the user's data, for --help
@@ -63,11 +64,16 @@ class Parser(ArgumentParser):
             kind, words = self.types[field.name], explained[field.name]
             self.add_argument(f"--{field.name}", type=kind, default=default, help=words)
 
+    def add_argument(self, *args: Any, **kwargs: Any) -> Action:
+        action: Action = super().add_argument(*args, **kwargs)
+        self.actions.append(action)
+        return action
+
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         if self.is_pretraining:
-            return pretrain_help(self.settings, self.types, self._actions, self.chosen)
+            return pretrain_help(self.settings, self.types, self.actions, self.chosen)
         usage = " ".join([self.prog, *self.arguments.split(), "[--FLAG VALUE ...]"])
-        return plain_help(self.settings, self.types, usage, self.purpose, self._actions)
+        return plain_help(self.settings, self.types, usage, self.purpose, self.actions)
 
     def spelled(self, flags: Sequence[str]) -> list[str]:
         """Return the flags as they are spelled here: --image-size is --image_size, and old names are renamed."""
@@ -103,7 +109,7 @@ class Parser(ArgumentParser):
         return namespace
 
     def _known(self) -> set[str]:
-        return {option for action in self._actions for option in action.option_strings}
+        return {option for action in self.actions for option in action.option_strings}
 
     def _with_true(self, flags: Sequence[str]) -> list[str]:
         """Give yes-or-no flags their value: --symmetric alone means --symmetric true."""

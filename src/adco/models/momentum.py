@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class MomentumEncoder(nn.Module):
@@ -29,4 +30,5 @@ class MomentumEncoder(nn.Module):
     @torch.no_grad()
     def update(self, encoder: nn.Module, decay: float) -> None:
         """Update the copy's parameters θ_k from the encoder's θ_q: θ_k ← m θ_k + (1−m) θ_q, with m = `decay`."""
-        torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1 - decay)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(list(self.encoder.parameters()), list(encoder.parameters()), 0)  # the number of averages is not used

@@ -2,13 +2,9 @@
 
 from typing import Any
 
-import torch
-
 from adco.data.batch import Batch
 from adco.methods.method import Method
-from adco.training.module import Pretraining
-
-HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+from adco.training.module import Pretraining, autocast
 
 
 class BareTraining:
@@ -25,13 +21,13 @@ class BareTraining:
         self.module = Pretraining(method, optimizer)
         configured = self.module.configure_optimizers()
         self.optimizer, self.schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-        self.half = HALF.get(precision)
+        self.precision = precision
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """Train on a batch, and take a step if it is the last of those whose gradients are added up."""
         if batch.position % self.method.accumulate == 0:
             self.optimizer.zero_grad()
-        with torch.autocast(batch.indices.device.type, self.half, enabled=self.half is not None):
+        with autocast(batch.indices.device, self.precision):
             outputs = self.module.training_step(batch, 0)
         outputs["loss"].backward()
         if self.ends_step(batch):

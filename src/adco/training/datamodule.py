@@ -9,7 +9,7 @@ from adco.config.pretrain import Used
 from adco.data.loader import Loader, Order
 from adco.data.sources import Source
 from adco.training.build import make_views
-from adco.training.module import method_of
+from adco.training.module import autocast, method_of
 
 WARM_START = 1 << 32  # the epoch that the order and the views of the warm start are drawn for; no run has so many
 
@@ -62,5 +62,5 @@ class WarmStart(Callback):
         loader = self.data.warm_start_dataloader()
         epochs = itertools.chain.from_iterable(itertools.repeat(loader))  # each epoch has new views
         batches = (pl_module.transfer_batch_to_device(batch, pl_module.device, 0) for batch in epochs)
-        with trainer.precision_plugin.forward_context():
+        with autocast(pl_module.device, self.data.settings.precision):
             method_of(pl_module).warm_start(batches)

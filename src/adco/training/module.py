@@ -52,6 +52,12 @@ class Pretraining(L.LightningModule):
         return self.method.load_state_dict(*args, **kwargs)
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which Lightning's Trainer runs a step of this precision."""
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return torch.autocast(device.type, half, enabled=half is not None)
+
+
 def method_of(module: L.LightningModule) -> Method:
     """Return the method that a Trainer trains."""
     assert isinstance(module, Pretraining)
