@@ -44,6 +44,8 @@ from adco.runs.directory import RunDirectory
 from adco.training.build import make_method, make_views
 from adco.training.rehearsal import Training
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "data": "digits",
     "epochs": 1,

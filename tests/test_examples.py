@@ -13,6 +13,8 @@ import adco
 from adco.config.registry import METHODS
 from adco.data.registry import NAMED
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},

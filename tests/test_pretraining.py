@@ -30,6 +30,8 @@ from adco.runs.directory import RunDirectory
 from adco.training import saving
 from adco.training.errors import NotFiniteError
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]},
     "hidden": 64,

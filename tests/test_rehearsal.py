@@ -18,6 +18,8 @@ from adco.runs.directory import RunDirectory
 from adco.training import rehearsal
 from adco.training.rehearsal import Cost, Training, dry_run, fit_epochs
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
     "hidden": 32,

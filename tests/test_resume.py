@@ -34,6 +34,8 @@ from adco.training.errors import Interrupted
 from adco.training.monitor import Monitor
 from adco.training.saving import StopOnSignal
 
+pytestmark = pytest.mark.slow
+
 STEPS, EPOCHS = 4, 3  # steps an epoch
 LAST = STEPS * EPOCHS
 TINY: dict[str, Any] = {

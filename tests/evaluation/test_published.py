@@ -18,6 +18,8 @@ from adco.evaluation.linear import LinearProbe
 from adco.evaluation.published import Classifier, Images, fit_published_probe
 from adco.optim.players import Schedule
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = (0.3, 0.3, 0.3), (0.4, 0.4, 0.4)
 EPOCHS, BATCH, RATE = 3, 16, 2.0
 

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 import adco
 from adco.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
     "hidden": 32,

@@ -38,7 +38,10 @@ LAYOUTS = {
     "two nodes": ({"devices": 1, "num_nodes": 2}, [{"NODE_RANK": "0"}, {"NODE_RANK": "1"}]),
 }
 BASELINES = ["moco", "simclr", "byol", "simsiam"]
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning's, of torch's
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),  # Lightning's, of torch's
+]
 
 
 class Pixels(nn.Flatten):

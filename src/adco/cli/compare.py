@@ -21,23 +21,7 @@ def compare(arguments: Sequence[str]) -> int:
     from adco.training.errors import Interrupted
 
     if flags.dry_run:
-        from adco.comparison.dry import dry_run
-        from adco.comparison.plan import read_plan
-
-        print_table(
-            ["row", "parameters, M", "MB, batch 8", "finite", "planned steps"],
-            [
-                [
-                    found["row"],
-                    f"{found['parameters']:.1f}",
-                    or_dash(found["megabytes"]),
-                    "yes" if found["finite"] else "no",
-                    or_dash(found["steps"]),
-                ]
-                for found in dry_run(read_plan(flags.recipe))
-            ],
-        )
-        return 0
+        return _dry_run(flags.recipe)
     from adco.comparison import caption, do_one, statements
     from adco.comparison import compare as run_comparison
     from adco.comparison.table import COLUMNS
@@ -56,4 +40,23 @@ def compare(arguments: Sequence[str]) -> int:
     for statement in statements(table):
         print(statement.replace("**", ""))
     print(f"table.json, table.md and table.png are in {out}/")
+    return 0
+
+
+def _dry_run(recipe: str) -> int:
+    """Print a table of the rows, each built and stepped twice on noise."""
+    from adco.comparison.dry import dry_run
+    from adco.comparison.plan import read_plan
+
+    lines = [
+        [
+            found["row"],
+            f"{found['parameters']:.1f}",
+            or_dash(found["megabytes"]),
+            "yes" if found["finite"] else "no",
+            or_dash(found["steps"]),
+        ]
+        for found in dry_run(read_plan(recipe))
+    ]
+    print_table(["row", "parameters, M", "MB, batch 8", "finite", "planned steps"], lines)
     return 0

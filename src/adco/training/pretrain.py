@@ -187,9 +187,8 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
     data, clock, knn = PretrainData(settings, source), TimeLeft(steps), online_knn(settings, source)
     monitor = Monitor(run if is_first_rank() else None, settings=settings, steps=steps, knn=knn, clock=clock)
     checkpoints = Checkpoints(run, backbone_info(settings), every=settings.checkpoint_every, may_save=monitor.may_save)
-    on_terminal = sys.stderr.isatty()
     callbacks: list[L.Callback] = [
-        *([Bar(steps, clock, monitor.latest)] if on_terminal else []),
+        *([Bar(steps, clock, monitor.latest)] if sys.stderr.isatty() else []),
         monitor,  # before the warm start: its first record is of random weights
         *([WarmStart(data)] if settings.images_before_first_step else []),
         clock,
@@ -197,23 +196,7 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
         checkpoints,
     ]
     with quiet_lightning():
-        trainer = L.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            precision=settings.precision if settings.precision != "auto" else None,
-            max_epochs=settings.epochs,
-            accumulate_grad_batches=settings.accumulate,
-            sync_batchnorm=settings.syncs_batch_norm and can_sync_batch_norm(settings.accelerator),
-            use_distributed_sampler=False,
-            logger=TensorBoardLogger(run.path, name="", version="tensorboard") if settings.tensorboard else False,
-            callbacks=callbacks,
-            enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
-            enable_progress_bar=on_terminal,
-            enable_model_summary=False,
-            plugins=[WholeCheckpointIO()],
-            default_root_dir=run.path,
-        )
+        trainer = _make_trainer(settings, run, callbacks)
         if is_first_rank():
             facts = outline(settings, source, method, trainer.strategy.root_device, trainer.world_size)
             print(lines({**facts, "run": str(run.path)}), file=sys.stderr, flush=True)
@@ -229,3 +212,23 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
         run.write_finished()
         print(f"{run.path}: {': '.join(monitor.verdict())}", file=sys.stderr)
     return checkpoints.run
+
+
+def _make_trainer(settings: Used, run: RunDirectory, callbacks: list[L.Callback]) -> L.Trainer:
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        precision=settings.precision if settings.precision != "auto" else None,
+        max_epochs=settings.epochs,
+        accumulate_grad_batches=settings.accumulate,
+        sync_batchnorm=settings.syncs_batch_norm and can_sync_batch_norm(settings.accelerator),
+        use_distributed_sampler=False,
+        logger=TensorBoardLogger(run.path, name="", version="tensorboard") if settings.tensorboard else False,
+        callbacks=callbacks,
+        enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
+        enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
+        enable_model_summary=False,
+        plugins=[WholeCheckpointIO()],
+        default_root_dir=run.path,
+    )
