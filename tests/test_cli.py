@@ -62,6 +62,7 @@ WRONG = [
     (["evaluate", "knn", "--backbone", "vit_tiny_patch16_224", "--data", "digits"], "does not take images of 8 px"),
     (["pretrain", "digits", "--backbone_args", "{layers: [1, 1]}"], "backbone resnet18 does not take images"),
     (["pretrain", "--print-config"], "data is missing"),
+    (["pretrain", "digits", "--batch_norm", "shuffle"], "batch_norm shuffle needs more than one device"),
     (["pretrain", "digits", "--data=cifar10"], "data is given twice, digits and --data cifar10: leave one out"),
     (["pretrain", "digits", "photos"], "unrecognized arguments: photos"),
     (["pretrain", "cifar10_demo"], "data 'cifar10_demo' is a recipe: try adco pretrain --recipe cifar10_demo"),
@@ -205,6 +206,7 @@ def test_help_with_data_says_what_is_chosen_for_it(capsys: pytest.CaptureFixture
         assert "now:" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f"{sys.executable} -m adco pretrain --help | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
@@ -217,6 +219,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert adco.__version__ == version("adco")
 
 
+@pytest.mark.slow
 def test_the_commands_do_what_python_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data", "digits", "--epochs", "1", "--hidden", "16", "--adversaries", "64", "--knn_images", "0"]
     small = ["--backbone_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}", "--batch_size", "360"]
@@ -276,6 +279,7 @@ print(other.getvalue(), end="")
     assert (done.stdout, done.stderr) == ("adco: second\n", "adco: first\n")
 
 
+@pytest.mark.slow
 def test_the_installed_command_exits_with_the_code(tmp_path: Path) -> None:
     code = "from adco.cli.main import main; main()"
     done = subprocess.run(

@@ -137,3 +137,11 @@ def test_fewer_adversaries_turn_as_far_in_a_step() -> None:
         assert rows.grad is not None
         turns.append(float(rows.grad.norm(dim=1).mean()) * defaults.adversary_learning_rate(count, seen))
     assert turns == pytest.approx([turns[0]] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_run_that_ends_with_its_warm_start_is_warned_of(symmetric: bool) -> None:
+    settings: Any = resolved(1_000, batch_size=32, adversaries=64, symmetric=symmetric)
+    (warning,) = settings.warnings(steps=2)
+    assert "fills 64 adversaries in 2 steps, and the run has 2: they are never trained" in warning
+    assert list(settings.warnings(steps=3)) == []

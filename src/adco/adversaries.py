@@ -4,11 +4,11 @@ The encoder minimises the contrastive loss, the adversaries maximise it:
 
     L(q, k, A; τ) = −1/N Σ_i log  exp(q_i·k_i/τ) / ( Σ_j exp(q_i·k_j/τ) + Σ_m exp(q_i·â_m/τ) ),   â = A / ‖A‖
 
-Each has its own temperature, so there are two losses. The encoder loss has no gradient for the adversaries, and the
-adversary loss has none for the encoder. One backward pass of their sum therefore gives both gradients at the same
-point.
+Each evaluates the loss at its own temperature, so there are two losses. The encoder's loss has no gradient for the
+adversaries, and the adversaries' loss has none for the encoder. One backward pass of their sum therefore gives both
+gradients at the same parameters.
 
-Shapes: N queries, M keys (of all ranks), K adversaries, D width.
+Shapes: N queries, M keys (of all ranks), K adversaries, D the width of the embeddings.
 """
 
 from typing import NamedTuple
@@ -21,9 +21,9 @@ from adco.losses.blockwise import TwoPlayerLoss, widened
 
 
 class Adversaries(nn.Module):
-    """A bank of trainable negatives [K, D]. The loss normalises its rows.
+    """A bank of trainable negatives, `weight` [K, D]. The loss normalises its rows.
 
-    Train them with `torch.optim.SGD([{"params": adversaries.parameters(), "maximize": True}], lr=3.0, momentum=0.9,
+    Train it with `torch.optim.SGD([{"params": adversaries.parameters(), "maximize": True}], lr=3.0, momentum=0.9,
     weight_decay=1e-4)`. These are the paper's values.
 
     Args:
@@ -50,8 +50,8 @@ class Adversaries(nn.Module):
 class AdversarialLoss(NamedTuple):
     """The losses of encoder and adversaries, both scalars."""
 
-    encoder: Tensor  # to minimise; has gradients for queries and keys only
-    adversary: Tensor  # to maximise; has gradients for the adversaries only
+    encoder: Tensor  # to minimise; differentiable in queries and keys only
+    adversary: Tensor  # to maximise; differentiable in the adversaries only
 
 
 def adversarial_info_nce(
@@ -66,13 +66,13 @@ def adversarial_info_nce(
 ) -> AdversarialLoss:
     """Return the losses of encoder and adversaries. `(loss.encoder + loss.adversary).backward()` gives both gradients.
 
-    Both are computed in one blockwise pass, in float32 or wider even under autocast. Each loss can be differentiated
-    once.
+    Both are computed in one blockwise pass, in float32 or wider even under autocast. They support one backward pass,
+    and no second derivatives (`create_graph=True`).
 
     Args:
         queries: [N, D] unit-norm embeddings.
-        keys: [M, D] unit-norm embeddings, M ≥ N; query i's positive is row `first_positive` + i.
-        adversaries: [K, D] unnormalised weights; they are normalised here.
+        keys: [M, D] unit-norm embeddings, M ≥ N; the positive of query i is row `first_positive` + i.
+        adversaries: [K, D] rows of any norm; they are normalised here.
         temperature: τ of the encoder's loss (paper: 0.12; 0.14 with K = 8 192 and a symmetric loss).
         adversary_temperature: τ_adv of the adversaries' loss (paper: 0.02; 0.03 with K = 8 192 and a symmetric loss).
         first_positive: row of the first query's positive; N times the global rank if keys come from all ranks.
@@ -91,13 +91,13 @@ def adversarial_info_nce(
         raise ValueError(
             f"first_positive {first_positive} is out of range for {len(queries)} queries and {len(keys)} keys"
         )
-    if not (temperature > 0 and adversary_temperature > 0):  # NaN too
+    if not (temperature > 0 and adversary_temperature > 0):  # also raises for NaN
         raise ValueError(f"temperatures must be positive, got {temperature} and {adversary_temperature}")
     dtype = widened(queries.dtype, min(temperature, adversary_temperature))
-    rows = [tensor.to(dtype) for tensor in (queries, keys, adversaries)]
+    inputs = [tensor.to(dtype) for tensor in (queries, keys, adversaries)]
     if not torch.is_grad_enabled():
-        rows = [tensor.detach() for tensor in rows]
+        inputs = [tensor.detach() for tensor in inputs]
     # With cosines rounded to bfloat16, the adversaries' gradient would be off by 15 % at τ_adv = 0.02.
     with torch.autocast(queries.device.type, enabled=False):
-        losses = TwoPlayerLoss.apply(*rows, temperature, adversary_temperature, first_positive, in_batch_negatives)
+        losses = TwoPlayerLoss.apply(*inputs, temperature, adversary_temperature, first_positive, in_batch_negatives)
     return AdversarialLoss(*losses)

@@ -336,6 +336,7 @@ def test_where_things_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert user_cache() == Path.home() / ".cache" / "adco"
 
 
+@pytest.mark.slow
 def test_the_real_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     if not (data_directory() / "cifar10.npz").is_file():

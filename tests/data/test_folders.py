@@ -267,6 +267,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_left_out(monkeypatch: pytes
         assert opened().classes == ("cat", "dog")
 
 
+@pytest.mark.slow
 def test_a_run_says_what_its_images_and_classes_are(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     import adco
 

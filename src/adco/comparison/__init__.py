@@ -1,4 +1,4 @@
-"""Comparison of methods: train and evaluate every row with every seed under equal conditions, and write one table.
+"""Comparison of methods: train and evaluate every row with every seed under the same conditions, and write one table.
 
     compare("cifar10_table5", Path("runs/cifar10_table5"))
 
@@ -52,7 +52,7 @@ BUSY = 75  # exit code if another process is already working on the run (EX_TEMP
 
 
 class RunsFailed(AdcoError):
-    """Some runs of a comparison failed; all other runs are finished or left to other processes."""
+    """Some runs of a comparison failed. The others are finished, or other processes are working on them."""
 
 
 def compare(recipe: str | Path, out: Path) -> Table:
@@ -62,7 +62,7 @@ def compare(recipe: str | Path, out: Path) -> Table:
     then with the second, and so on. If a run fails, the remaining runs are still done.
 
     Args:
-        recipe: name of a comparison of the package, or a YAML file; see `adco.comparison.plan`.
+        recipe: name of a comparison in the package, or a YAML file; see `adco.comparison.plan`.
         out: directory for the runs and the table.
 
     Raises:
@@ -89,7 +89,7 @@ def compare(recipe: str | Path, out: Path) -> Table:
             continue
         _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
         code = 0
-        for _ in range(1 + len(KINDS)):  # one subprocess for training and at most one for each evaluation
+        for _ in range(1 + len(KINDS)):  # stages: training, and at most one for each kind of evaluation
             if not code and not is_done(run, plan):
                 code = _run_subprocess(recipe, out, run)
         if code == BUSY:
@@ -104,11 +104,11 @@ def compare(recipe: str | Path, out: Path) -> Table:
 
 
 def do_one(recipe: str | Path, out: Path, name: str) -> int:
-    """Do the next step of one run: start or resume its training, or evaluate it if it is trained.
+    """Do the next stage of one run: start or resume its training, or evaluate it if it is trained.
 
-    Training and the SGD linear probe are separate steps, because each may start processes on several devices. The
-    floors are evaluated with the plan's first run only. They are baselines that every row should beat: raw pixels, and
-    the same network with random weights.
+    Training and the SGD linear probe are separate stages, because each may start processes on several devices. The
+    floors, baselines that every row should beat (raw pixels, and the same network with random weights), are evaluated
+    only with the plan's first run.
 
     Args:
         recipe, out: as in `compare`.
@@ -141,11 +141,14 @@ def do_one(recipe: str | Path, out: Path, name: str) -> int:
 
 
 def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
-    """Run the evaluations that have no result yet. Only rank 0 runs them, except the SGD linear probe."""
+    """Run the evaluations that have no result yet: all of them, or, with protocol sgd, only the next one.
+
+    The SGD linear probe runs on all ranks, everything else on rank 0.
+    """
     done = results(run.path, plan)
     kinds = [kind for kind in KINDS if kind not in done]
     if plan.protocol == "sgd":
-        kinds = kinds[:1]  # one at a time: kNN runs on rank 0, the SGD linear probe on all ranks
+        kinds = kinds[:1]
     on_all_ranks = plan.protocol == "sgd" and kinds == ["linear"]
     if kinds and (on_all_ranks or is_first_rank()):
         settings = EvaluateSettings(data=plan.evaluate_on, floors=floors, protocol=plan.protocol)
@@ -161,7 +164,7 @@ def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:
         Interrupted: this process received a signal; it was forwarded, and the subprocess has ended.
     """
     command = [sys.executable, "-m", "adco", "compare", str(recipe), "--out", str(out), "--only", run.name]
-    process = subprocess.Popen(command, start_new_session=True)  # gets Ctrl-C only once, forwarded from here
+    process = subprocess.Popen(command, start_new_session=True)  # so that Ctrl-C reaches it only through `forward`
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:

@@ -104,7 +104,7 @@ def check_same(row: Row, run: RunDirectory, asked: Mapping[str, Any]) -> None:
     if not run.config.is_file():
         return
     config = run.read_config()
-    asked = {**asked, **dict.fromkeys(row.settings.chosen_for_devices(config))}  # None: not compared
+    asked = {**asked, **dict.fromkeys(row.settings.limited_by_devices(config))}  # None: not compared
     name = first_difference(row.settings, config, asked)
     if name:
         difference = f"was started with {name} {config.get(name)}, but the comparison has {asked[name]}"

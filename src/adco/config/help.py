@@ -26,7 +26,7 @@ def pretrain_help(
 
     Args:
         settings: of the method.
-        types: the type of each setting, as asked.
+        types: the type of each setting, before it is resolved.
         actions: of the parser.
         chosen: the settings chosen for the user's data; empty if the data is not known.
     """

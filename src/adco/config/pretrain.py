@@ -1,7 +1,8 @@
 """The settings of a pretraining run, and the hooks by which a method adds its own.
 
-A method's settings are a subclass of `PretrainSettings` in the method's file: its fields, its defaults, and what the
-rest of the package needs to know of the method. Nothing outside that file asks which method it is.
+A method's settings are a subclass of `PretrainSettings` in the method's file. It has the method's own fields and
+defaults, and overrides what the rest of the package needs to know about the method. No code outside that file tests
+which method it is.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ Crop: TypeAlias = tuple[int, float, float]  # size in pixels, smallest and large
 class RunLength:
     """The size of a run, from which defaults are chosen."""
 
-    images: int  # in the training set
+    images: int  # number of training images
     batch_size: int
     epochs: int
 
@@ -53,7 +54,7 @@ class RunLength:
 
     @property
     def images_seen(self) -> int:
-        """Images over all epochs."""
+        """Number of images seen, summed over all epochs."""
         return self.epochs * self.images
 
 
@@ -86,7 +87,7 @@ class PretrainSettings(
 
     TOPIC: ClassVar[str] = "method"
 
-    # What the method's authors published, and its learning rate with muon (docs/results.md).
+    # What the method's authors published. MUON_LEARNING_RATE is from a search (docs/results.md).
     OPTIMIZER: ClassVar[Optimizer] = "sgd"
     LEARNING_RATE: ClassVar[float] = 0.03  # for a batch of 256 images
     FINAL_LEARNING_RATE: ClassVar[float] = 0.0  # at the end of the cosine, as a share of the learning rate
@@ -104,28 +105,31 @@ class PretrainSettings(
             raise InputError(f"warmup_epochs {self.warmup_epochs} must be at most epochs {self.epochs}")
 
     def choose(self, run: RunLength) -> dict[str, Any]:
-        """Return a value for each setting of the method that depends on the run. Those that are set are not
-        replaced."""
+        """Return values for the method's settings that depend on the run. They are used where the user set none."""
         return {}
 
     def choose_for_devices(self, devices: Devices) -> dict[str, Any]:
-        """Return the settings of the method that depend on the devices, in place of the values they have.
+        """Return values for the method's settings that depend on the devices. They replace those the user set, too.
 
         Raises:
             InputError: if a setting is not possible on these devices.
         """
         return {}
 
-    def chosen_for_devices(self, used: Mapping[str, Any]) -> set[str]:
-        """Return the names of the settings that a run had to choose for its devices, whatever was asked.
+    def limited_by_devices(self, used: Mapping[str, Any]) -> set[str]:
+        """Return the names of the settings for which `choose_for_devices` could not keep the user's value.
 
         Args:
-            used: the settings of the run by name.
+            used: the resolved settings of the run, by name.
         """
         return set()
 
     def for_one_device(self, processes: int) -> Self:
-        """Return settings for one device's share of the work, without communication between the processes."""
+        """Return settings for one device's share of the work, without communication between processes.
+
+        Args:
+            processes: number of processes of the whole run.
+        """
         return self
 
     def build(self: "PretrainSettings[Never]", backbone: "nn.Module", width: int, common: "Common") -> "Method":
@@ -134,16 +138,16 @@ class PretrainSettings(
         Args:
             backbone: maps images to features of the given width.
             width: F, the width of the features.
-            common: what all methods are built with.
+            common: the arguments that all methods have in common.
         """
         raise NotImplementedError
 
     def warnings(self: "PretrainSettings[Never]", steps: int) -> Iterable[str]:
-        """Return warnings about a run of so many steps."""
+        """Return warnings about a run with this number of steps."""
         return ()
 
     def note(self, history: "Sequence[Record]") -> "Note | None":
-        """Return what is wrong with the method's own parts, given the records of a run; None if nothing is."""
+        """Return a problem of the method's own parts, such as AdCo's adversaries, found in a run's records, or None."""
         return None
 
     @property
@@ -163,22 +167,22 @@ class PretrainSettings(
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether both views are queries, or predicted."""
+        """Whether the loss uses both views in the same way: both are queries, or both are predicted."""
         return True
 
     @property
     def negatives(self) -> int | None:
-        """How many negatives there are beside the batch; None for methods without."""
+        """Number of negatives that are not from the batch; None for methods without such negatives."""
         return None
 
     @property
     def trains_negatives(self) -> bool:
-        """Whether the negatives are trained."""
+        """Whether these negatives are trained."""
         return False
 
 
-Asked: TypeAlias = PretrainSettings[None]
-Used: TypeAlias = PretrainSettings[Never]
+Asked: TypeAlias = PretrainSettings[None]  # as the user gave them: some may be None
+Used: TypeAlias = PretrainSettings[Never]  # resolved: none is None
 
 
 def topics(settings: type[PretrainSettings[Any]]) -> dict[str, list[str]]:
@@ -188,7 +192,7 @@ def topics(settings: type[PretrainSettings[Any]]) -> dict[str, list[str]]:
     fields = {field.name for field in dataclasses.fields(settings)}
     found = {PretrainSettings.TOPIC: ["method"]}
     seen = {"method"}
-    for kind in (*shared, *own):  # a method's own default of a shared setting does not move the setting
+    for kind in (*shared, *own):  # a shared setting that a method redefines stays in its shared topic
         new = [name for name in kind.__annotations__ if name in fields - seen]
         if new:
             found[kind.TOPIC] = new
@@ -197,8 +201,11 @@ def topics(settings: type[PretrainSettings[Any]]) -> dict[str, list[str]]:
 
 
 def to_dict(settings: PretrainSettings[Any]) -> dict[str, Any]:
-    """Return the content of `config.yaml`: all settings but `out`, where that file is, and `minutes`, now `epochs`."""
-    names = [name for of_topic in topics(type(settings)).values() for name in of_topic]
+    """Return the content of `config.yaml`: all settings except `out` and `minutes`.
+
+    `out` is the folder of that file, and `minutes` has been replaced by a number of epochs.
+    """
+    names = [name for in_topic in topics(type(settings)).values() for name in in_topic]
     return {name: _plain(getattr(settings, name)) for name in names if name not in ("out", "minutes")}
 
 

@@ -1,4 +1,4 @@
-"""From settings as asked to settings as used: every unset setting gets a value, for the images and the devices."""
+"""Resolve settings: choose a value for every unset one, depending on the images, the run's length and the devices."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from adco.data.sources import ArraySource, Source
 from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
 from adco.errors import InputError
 
-MOST_WORKERS = 16  # per node: they make views of 4 000 photographs per second
+MOST_WORKERS = 16  # per process: they make views of 4 000 photographs per second
 
 
 def resolve(settings: Asked, source: Source) -> Used:
@@ -25,10 +25,10 @@ def resolve(settings: Asked, source: Source) -> Used:
 
 
 def as_used(settings: Asked) -> Used:
-    """Return the settings if none is unset, such as those of a config.yaml.
+    """Return the same settings, typed as resolved, after a check that none is unset. config.yaml has such settings.
 
     Raises:
-        InputError: if one is unset.
+        InputError: if a setting is unset.
     """
     for field in fields(settings):
         if getattr(settings, field.name) is None:
@@ -69,15 +69,18 @@ def resolve_for_images(settings: Asked, source: Source) -> Asked:
 
 
 def _optimization(settings: Asked, run: RunLength) -> dict[str, Any]:
-    """Choose the optimizer, and the rest for it. Rates of SGD and LARS are published for a batch of 256 images and are
-    proportional to the batch; Muon's is the same for every batch."""
+    """Choose the optimizer, and the learning rate, warm-up and weight decay that go with it.
+
+    The learning rates of SGD and LARS are published for a batch of 256 images and are scaled in proportion to the batch
+    size. Muon's is the same for every batch size.
+    """
     optimizer = settings.optimizer or defaults.optimizer(settings.OPTIMIZER, run.images_seen)
     if optimizer == "muon":
-        chosen, warmup_epochs = settings.MUON_LEARNING_RATE, min(1.0, run.epochs / 20)
+        rate, warmup_epochs = settings.MUON_LEARNING_RATE, min(1.0, run.epochs / 20)
     else:
-        chosen = settings.LEARNING_RATE * run.batch_size / 256
+        rate = settings.LEARNING_RATE * run.batch_size / 256
         warmup_epochs = min(settings.WARMUP_EPOCHS, run.epochs / 10)
-    learning_rate = settings.learning_rate or chosen
+    learning_rate = settings.learning_rate or rate
     published = optimizer == settings.OPTIMIZER
     return {
         "optimizer": optimizer,
@@ -112,7 +115,7 @@ def _for_devices(settings: Asked, source: Source) -> Asked:
 
 
 def _unless_set(settings: Asked, chosen: Mapping[str, Any]) -> Asked:
-    """Return the settings with these values for those that are unset."""
+    """Return the settings with `chosen` filled in where they are unset."""
     return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
 
 
@@ -132,16 +135,16 @@ def _warn_of_enlargement(image_size: int, source: Source) -> None:
 
 
 def default_image_size(source: Source) -> int:
-    """Return the median shorter side of the images up to 64 px; above, the next multiple of 32 below it, at most 224.
+    """Return the median of the images' shorter sides, above 64 px rounded down to a multiple of 32, at most 224.
 
-    Most CNNs halve an image five times: 32 px become one pixel of their last feature map.
+    32, because most CNNs halve the size of an image five times.
     """
     side = source.shorter_side
     return side if side <= defaults.SMALL_IMAGE else min(224, side // 32 * 32)
 
 
 def default_workers(source: Source, processes: int) -> int:
-    """Return the loader workers of a process: one per core, shared by the processes of a node."""
+    """Return the number of loader workers of a process: the machine's cores are divided among its processes."""
     if isinstance(source, ArraySource):
         return 0  # making views of images in memory takes less time than moving them between processes
     return min(MOST_WORKERS, max(1, cores() // max(1, processes)))

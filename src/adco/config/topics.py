@@ -3,8 +3,9 @@
 The topics are the sections of `adco pretrain --help`. `PretrainSettings` inherits from all of them, so every setting
 has one flat name as a flag, as a key of a recipe and as a Python keyword.
 
-The type parameter `Unset` tells settings as asked from settings as used. As asked, it is None: a setting of type
-`int | Unset` may be unset, and is then chosen for the images. As used, it is Never: no setting is unset.
+The type parameter `Unset` distinguishes settings as the user gave them from resolved settings. As given, it is None: a
+setting of type `int | Unset` may be None, and a value is then chosen for the images. Resolved, it is Never: no setting
+is None. (`Asked` and `Used` in `pretrain.py` are names for these two types.)
 
 Sources: "paper" is AdCo (arXiv 2011.08435) with its appendix, "published code" its authors' release, "MoCo v2" is
 arXiv 2003.04297, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
@@ -23,8 +24,8 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 Optimizer = Literal["sgd", "muon", "lars"]
 Stem = Literal["auto", "cifar", "standard"]
 
-Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as asked, Never in settings as used
-CHOSEN: Any = None  # the default of a setting whose value is chosen for the images and the length of the run
+Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as given, Never in resolved ones
+CHOSEN: Any = None  # the default of a setting whose value is chosen for the images, the run's length and the machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +43,11 @@ class DataSettings(Topic, Generic[Unset]):
     """What to train on.
 
     Args:
-        data: a folder of images, or a named set: cifar10, fashion-mnist or digits (a name with -validation behind it
-            holds out some training images as the test split, to choose settings by). Required. Training never uses
-            the labels.
-        class_level: which level of folders below the data folder (or below its train/) holds the classes: 1 for the
-            folders directly in it, 2 for the folders in those; 0 for the first level with at least two folders.
+        data: a folder of images, or a named set: cifar10, fashion-mnist or digits. With the suffix -validation, as in
+            cifar10-validation, a fifth of the set's training images becomes the test split, for choosing settings.
+            Required. Training never uses the labels.
+        class_level: level of the folders that are the classes: 1 for the folders directly in the data folder (or in
+            its train/), 2 for the folders in those; 0 for the first level with at least two folders.
         max_unreadable: the share of damaged files, 0 to 1, above which the run stops before training.
     """
 
@@ -63,9 +64,8 @@ class DataSettings(Topic, Generic[Unset]):
 
     def require_data(self) -> str:
         """Return the data, or raise an InputError that says what to give."""
-        if (
-            self.data is None or self.data == ""
-        ):  # an empty name would mean the current folder: typically an unset shell variable
+        # An empty name, often that of an unset shell variable, would mean the current folder.
+        if self.data is None or self.data == "":
             raise InputError(
                 "data is missing: give a folder of images (adco pretrain photos/) or one of cifar10, fashion-mnist, "
                 "digits; adco demo shows an example"
@@ -75,20 +75,20 @@ class DataSettings(Topic, Generic[Unset]):
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Topic, Generic[Unset]):
-    """How long to train, in which steps, and where to write.
+    """How long to train, the size of a step, and where to write.
 
     Args:
         out: the run directory; by default runs/METHOD-DATA-TIME.
         seed: seed of all random numbers: weights, order of the images, views.
-        epochs: passes over the images (paper: 200). A run that sees fewer than 25 million images, summed over all
-            epochs, is called short below.
-        minutes: time limit of the run. A limit chooses the number of epochs that fit, in place of `epochs`.
+        epochs: passes over the images (paper: 200). A run that sees fewer than 25.6 million images, summed over all
+            epochs, is called a short run below.
+        minutes: time limit of the run in minutes: as many whole epochs are trained as fit, in place of `epochs`.
         batch_size: images per step, over all devices together (paper: 256). Chosen: 256; with fewer than eight steps
             per epoch a smaller power of two, but at least 32.
-        accumulate: number of batches whose gradients are added up before each step. It divides the batch; it does not
-            enlarge it.
-        workers: processes per device that make views. Chosen: 0 for images in memory, otherwise one per core, at most
-            16.
+        accumulate: number of parts into which the batch of a step is divided to save memory; their gradients are added
+            up.
+        workers: processes per device that make views. Chosen: 0 for images in memory; otherwise the cores of the
+            machine divided by its devices, at most 16.
     """
 
     TOPIC: ClassVar[str] = "run"
@@ -117,8 +117,8 @@ class NetworkSettings(Topic):
     """The backbone.
 
     Args:
-        backbone: name of any CNN of timm (paper: resnet50; resnet18 trains on a laptop).
-        backbone_args: further arguments of timm.create_model, such as {channels: [32, 64, 128, 256]}.
+        backbone: name of a timm model, such as a CNN (paper: resnet50; resnet18 can be trained on a laptop).
+        backbone_args: further arguments for timm.create_model, such as {channels: [32, 64, 128, 256]}.
         stem: the first layers of the backbone. standard: as timm builds them; cifar: adapted to small images (ResNet: a
             3x3 convolution of stride 1 without max-pool; other CNNs: the strides of the stem set to 1); auto: cifar up
             to an image_size of 64, else standard. Networks without such layers, such as vision transformers, are left
@@ -137,11 +137,12 @@ class ViewSettings(Topic, Generic[Unset]):
     """The random views of an image.
 
     Args:
-        image_size: side of a view in pixels. Chosen: the images' own size up to 64; above 64 the next multiple of 32
-            below their size, at most 224 (paper).
+        image_size: side of a view in pixels. Chosen: the median of the images' shorter sides, above 64 px rounded down
+            to a multiple of 32, at most 224 (paper).
         test_image_size: side of an image at test time, in pixels. Chosen: image_size.
         crop_scale: smallest and largest share of the image's area that a crop covers (paper).
-        brightness: strength of the brightness jitter: factors of 1 ± brightness (MoCo v2, as are all colours below).
+        brightness: strength of the brightness jitter: factors of 1 ± brightness (MoCo v2, like the settings from here
+            to flip_probability).
         contrast: strength of the contrast jitter: factors of 1 ± contrast.
         saturation: strength of the saturation jitter: factors of 1 ± saturation.
         hue: largest rotation of the hue, as a share of the colour circle.
@@ -149,8 +150,8 @@ class ViewSettings(Topic, Generic[Unset]):
         grayscale_probability: probability that a view is converted to grey.
         blur_probability: probability that a view is blurred, with a sigma of 0.1 to 2 px.
         flip_probability: probability that a view is mirrored.
-        mean: mean of red, green and blue in 0 to 1, which is subtracted (ImageNet's).
-        std: standard deviation of red, green and blue, by which views are divided (ImageNet's).
+        mean: mean of the red, green and blue pixel values in [0, 1], which is subtracted from views (ImageNet's).
+        std: standard deviation of the same values, by which views are divided (ImageNet's).
     """
 
     TOPIC: ClassVar[str] = "views"
@@ -217,8 +218,8 @@ class OptimizationSettings(Topic, Generic[Unset]):
         learning_rate: learning rate of the encoder after the warm-up. Chosen: with muon the best of a search on
             CIFAR-10, 0.05 to 0.2; else the published one, per 256 images of the batch: 0.03 (paper; MoCo v2), 0.3
             (SimCLR), 0.2 (BYOL), 0.05 (SimSiam).
-        final_learning_rate: learning rate at the end of the cosine. Chosen: a fiftieth of learning_rate for adco
-            (published code: 6e-4), 0 for the others.
+        final_learning_rate: learning rate at the end of the cosine schedule. Chosen: a fiftieth of learning_rate for
+            adco (published code: 6e-4), 0 for the others.
         warmup_epochs: epochs of linear warm-up from 0; may be a fraction. Chosen: with muon a twentieth of the run, at
             most one epoch; else as published: 10 epochs but at most a tenth of the run (SimCLR, BYOL), or none.
         weight_decay: weight decay of the encoder; lars leaves out biases and norms. Chosen: 1e-4 (paper; MoCo v2,
@@ -248,7 +249,7 @@ class HardwareSettings(Topic, Generic[Unset]):
         accelerator: where to train: auto, cpu, gpu or mps.
         devices: auto, or the number of devices per node.
         num_nodes: number of machines, started by torchrun or SLURM.
-        precision: auto for bf16 where the device supports it in hardware, else 32 bits (16-mixed on older GPUs).
+        precision: auto takes bf16-mixed where the hardware supports it, 16-mixed on older GPUs, else 32-true.
         channels_last: whether images have the channels-last memory format. Chosen: true, which is faster on CPU and
             CUDA.
     """
@@ -271,9 +272,9 @@ class RecordSettings(Topic, Generic[Unset]):
     """What is recorded and saved, and when.
 
     Args:
-        log_every: steps between records in metrics.jsonl. Chosen: 200 records per run, at most 20 steps apart.
-        stop_when_collapsed: whether to end a run with an error when its embeddings have been collapsed for a twentieth
-            of its steps.
+        log_every: steps between records in metrics.jsonl. Chosen: a two-hundredth of the run's steps, at most 20.
+        stop_when_collapsed: whether to end the run with an error when its embeddings have been collapsed for a
+            twentieth of its steps.
         checkpoint_every: steps between checkpoints. Chosen: one checkpoint per epoch.
         knn_images: number of labelled images for the kNN at the end of each epoch; 0 for no kNN.
         tensorboard: whether to write TensorBoard events into the run directory as well.

@@ -1,7 +1,8 @@
-"""Batches of augmented views. The order of the images and the augmentation are functions of (seed, position).
+"""Batches of augmented views. The images of a batch and their augmentation are functions of (seed, position).
 
-The position is the number of batches since the start of the run. The batch at a position does not depend on the number
-of workers or on where the run was interrupted. A run resumes by continuing at the position it had reached.
+The position of a batch is the number of batches before it since the start of the run. The batch at a position does not
+depend on the number of workers or on where the run was interrupted. A resumed run continues at the position it had
+reached.
 """
 
 import signal
@@ -20,9 +21,9 @@ from adco.data.views import View, views_of
 
 
 class Place(NamedTuple):
-    """Position and images of a batch: all a worker needs to make the batch."""
+    """Position and images of a batch: all that a worker needs to know to make the batch."""
 
-    position: int  # batches since the start of the run
+    position: int  # number of batches before this one since the start of the run
     epoch: int
     indices: np.ndarray[tuple[int], np.dtype[np.int64]]  # [n], indices of the images in their source
 
@@ -30,8 +31,8 @@ class Place(NamedTuple):
 class Order(Sampler[list[Place]]):
     """The order of the images: one permutation per epoch, drawn from (seed, epoch). Rank r gets part r of each batch.
 
-    The only state is the position. It advances with each batch that is handed out, because the consumer may stop in
-    the middle of an epoch. It is not reset at the end of an epoch.
+    The only state is the position. It advances with each batch that is yielded, so that iteration can stop in the
+    middle of an epoch and continue there. It is not reset at the end of an epoch.
 
     Args:
         length: number of images in the source.
@@ -65,8 +66,8 @@ class Order(Sampler[list[Place]]):
         epoch, first = divmod(self.position, len(self))
         order = permutation(self.seed, epoch, length=self.length)
         share = self.batch_size // self.world_size
-        for number in range(first, len(self)):
-            start = number * self.batch_size + self.rank * share
+        for batch in range(first, len(self)):
+            start = batch * self.batch_size + self.rank * share
             place = Place(self.position, epoch, order[start : start + share])
             self.position += 1
             yield [place]
@@ -85,7 +86,8 @@ class _BatchMaker(Dataset[Batch]):
         return Batch(views, torch.from_numpy(place.indices), place.position)
 
 
-def _first(batches: list[Batch]) -> Batch:
+def _only(batches: list[Batch]) -> Batch:
+    """Collate a list of one item, which is a whole batch already."""
     return batches[0]
 
 
@@ -117,7 +119,7 @@ class Loader(DataLoader[Batch]):
         super().__init__(
             _BatchMaker(source, views, order.seed),
             batch_sampler=order,
-            collate_fn=_first,  # each item is a whole batch already
+            collate_fn=_only,
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
@@ -140,7 +142,7 @@ class Loader(DataLoader[Batch]):
         """Make the batch at this position the next one."""
         self.order.position = position
 
-    # Lightning treats a loader with these two methods as resumable. They save nothing, because the training code passes
+    # Lightning treats a loader with these two methods as resumable. They save nothing, because `PretrainData` passes
     # the position to `Order`.
     def state_dict(self) -> dict[str, Any]:
         return {}

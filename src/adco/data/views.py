@@ -1,9 +1,9 @@
 """Views of images: random crops with colour jitter for training, a centre crop for testing.
 
-The random numbers of a view are functions of (seed, epoch, image, view), see `draws.py`. The parameters are drawn here,
-for a whole batch at once; `pixels.py` applies them to the pixels.
+The random numbers of a view are functions of (seed, epoch, image, number of the view), see `draws.py`. The parameters
+are drawn here, for a whole batch at once; `pixels.py` applies them to the pixels.
 
-Shapes: B images in the batch, S the size of a view, H and W the height and width of an image, all in pixels.
+Shapes: B images in the batch; S the side of a view, H and W the height and width of an image, in pixels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,10 +27,10 @@ _ORDERS = np.array(list(permutations(range(4))))  # [24, 4], all orders of brigh
 class View:
     """The augmentation of one view: the distribution that its parameters are drawn from.
 
-    The defaults are those of MoCo v2, which AdCo's paper uses too: 224 px, the same distribution for both views.
+    The defaults are those of MoCo v2, which AdCo's paper also uses: 224 px, the same distribution for both views.
     """
 
-    size: int = 224
+    size: int = 224  # side in pixels
     scale: tuple[float, float] = (0.2, 1.0)  # smallest and largest area of the crop, as a share of the image
     brightness: float = 0.4  # factor from 1 − 0.4 to 1 + 0.4; likewise contrast and saturation
     contrast: float = 0.4
@@ -39,7 +39,7 @@ class View:
     jitter_probability: float = 0.8
     grayscale_probability: float = 0.2
     blur_probability: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)  # smallest and largest, in pixels
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # smallest and largest standard deviation of the blur, in pixels
     flip_probability: float = 0.5
 
 
@@ -59,15 +59,15 @@ class Draws:
 def draw(
     view: View, sizes: NDArray[np.int64], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64], number: int
 ) -> Draws:
-    """Draw the parameters of view `number` of each image.
+    """Draw the parameters of one view of each image.
 
     Args:
-        view: the augmentation.
+        view: the distribution to draw from.
         sizes: [B, 2], heights and widths of the images in pixels.
         seed: the seed of the run.
         epoch: [B], the epoch in which each image is used.
         image: [B], the index of each image in its source.
-        number: index of the view among the views of an image.
+        number: number of the view: 0, 1, …
     """
     u = uniform(seed, epoch, image, number, draws=32)
     strengths = np.array([view.brightness, view.contrast, view.saturation, view.hue])
@@ -88,7 +88,7 @@ def _crop_boxes(sizes: NDArray[np.int64], scale: tuple[float, float], u: NDArray
     """Draw crop boxes as torchvision's RandomResizedCrop does (Szegedy et al. 2015; aspect ratio 3/4 to 4/3).
 
     The first of ten random boxes that fits into the image is used. If none fits, the largest centre crop with an
-    allowed aspect ratio is used. `u` [B, 22] holds uniform random numbers: 10 areas, 10 aspect ratios, top, left.
+    allowed aspect ratio is used. `u` [B, 22] holds uniform random numbers for 10 areas, 10 aspect ratios, top, left.
     """
     height, width = sizes[:, :1], sizes[:, 1:]
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, :10])
@@ -166,7 +166,7 @@ def test_view(images: Images, size: int) -> Tensor:
 
 def _centre(image: Image.Image, size: int) -> Tensor:
     if image.size != (size, size):
-        side = min(image.size) * 224 / 256  # of the square crop, in pixels of the image
+        side = min(image.size) * 224 / 256  # side of the square crop, in pixels of the image
         left, top = (image.width - side) / 2, (image.height - side) / 2
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

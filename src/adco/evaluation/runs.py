@@ -1,6 +1,6 @@
 """Evaluation of a run's backbone, or of any timm network, on labelled images.
 
-Floors are the scores of raw pixels and of the same network with random weights: the baselines that a trained backbone
+Floors are the scores of raw pixels and of the same network with random weights: baselines that a trained backbone
 should beat.
 """
 
@@ -49,13 +49,14 @@ def evaluate_run(kind: Kind, run: Path | None, settings: EvaluateSettings) -> di
 
     Args:
         kind: "knn" or "linear".
-        run: run directory, checkpoint or backbone.safetensors; None is the newest run, or the network named by
-            `settings.backbone`.
+        run: run directory, checkpoint or backbone.safetensors. If None, the network named by `settings.backbone` is
+            evaluated, or the newest run if none is named.
         settings: data and settings of the evaluation.
 
     Returns:
-        The backbone's scores as `Scores.to_json`, with those of the floors under "floors". If a run is evaluated, they
-        are also written to its `results/KIND-DATA.json` (see `results.py`), with a picture of the confusion matrix.
+        The backbone's scores as returned by `Scores.to_json`, with those of the floors under "floors". If a run is
+        evaluated, they are also written to its `results/KIND-DATA.json` (see `results.py`), with a picture of the
+        confusion matrix.
 
     Raises:
         InputError: a setting is invalid, or the images have no labels.
@@ -73,19 +74,19 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
     settings.check()
     device = _device(settings)
     if settings.backbone:
-        directory, backbone, defaults = None, None, {}
+        directory, backbone, run_settings = None, None, {}
         if run:
             raise InputError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
         if settings.data is None:
             raise InputError(f"backbone {settings.backbone} needs --data: the labelled images to evaluate it on")
     else:
         directory, backbone, info = _open_run(run)
-        # without --data, the run's own data is read with the run's settings
-        defaults = {} if settings.data else directory.read_config()
-    data = settings.data or defaults["data"]
-    class_level = defaults.get("class_level", 0) if settings.class_level is None else settings.class_level
+        # Without --data, the run's own data is read, in the same way as for the run.
+        run_settings = {} if settings.data else directory.read_config()
+    data = settings.data or run_settings["data"]
+    class_level = run_settings.get("class_level", 0) if settings.class_level is None else settings.class_level
     max_unreadable = (
-        defaults.get("max_unreadable", 0.01) if settings.max_unreadable is None else settings.max_unreadable
+        run_settings.get("max_unreadable", 0.01) if settings.max_unreadable is None else settings.max_unreadable
     )
     train, test = _open_splits(data, max_unreadable, class_level, directory, settings)
     if is_first_rank():
@@ -125,7 +126,7 @@ def evaluate_kinds(kinds: list[Kind], run: Path | None, settings: EvaluateSettin
 
 
 def _device(settings: EvaluateSettings) -> str:
-    """Return the device to evaluate on; raise ValueError if it is not available."""
+    """Return the device to evaluate on; raise InputError if it is not available."""
     device = settings.device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
@@ -139,7 +140,7 @@ def _open_splits(
 ) -> tuple[Source, Source]:
     """Open the training and test images.
 
-    If the run's own data has no labels or no longer exists, the error also says why that data was used.
+    If `data` is the run's own, because --data was not given, an error says so.
     """
     try:
         return open_splits(data, max_unreadable, class_level)
@@ -171,7 +172,7 @@ def _sgd_probe_scores(
 def _all_features(
     backbone: nn.Module, info: BackboneInfo, size: int, floors: bool, device: str
 ) -> Iterator[tuple[str, nn.Module | None, Callable[[Source], Features]]]:
-    """Yield (name, network, feature extractor) for the trained backbone, then for the floors if asked for.
+    """Yield (name, network, feature extractor) for the trained backbone and, if `floors`, for each floor.
 
     The network is None for raw pixels. Each extractor maps a source to its features and caches them.
     """
@@ -257,5 +258,5 @@ def _named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modu
             raise InputError(
                 f"weights {path} do not fit {settings.backbone}: {' '.join(str(error).split())}"
             ) from error
-    feature_width(backbone, settings.backbone, image_size)  # raises if the network does not accept this image size
+    feature_width(backbone, settings.backbone, image_size)  # only a check that the network accepts this image size
     return backbone, info

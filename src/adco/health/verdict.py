@@ -1,4 +1,4 @@
-"""The verdict on a run: whether it is learning, collapsing or neither, judged from its records.
+"""The verdict on a run: whether it is learning, collapsing or neither, as its records show.
 
 Pure functions of plain numbers. What to try after a bad verdict is in `advice.py`.
 """
@@ -27,35 +27,36 @@ Word = Literal[
 
 
 class Verdict(NamedTuple):
-    """A verdict: one word, and the numbers that justify it."""
+    """A verdict: its name, and the numbers that justify it."""
 
     word: Word
     reason: str
 
 
-# Values a curve needs before its trend is judged. Simulated on noise without a trend, 38 of 1 000 runs are wrongly
-# called "learning" with 8 values, 84 with 6 and 9 with 16.
+# Number of values a curve needs before its trend is judged. In simulations of noise without a trend, 38 of 1 000 runs
+# are wrongly called "learning" with 8 values, 84 with 6 and 9 with 16.
 ENOUGH = 8
 # Collapse must show in this many consecutive records. One or two may be due to an unlucky batch.
 ALARM_RECORDS = 3
-# A collapse that has lasted for this part of the run is considered final. Of 81 runs that ended well, one had been that
-# low for that long (benchmarks/results/verdicts.json).
+# A collapse that has lasted for this part of the run is considered final. Of 81 runs that ended well, one had been at
+# the alarm level for that long (benchmarks/results/verdicts.json).
 FINAL_AFTER = 1 / 20
-# Alarm level of the effective rank if it can reach 128. Five dimensions are enough to separate six classes (a simplex).
-# One run that ended well dropped to 6.6 during training. If the batch or the embedding width allow less than 128, the
-# level is scaled down, but not below 1, the rank of identical embeddings.
+# Alarm level of the effective rank, for embeddings whose rank can reach 128. Five dimensions are enough to separate six
+# classes (a simplex). One run that ended well dropped to 6.6 during training. If the batch size or the width of the
+# embeddings limits the rank to less than 128, the level is scaled down, but not below 1, the rank of identical
+# embeddings.
 LOW_RANK = 5.0
-# Alarm level of the spread (standard deviation of the embeddings, see health.py). At 0.1, two different images have a
+# Alarm level of the spread (standard deviation of the embeddings, see numbers.py). At 0.1, two different images have a
 # mean cosine of 1 − 0.1² = 0.99. Projectors without BatchNorm start at 0.2 to 0.5.
 LOW_SPREAD = 0.1
-# A network may start low. A low value that was never twice as high counts as collapse only after this part of the run,
-# or after this many values if the length of the run is unknown.
+# Embeddings may start with a low rank or spread. A low value that was never twice as high counts as collapse only after
+# this part of the run, or after this many values if the length of the run is unknown.
 PATIENCE, PATIENCE_VALUES = 1 / 5, 64
-# A low value is recovering if it grows by more than a tenth of itself plus a twentieth of the alarm level. From batch
-# to batch, a low rank mostly varies by less.
+# A low value is recovering if it has grown by more than a tenth of itself plus a twentieth of the alarm level. Between
+# batches, a low rank mostly varies by less.
 RECOVERY, RECOVERY_OF_LEVEL = 0.1, 0.05
-# A run is not collapsed if instance top-1 is this many percentage points above chance. The mean of three records was
-# lower in ten of eleven collapsed runs.
+# A run is not collapsed if instance top-1 is this many percentage points above chance. In ten of eleven collapsed runs,
+# its mean over three records was below that.
 ABOVE_CHANCE = 2.0
 # A loss diverges if its rise is obvious: more than six standard deviations of a single value. Simulated without a
 # trend, this never happened with white noise or Student's t (3 degrees of freedom), and in 1 of 1 000 runs if
@@ -78,14 +79,14 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
     2. collapsing: in three consecutive records, effective rank is at most 5 of 128 or spread is at most 0.1; it was
        twice as high before, or a fifth of the run is over; and it is not recovering. collapsed: in addition, this has
        lasted for a twentieth of the run, kNN is not above random weights, and instance top-1 is at chance level.
-    3. too early to say: no curve has 8 values, or rule 5 applies in the first fifth of the run.
-    4. diverging: the loss rose by six times its noise and by a quarter of its total decrease so far, and there is no
-       sign of a rise in kNN, instance top-1, effective rank or separation. A rising loss alone is not an alarm: it
-       also rises when the adversaries get harder while the encoder learns.
-    5. not learning: kNN is below that of random weights by more than noise, or the effective rank is low. At the end of
-       a run without labels, also if instance top-1 is not above that of the first step.
-    6. learning: kNN (without labels, instance top-1) rose. Or it did not fall, and the loss fell, or instance top-1,
-       effective rank or separation rose.
+    3. too early to say: no curve has 8 values and the run is not over, or rule 5 applies in the first fifth of the run.
+    4. diverging, after the first fifth of the run: the loss rose by six times its noise and by a quarter of its total
+       decrease so far, and there is no sign of a rise in kNN, instance top-1, effective rank or separation. A rising
+       loss alone is not an alarm: it also rises when the adversaries get harder while the encoder learns.
+    5. not learning: kNN is below that of random weights by more than noise, or the effective rank is at its alarm
+       level. At the end of a run without labels, also if instance top-1 is not above both chance and the first step's.
+    6. learning: kNN (without labels, instance top-1) rose; or it did not fall, and either the loss fell, or instance
+       top-1, effective rank or separation rose.
     7. finished: the run is over, or in its last tenth and no longer learning.
     8. plateau: in all other cases.
 
@@ -102,9 +103,9 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
         return collapse
     done, loss, knn = _done(history, steps), curve(history, "loss"), curve(history, "knn_top1")
     rank, spread = curve(history, "effective_rank"), curve(history, "spread")
-    most = max(map(len, (loss, knn, rank, spread)))
-    if most < ENOUGH and done < 1:
-        return Verdict("too early to say", f"{counted(most, 'record')} so far, a verdict needs at least {ENOUGH}")
+    longest = max(map(len, (loss, knn, rank, spread)))
+    if longest < ENOUGH and done < 1:
+        return Verdict("too early to say", f"{counted(longest, 'record')} so far, a verdict needs at least {ENOUGH}")
     trends = _Trends(
         trend("loss", loss),
         trend("kNN top-1", knn),
@@ -132,9 +133,9 @@ class _Trends(NamedTuple):
 
     @property
     def learning(self) -> bool:
-        tracker = self.knn if self.knn.known else self.instance
+        accuracy = self.knn if self.knn.known else self.instance
         others = self.loss.fell or self.instance.rose or self.rank.rose or self.separation.rose
-        return tracker.rose or (others and not tracker.fell)
+        return accuracy.rose or (others and not accuracy.fell)
 
     def __str__(self) -> str:
         return ", ".join(str(one) for one in self if one.known)
@@ -152,8 +153,8 @@ def _collapse(history: Sequence[Record], steps: int | None) -> Verdict | None:
     if steps is None:
         return Verdict("collapsing", reason)
     measured = [record for record in history if "effective_rank" in record or "knn_top1" in record]
-    begin = latest(history, "step") - FINAL_AFTER * steps
-    recent = [record for record in measured if float(record.get("step", 0)) > begin]
+    since = latest(history, "step") - FINAL_AFTER * steps
+    recent = [record for record in measured if float(record.get("step", 0)) > since]
     lasting = max(ALARM_RECORDS, len(curve(recent, "effective_rank")))
     if (
         collapse_reason(history, steps, lasting)
@@ -171,8 +172,8 @@ def looks_collapsed(history: Sequence[Record], steps: int | None = None) -> bool
 
 def collapse_reason(history: Sequence[Record], steps: int | None = None, lasting: int = ALARM_RECORDS) -> str | None:
     """Return why the embeddings look collapsed in all of the last `lasting` records, or None if they do not."""
-    lows = {"effective_rank": low_rank(latest(history, "max_rank")), "spread": LOW_SPREAD}
-    for key, low in lows.items():
+    alarm_levels = {"effective_rank": low_rank(latest(history, "max_rank")), "spread": LOW_SPREAD}
+    for key, low in alarm_levels.items():
         values = curve(history, key)
         last = values[-lasting:]
         if len(last) < lasting or last.max() > low or _recovers(last, low):
@@ -180,7 +181,8 @@ def collapse_reason(history: Sequence[Record], steps: int | None = None, lasting
         best, now, name = float(values.max()), float(np.median(last)), key.replace("_", " ")
         if best > 2 * now:
             return f"{name} dropped from {best:.2g} to {now:.2g} (alarm at {low:.2g})"
-        if _done(history, steps) >= PATIENCE if steps else len(values) >= PATIENCE_VALUES:
+        had_time = _done(history, steps) >= PATIENCE if steps else len(values) >= PATIENCE_VALUES
+        if had_time:
             return f"{name} is {now:.2g} and was never much higher (alarm at {low:.2g})"
     return None
 
@@ -208,7 +210,7 @@ def _above_chance(history: Sequence[Record]) -> bool:
 
 
 def _below_floor(history: Sequence[Record], at_end: bool) -> str | None:
-    """Return why the run is not learning, or None."""
+    """Return why rule 5 (not learning) applies, or None."""
     rank, low = curve(history, "effective_rank")[-ALARM_RECORDS:], low_rank(latest(history, "max_rank"))
     if len(rank) == ALARM_RECORDS and rank.max() <= low:
         return f"effective rank is {np.median(rank):.2g} (alarm at {low:.2g})"

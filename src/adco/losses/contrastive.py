@@ -1,6 +1,6 @@
 """Losses as pure functions: no state, no device handling, no communication between ranks.
 
-Shapes: N queries, M keys (of all ranks), K negatives, D width; rows are unit-norm.
+Shapes: N queries, M keys (of all ranks), K negatives, D the width of the embeddings; rows have unit norm.
 """
 
 import torch
@@ -31,13 +31,13 @@ def info_nce(
         A scalar: the mean over the queries.
     """
     positives = torch.arange(first_positive, first_positive + len(queries), device=queries.device)
-    # With cosines rounded to bfloat16, the adversaries' gradient would be off by 15 % at τ_adv = 0.02.
+    # Cosines rounded to bfloat16 are too coarse for a softmax at a low temperature.
     with torch.autocast(queries.device.type, enabled=False):
         if in_batch_negatives:
             logits = queries @ torch.cat([keys, negatives]).T  # [N, M + K]
             return F.cross_entropy(logits / temperature, positives)
-        positive = (queries * keys[positives]).sum(1, keepdim=True)  # [N, 1]
-        logits = torch.cat([positive, queries @ negatives.T], 1)  # [N, 1 + K]
+        positive_logits = (queries * keys[positives]).sum(1, keepdim=True)  # [N, 1]
+        logits = torch.cat([positive_logits, queries @ negatives.T], 1)  # [N, 1 + K]
         return F.cross_entropy(logits / temperature, torch.zeros_like(positives))
 
 
@@ -55,8 +55,8 @@ def nt_xent(
     For each of the 2N embeddings, the other view of the same image is the positive; all other embeddings are negatives.
 
     Args:
-        first, second: [N, D] embeddings of the two views of this rank's images.
-        all_first, all_second: [M, D] the same for all ranks, including this one.
+        first, second: [N, D] embeddings of the first and second views of this rank's images.
+        all_first, all_second: [M, D] the same for the images of all ranks, including this one.
         temperature: softmax temperature, > 0.
         first_positive: row of this rank's first image in `all_first`; N times the global rank.
 

@@ -2,24 +2,24 @@
 
     L(q, k, A; τ) = −1/N Σ_i log  exp(q_i·k_i/τ) / ( Σ_j exp(q_i·k_j/τ) + Σ_m exp(q_i·â_m/τ) )
 
-The encoder descends L at τ and the adversaries A ascend it at τ_adv, both from one forward pass. The plain, symmetric
-and multi-crop losses differ only in their list of (query view, key view) pairs:
+The encoder descends L at τ and the adversaries A ascend L at τ_adv, both in one pass. The plain, symmetric and
+multi-crop losses differ only in their list of (query view, key view) pairs:
 
     plain                    (v₁, k₀)
     symmetric                (v₁, k₀) (v₀, k₁), averaged over the two keys
     multi-crop               (u, k₀) for every query view u, summed
-    multi-crop, symmetric    (u, k_v) for every view u ≠ v, summed, averaged over the two keys v
+    multi-crop, symmetric    (u, k_v) for every view u ≠ v, summed over u, averaged over the two keys v
 
 The warm start is the published one. In the first K/N steps of the run, the encoder trains against adversaries that are
-still random, and the keys of each step replace the next N of them. Then the momentum encoder starts anew as a copy of
-the encoder. Without it, adversaries are keys of an untrained encoder, which lie in a narrow cone, and the encoder flees
-it.
+still random, and the keys of each step replace the next N of them. Then the momentum encoder is reset to a copy of the
+encoder. If the encoder were not trained meanwhile, the adversaries would be keys of an untrained encoder: these lie in
+a narrow cone, which the encoder soon leaves.
 
-Departures from the published code: the adversaries' gradient is autograd's, and includes the derivative of their
-normalisation; the warm start fills every row, with new views if there are fewer images than rows; it can leave the
-encoder untrained.
+Departures from the published code: the adversaries' gradient is exact, that is, it includes the derivative of their
+normalisation; the warm start fills every row, with new views if there are fewer images than rows; and
+`warm_start_trains: false` fills the rows without training the encoder.
 
-Shapes: n images of a rank, N of all ranks, D width, K adversaries.
+Shapes: n images of a rank, N of all ranks, D the width of the embeddings, K adversaries.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,28 +50,29 @@ LOWEST_TEMPERATURE = 0.0016  # below it, not even float64 holds exp(cosine / tem
 
 @dataclass(frozen=True, kw_only=True)
 class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
-    """Contrast with negatives that are trained against the encoder (adversaries); the default.
+    """Contrast with adversaries: negatives that are trained against the encoder. The default.
 
     Args:
         adversaries: K, the number of trained negatives (paper: 65536, 16384 or 8192). Chosen: 8192, or 1024 for a short
-            run; fewer if the images, or a quarter of the run, do not fill as many.
+            run; fewer if there are not as many images, or if filling them would take more than a quarter of the run.
         temperature: temperature of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric). Chosen: 0.07 for
             a short run, which learns more from a sharper loss; else 0.12.
         adversary_temperature: temperature of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric).
             Chosen: 0.2 for a short run, where few adversaries would get gradient at 0.02; else 0.02.
         adversary_learning_rate: learning rate of the adversaries, constant (paper: 3). 0 leaves them as the warm start
-            made them: the control that shows what training them is worth. Chosen: 3 for 8192 adversaries or more, in
-            proportion less for fewer, each of which has a larger share of the gradient; a quarter of that for a short
-            run.
-        adversary_weight_decay: weight decay of the adversaries (paper). It shortens rows that get no gradient, until a
-            small gradient turns them.
-        small_crops: multi-crop: one [size, smallest share, largest share] for each further query; the paper's at 224 px
-            are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571], [96, 0.086, 0.429]].
+            made them: the control experiment for the benefit of training them. Chosen: 3 for 8192 adversaries or more;
+            proportionally less for fewer, as each of them gets a larger share of the gradient; a quarter of that for a
+            short run.
+        adversary_weight_decay: weight decay of the adversaries (paper). It shortens rows that get no gradient; the
+            shorter a row, the smaller the gradient that can turn it.
+        small_crops: multi-crop: for each further query view, its [size in pixels, smallest share, largest share of the
+            image's area]; the paper's at 224 px are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571],
+            [96, 0.086, 0.429]].
         in_batch_negatives: whether the keys of other images in the batch are negatives too (published code).
-        warm_start: whether adversaries start as keys of training images (paper), else at random.
-        warm_start_trains: whether the encoder is trained while the adversaries are filled, in the first steps, after
-            which the momentum encoder starts anew as its copy (published code); else they are filled before the first
-            step, with keys of the untrained encoder.
+        warm_start: whether adversaries start as keys of training images (paper); if not, they start at random.
+        warm_start_trains: whether the encoder is trained during the warm start. true: the first steps of the run fill
+            the adversaries, and then the momentum encoder is reset to a copy of the encoder (published code). false:
+            they are filled before the first step, with keys of the untrained encoder.
     """
 
     TOPIC: ClassVar[str] = "adco"
@@ -131,17 +132,21 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             temperature=self.temperature,
             adversary_temperature=self.adversary_temperature,
             in_batch_negatives=self.in_batch_negatives,
-            warm_steps=-(-self.adversaries // self.batch_size) if self.warm_start and self.warm_start_trains else 0,
+            warm_steps=self.warm_steps(),
             adversary_learning_rate=self.adversary_learning_rate,
             adversary_weight_decay=self.adversary_weight_decay,
         )
 
+    def warm_steps(self: "AdCoSettings[Never]") -> int:
+        """Return the length of a warm start that trains the encoder: K/N steps; else 0."""
+        return -(-self.adversaries // self.batch_size) if self.warm_start and self.warm_start_trains else 0
+
     def warnings(self: "AdCoSettings[Never]", steps: int) -> Iterator[str]:
-        filled = -(-self.adversaries // (self.batch_size * (1 + self.symmetric)))
-        if self.warm_start and self.warm_start_trains and filled >= steps:
+        warm_steps = self.warm_steps()
+        if warm_steps >= steps:
             yield (
-                f"the warm start fills {self.adversaries} adversaries in {filled} steps, and the run has {steps}: they "
-                "are never trained; take fewer --adversaries or more --epochs"
+                f"the warm start fills {self.adversaries} adversaries in {warm_steps} steps, and the run has {steps}: "
+                "they are never trained; take fewer --adversaries or more --epochs"
             )
 
     def note(self, history: Sequence[Record]) -> Note | None:
@@ -149,8 +154,8 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
 
     @property
     def images_before_first_step(self) -> int:
-        fills = self.warm_start and not self.warm_start_trains
-        return self.adversaries if fills and self.adversaries is not None else 0
+        fills_before = self.warm_start and not self.warm_start_trains
+        return self.adversaries if fills_before and self.adversaries is not None else 0
 
     @property
     def further_crops(self) -> list[Crop]:
@@ -175,14 +180,14 @@ class AdCo(QueryKeyMethod):
 
     Args:
         encoder: images → unit-norm embeddings [n, D].
-        adversaries: the bank A.
-        common, symmetric, ema_decay, groups, shuffle: as of `QueryKeyMethod`.
-        views: views per image. The plain method has one query; each further view is a further query.
-        temperature, adversary_temperature: τ, τ_adv.
+        adversaries: the adversaries A.
+        common, symmetric, ema_decay, groups, shuffle: see `QueryKeyMethod`.
+        views: number of views per image. Views beyond the first two are queries only.
+        temperature, adversary_temperature: τ and τ_adv.
         in_batch_negatives: whether the keys of other images are negatives too.
-        warm_steps: number of first steps in which keys replace the adversaries, which do not train then; 0 if they are
-            filled before the first step, or start at random.
-        adversary_learning_rate, adversary_weight_decay: of the adversaries, constant.
+        warm_steps: length of the warm start: in so many steps from the first, keys replace adversaries, which are not
+            trained meanwhile; 0 if they are filled before the first step, or start at random.
+        adversary_learning_rate, adversary_weight_decay: learning rate (constant) and weight decay of the adversaries.
     """
 
     def __init__(
@@ -220,15 +225,15 @@ class AdCo(QueryKeyMethod):
         return [*super().players(), adversaries]
 
     def step(self, batch: Batch) -> Step:
-        warms = batch.position < self.warm_steps * self.accumulate
+        in_warm_start = batch.position < self.warm_steps * self.accumulate
         if self.warm_steps and batch.position == self.warm_steps * self.accumulate:
-            self.momentum_encoder.update(self.encoder, 0.0)  # starts anew as a copy
+            self.momentum_encoder.update(self.encoder, 0.0)  # reset to a copy
         self.update_momentum_encoder(batch)
         keys = [self.embed_keys(batch, view) for view in range(self.key_views)]  # each [N, D]
         queries = {view: self.embed_queries(batch.views[view]) for view in sorted({query for query, _ in self.pairs})}
-        first = rank() * len(batch.indices)
+        first_own = rank() * len(batch.indices)  # row of this rank's first image in the keys
         # The rows are filled in place below, and the backward pass, which comes later, needs them as they were.
-        weight = self.adversaries.weight.clone() if warms else self.adversaries.weight  # [K, D]
+        weight = self.adversaries.weight.clone() if in_warm_start else self.adversaries.weight  # [K, D]
         losses = [
             adversarial_info_nce(
                 queries[query],
@@ -236,18 +241,18 @@ class AdCo(QueryKeyMethod):
                 weight,
                 temperature=self.temperature,
                 adversary_temperature=self.adversary_temperature,
-                first_positive=first,
+                first_positive=first_own,
                 in_batch_negatives=self.in_batch_negatives,
             )
             for query, key in self.pairs
         ]
-        encoder, adversary = (torch.stack(player).sum() / self.key_views for player in zip(*losses, strict=True))
-        if warms:
-            adversary = 0 * adversary  # no gradient, which SGD's momentum would keep for later
+        loss, loss_adversary = (torch.stack(terms).sum() / self.key_views for terms in zip(*losses, strict=True))
+        if in_warm_start:
+            loss_adversary = 0 * loss_adversary  # no gradient: SGD's momentum would apply it after the warm start
             self.adversaries.fill(keys[0], batch.position * len(keys[0]))
         query, key = self.pairs[0]
-        own_keys = keys[key][first : first + len(batch.indices)]
-        return Step({"loss": encoder, "loss_adversary": adversary}, queries[query].detach(), own_keys)
+        own_keys = keys[key][first_own : first_own + len(batch.indices)]
+        return Step({"loss": loss, "loss_adversary": loss_adversary}, queries[query].detach(), own_keys)
 
     def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
         return adversary_hardness(
@@ -260,10 +265,10 @@ class AdCo(QueryKeyMethod):
         )
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
-        """Fill the adversaries with keys of these batches, the same on every rank, until no row is left.
+        """Fill all adversaries with keys of these batches, which are the same on every rank.
 
         Raises:
-            ValueError: if the batches do not fill all rows: a row left random has nothing to do with the images.
+            ValueError: if the batches are too few: rows that stay random would be unrelated to the images.
         """
         filled = 0
         for batch in batches:

@@ -1,6 +1,7 @@
-"""The interface of a method: an encoder, the players that are trained, and a step from views to losses.
+"""The interface of a method: an encoder, the players (groups of parameters that are trained alike), and a step from
+views to losses.
 
-Shapes: n images of a rank, N of all ranks, S side of a view in pixels, D width of the embeddings.
+Shapes: n images of a rank, S side of a view in pixels, D width of the embeddings.
 """
 
 from collections.abc import Iterable
@@ -18,21 +19,21 @@ from adco.optim.players import Player, Schedule
 class Step(NamedTuple):
     """The result of a training step."""
 
-    losses: dict[str, Tensor]  # scalars by name; "loss" is the encoder's. The backward pass is of their sum
+    losses: dict[str, Tensor]  # scalars by name; "loss" is the encoder's. Their sum is differentiated
     queries: Tensor  # [n, D] unit-norm, for the monitor
     keys: Tensor  # [n, D] unit-norm, of the same images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every method is built with, whatever its loss.
+    """The arguments that all methods have in common.
 
     Args:
         schedule: learning rate of the encoder.
         weight_decay: weight decay of the encoder.
-        accumulate: batches per step.
-        seed: seed of what a step draws.
-        mean, std: of red, green and blue in [0, 1].
+        accumulate: batches per optimizer step.
+        seed: seed of the random numbers that a step draws, such as the shuffling of keys.
+        mean, std: of the red, green and blue pixel values in [0, 1], for normalisation.
         channels_last: whether images have the channels-last memory format.
     """
 
@@ -50,7 +51,7 @@ class Method(nn.Module):
 
     Args:
         encoder: backbone + projector. Its `backbone` is the result of the run.
-        common: what every method is built with.
+        common: the arguments that all methods have in common.
     """
 
     mean: Tensor
@@ -72,7 +73,7 @@ class Method(nn.Module):
         return [self.player(self.encoder.parameters())]
 
     def player(self, parameters: Iterable[nn.Parameter]) -> Player:
-        """Return a player that is trained like the encoder."""
+        """Return these parameters as a player with the encoder's learning rate and weight decay."""
         return Player(parameters=parameters, learning_rate=self.schedule, weight_decay=self.weight_decay)
 
     def step(self, batch: Batch) -> Step:
@@ -80,12 +81,15 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
-        """Return further numbers for the records, from the queries and keys of a step."""
+        """Return the method's own metrics for the records, from the queries and keys of a step."""
         return {}
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
-        """Prepare for the first step; called if the settings' `images_before_first_step` is above 0."""
+        """Prepare for the first step, with as many batches as needed.
+
+        Called only if `images_before_first_step` of the method's settings is above 0.
+        """
 
     def prepare(self, views: Tensor) -> Tensor:
-        """Convert uint8 [n, 3, S, S] to normalised floats in the memory format."""
+        """Convert uint8 views [n, 3, S, S] to normalised floats in the method's memory format."""
         return normalize(views, self.mean, self.std, self.memory_format)

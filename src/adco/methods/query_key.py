@@ -1,4 +1,5 @@
-"""What AdCo and MoCo share: queries of the encoder, and keys of a momentum encoder that share no batch statistics.
+"""What AdCo and MoCo have in common: the encoder's queries and a momentum encoder's keys, without shared BatchNorm
+statistics.
 
 Shapes: n images of a rank, N of all ranks, S side of a view in pixels, D width of the embeddings.
 """
@@ -17,6 +18,7 @@ from adco.config.topics import CHOSEN, Unset
 from adco.data.batch import Batch
 from adco.data.draws import permutation
 from adco.distributed import world_size
+from adco.errors import InputError
 from adco.methods.method import Common, Method
 from adco.models.batchnorm import forward_groups, forward_shuffled
 from adco.models.encoder import Encoder
@@ -30,15 +32,16 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
     """Settings of methods with queries, and keys from a momentum encoder.
 
     Args:
-        symmetric: whether both views are queries and both are keys; costs 1.5 times as much, gains 2 points (paper).
-        ema_decay: of the momentum encoder, which is an exponential moving average of the encoder (paper, MoCo v2:
-            0.999). Chosen: such that it averages over a two-hundredth of the run, between 0.9 and 0.999.
+        symmetric: whether both views are queries and both are keys (paper: 1.5 times the cost, 2 points more).
+        ema_decay: decay of the momentum encoder, an exponential moving average of the encoder (paper, MoCo v2: 0.999).
+            Chosen: such that it averages over a two-hundredth of the run, between 0.9 and 0.999.
         projector_norm: whether BatchNorm follows each layer of the projector, as in SimCLR. Chosen: true for a short
             run, as embeddings start in a narrow cone without it; else false (paper, MoCo).
-        batch_norm: how keys are kept from sharing batch statistics with their queries. shuffle: keys change devices;
-            split: a device splits its batch into groups; sync: statistics are of all devices; auto: shuffle on several
-            devices, split on one.
-        split_groups: number of groups of split. Chosen: groups of 32 images, 2 to 8 of them (MoCo's code for one GPU:
+        batch_norm: how queries and their keys avoid shared BatchNorm statistics, which would reveal that they belong
+            together. shuffle: images are shuffled across devices before they become keys; split: each device embeds
+            its batch in groups; sync: statistics are those of all devices, shared by queries and keys; auto: shuffle
+            on several devices, split on one.
+        split_groups: number of groups for split. Chosen: groups of 32 images, 2 to 8 of them (MoCo's code for one GPU:
             8 for 256 images).
     """
 
@@ -62,26 +65,26 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
         }
 
     def choose_for_devices(self, devices: Devices) -> dict[str, Any]:
-        alone = devices.processes == 1
-        if self.batch_norm == "shuffle" and alone:
-            raise ValueError("batch_norm shuffle needs more than one device: take split, or leave it auto")
-        if self.batch_norm == "sync" and not alone and not devices.syncs:
-            raise ValueError("batch_norm sync over several devices needs GPUs: take shuffle, or leave it auto")
+        one_device = devices.processes == 1
+        if self.batch_norm == "shuffle" and one_device:
+            raise InputError("batch_norm shuffle needs more than one device: take split, or leave it auto")
+        if self.batch_norm == "sync" and not one_device and not devices.syncs:
+            raise InputError("batch_norm sync over several devices needs GPUs: take shuffle, or leave it auto")
         batch_norm = self.batch_norm
         if batch_norm == "auto":
-            batch_norm = "split" if alone else "shuffle"
+            batch_norm = "split" if one_device else "shuffle"
         wanted = self.split_groups or defaults.split_groups(devices.batch_size)
         # A group of one image has no variance.
         groups = max(1, min(wanted, devices.batch_size // 2)) if batch_norm == "split" else 1
         return {"batch_norm": batch_norm, "split_groups": groups}
 
-    def chosen_for_devices(self, used: Mapping[str, Any]) -> set[str]:
-        limited = used["split_groups"] < (self.split_groups or 0)  # by the device's share of the batch
+    def limited_by_devices(self, used: Mapping[str, Any]) -> set[str]:
+        limited = used["split_groups"] < (self.split_groups or 0)  # the device's share of the batch has fewer groups
         return {"split_groups"} if used["batch_norm"] != "split" or limited else set()
 
     def for_one_device(self, processes: int) -> Self:
         if self.batch_norm == "shuffle" or (self.batch_norm == "auto" and processes > 1):
-            return replace(self, batch_norm="split", split_groups=1)  # the device's share stays one group
+            return replace(self, batch_norm="split", split_groups=1)  # the device's share of the batch is one group
         return self
 
     @property
@@ -94,14 +97,14 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
 
 
 class QueryKeyMethod(Method):
-    """A method with queries, and keys from a momentum encoder, that share no batch statistics.
+    """A method with queries from the encoder and keys from a momentum encoder, without shared BatchNorm statistics.
 
     Args:
-        encoder, common: as of `Method`.
-        symmetric: whether the first two views are both keys.
-        ema_decay: of the momentum encoder.
-        groups: number of groups into which a rank splits its batch for BatchNorm.
-        shuffle: whether keys change ranks for BatchNorm.
+        encoder, common: see `Method`.
+        symmetric: whether both of the first two views become keys; otherwise, only the first does.
+        ema_decay: decay of the momentum encoder.
+        groups: number of groups, each with its own BatchNorm statistics, in which a rank embeds its batch.
+        shuffle: whether images are shuffled across ranks before the momentum encoder embeds them.
     """
 
     def __init__(
@@ -120,18 +123,18 @@ class QueryKeyMethod(Method):
         self.groups, self.shuffle = groups, shuffle
 
     def update_momentum_encoder(self, batch: Batch) -> None:
-        """Move the momentum encoder, before the first batch of a step."""
+        """Update the momentum encoder if this batch is the first of an optimizer step."""
         if batch.position % self.accumulate == 0:
             self.momentum_encoder.update(self.encoder, self.ema_decay)
 
-    def embed_queries(self, view: Tensor) -> Tensor:
-        """Embed a view, uint8 [n, 3, S, S] → [n, D]."""
-        return forward_groups(lambda x: self.encoder(self.prepare(x)), view, self.groups)
+    def embed_queries(self, images: Tensor) -> Tensor:
+        """Embed one view of this rank's images as queries, uint8 [n, 3, S, S] → [n, D]."""
+        return forward_groups(lambda x: self.encoder(self.prepare(x)), images, self.groups)
 
     def embed_keys(self, batch: Batch, view: int) -> Tensor:
-        """Embed one view of the images of all ranks, [N, D]."""
-        images = len(batch.indices) * (world_size() if self.shuffle else 1)
-        order = torch.from_numpy(permutation(self.seed, batch.position, view, length=images))
+        """Embed view number `view` of the images of all ranks as keys, [N, D]."""
+        count = len(batch.indices) * (world_size() if self.shuffle else 1)
+        order = torch.from_numpy(permutation(self.seed, batch.position, view, length=count))
         return forward_shuffled(
             lambda x: self.momentum_encoder(self.prepare(x)),
             batch.views[view],

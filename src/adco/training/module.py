@@ -1,4 +1,4 @@
-"""The bridge from a method to Lightning's Trainer: the backward pass, the optimizer and the learning rates."""
+"""The adapter between a method and Lightning's Trainer: loss, optimizer and learning rates."""
 
 import math
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from adco.training.errors import NotFiniteError
 
 
 class Pretraining(L.LightningModule):
-    """A method as Lightning trains it. Checkpoints hold the method's state, without this wrapper.
+    """A method as a LightningModule. Checkpoints contain the state of the method, whose keys have no prefix.
 
     Args:
-        method: what to train.
-        optimizer: of the players that descend: sgd, muon or lars.
+        method: the method to train.
+        optimizer: optimizer of the players that descend their loss: sgd, muon or lars.
     """
 
     def __init__(self, method: Method, optimizer: str = "sgd") -> None:
@@ -31,13 +31,13 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer, rates = make_optimizer(self.optimizer, self.method.players())
-        # Plain functions, which LambdaLR leaves out of its state: a resumed run follows the schedule it is given.
+        # LambdaLR does not save plain functions, so a resumed run follows the schedule of its own settings.
         factors: list[Callable[[int], float]] = [lambda step, rate=rate: rate(step) for rate in rates]  # type: ignore[misc]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Set the learning rates of the first step: a checkpoint may be of a run of another length."""
+        """Set the learning rates of the next step: those in a checkpoint may follow the schedule of another length."""
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         for group, base, factor in zip(
@@ -65,7 +65,7 @@ def method_of(module: L.LightningModule) -> Method:
 
 
 def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Return whether the optimizer has stepped with this batch, the last of those whose gradients are added up."""
+    """Return whether the optimizer has stepped after this batch, the last of those whose gradients are added up."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
@@ -75,7 +75,10 @@ def losses_of(outputs: Any) -> dict[str, float]:
 
 
 def require_finite(step: int, losses: dict[str, float], module: L.LightningModule) -> None:
-    """Raise NotFiniteError unless the losses and all weights are finite: this step may have been the last good one."""
+    """Raise NotFiniteError unless the losses and all weights are finite.
+
+    The losses were computed before the optimizer's step, so they can be finite although the weights no longer are.
+    """
     weights_finite = torch.stack([weights.isfinite().all() for weights in module.parameters()]).all()
     if all(map(math.isfinite, losses.values())) and weights_finite:
         return

@@ -1,4 +1,4 @@
-"""Recording a run: metrics.jsonl, the line of each epoch, and the verdict that ends a collapsed run."""
+"""Records of a run in metrics.jsonl, the line printed after each epoch, and the end of a collapsed run."""
 
 import math
 import sys
@@ -20,7 +20,7 @@ from adco.training.module import ends_step, losses_of, method_of, require_finite
 from adco.training.online_knn import OnlineKNN
 
 Record = dict[str, Any]
-WAITS = 0.1  # share of the time spent waiting for views above which the epoch's line says so
+WAITS = 0.1  # if at least this share of the time was spent waiting for views, the epoch's line says so
 
 
 class Monitor(Callback):
@@ -30,8 +30,8 @@ class Monitor(Callback):
         run: where to write, on the first rank; None on the others.
         settings: the settings of the run.
         steps: steps of the whole run.
-        knn: kNN top-1 in % of a backbone; None without labels.
-        clock: estimates the time left, for the line of an epoch.
+        knn: measures the kNN top-1 of a backbone in %; None without labels.
+        clock: its estimate of the time left is part of the epoch's line.
     """
 
     def __init__(
@@ -46,8 +46,9 @@ class Monitor(Callback):
         self.run, self.settings, self.steps, self.knn, self.clock = run, settings, steps, knn, clock
         self.log_every: int = settings.log_every
         self.history: list[Record] = []
-        self.latest: Record = {}
-        self.said: set[str] = {"too early to say"}
+        self.latest: Record = {}  # the latest value of each key
+        self.said: set[str] = {"too early to say"}  # words in the line printed last
+        # Since the last record: images, and the start. And the seconds waited for views until then.
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,14 +64,14 @@ class Monitor(Callback):
             self._write(trainer, {"step": 0, "epoch": 0, **floor})
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._count_anew(trainer)
+        self._restart_speed(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.images += len(batch.indices) * trainer.world_size
         step = trainer.global_step
-        # The embeddings of step 1 are those of the untrained network, with which later ones are compared.
+        # The embeddings of step 1 are those of the untrained network, to which later ones are compared.
         recorded = step == 1 or step % self.log_every == 0 or trainer.is_last_batch
         if not ends_step(trainer, batch_idx) or not recorded:
             return
@@ -78,12 +79,15 @@ class Monitor(Callback):
         try:
             require_finite(step, losses, pl_module)
         except NotFiniteError:
-            words = {name: str(loss) for name, loss in losses.items()}
-            self._write(trainer, {"step": step, "epoch": trainer.current_epoch, **words})
+            texts = {name: str(loss) for name, loss in losses.items()}  # JSON has no NaN
+            self._write(trainer, {"step": step, "epoch": trainer.current_epoch, **texts})
             raise
         seconds = time.perf_counter() - self.since
-        speed = {"images_per_second": self.images / seconds, "waiting_for_data": self._waited(trainer) / seconds}
-        self._count_anew(trainer)
+        speed = {
+            "images_per_second": self.images / seconds,
+            "waiting_for_data": self._seconds_waited(trainer) / seconds,
+        }
+        self._restart_speed(trainer)
         self._write(
             trainer,
             {
@@ -97,7 +101,7 @@ class Monitor(Callback):
             },
         )
         if step % self._verdict_every == 0 or trainer.is_last_batch:
-            self._stop_if_collapsed(trainer)
+            self._act_on_verdict(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.run is None:
@@ -124,7 +128,8 @@ class Monitor(Callback):
         """Steps between verdicts within an epoch, at most 800 per run: each verdict reads all records."""
         return self.log_every * max(1, self.steps // (400 * self.log_every))
 
-    def _stop_if_collapsed(self, trainer: L.Trainer) -> None:
+    def _act_on_verdict(self, trainer: L.Trainer) -> None:
+        """Raise CollapsedError if the run has collapsed; within an epoch, print the first verdict and new bad ones."""
         found = self.verdict() if self.run else Verdict("too early to say", "")
         collapsed = found.word == "collapsed" and self.settings.stop_when_collapsed
         if trainer.strategy.reduce_boolean_decision(collapsed, all=False):
@@ -132,18 +137,19 @@ class Monitor(Callback):
             kept = "the last checkpoint is kept" if saved else "there is no checkpoint yet"
             to_try = f"{advice(found.word, to_dict(self.settings))}; {kept}; --stop_when_collapsed false trains on"
             raise CollapsedError(f"collapsed at step {trainer.global_step}: {found.reason}; {to_try}")
-        if trainer.is_last_batch:  # the line of the epoch follows
+        if trainer.is_last_batch:  # the epoch's line follows, with the verdict
             return
-        first = "too early to say" in self.said
-        if found.word not in self.said and (first or found.word in ADVICE):
+        is_first = "too early to say" in self.said
+        if found.word not in self.said and (is_first or found.word in ADVICE):
             self._say(trainer, f"step {trainer.global_step}/{self.steps}{self._numbers({})}", found)
 
-    def _waited(self, trainer: L.Trainer) -> float:
+    def _seconds_waited(self, trainer: L.Trainer) -> float:
         """Return the seconds spent waiting for views since the last record."""
         return getattr(trainer.train_dataloader, "waited", 0.0) - self.waited
 
-    def _count_anew(self, trainer: L.Trainer) -> None:
-        self.images, self.waited, self.since = 0, self.waited + self._waited(trainer), time.perf_counter()
+    def _restart_speed(self, trainer: L.Trainer) -> None:
+        """Measure the speed from now on."""
+        self.images, self.waited, self.since = 0, self.waited + self._seconds_waited(trainer), time.perf_counter()
 
     def _write(self, trainer: L.Trainer, record: Record) -> None:
         if self.run is None:
@@ -163,7 +169,7 @@ class Monitor(Callback):
         return f"{left}  loss {self.latest.get('loss', math.nan):.3f}{knn}  {rate:.0f} images/s{waiting}"
 
     def _say(self, trainer: L.Trainer, numbers: str, found: Verdict) -> None:
-        """Print a line, and a further line for each new problem: the reason, and what to try."""
+        """Print a line with numbers and verdict, and for each new problem a line with its reason and what to try."""
         note = self.settings.note(self.history)
         reasons = {found.word: found.reason} | ({note.word: note.meaning} if note else {})
         trainer.print(f"{numbers}  {found.word}{f', {note}' if note else ''}", file=sys.stderr)

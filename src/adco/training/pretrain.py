@@ -1,4 +1,4 @@
-"""The main job: settings → data, method, Trainer → run directory."""
+"""Pretraining: build data, method and Trainer from settings, train, and write a run directory."""
 
 import logging
 import signal
@@ -35,7 +35,7 @@ from adco.training.saving import Checkpoints, StopOnSignal
 from adco.words import counted
 
 SLOW_STEM = (
-    "networks with the stem for small images at %d px are several times slower than with the usual stem at 96 px "
+    "at %d px, a network with the stem for small images is several times slower than with the standard stem at 96 px "
     "(ResNet-18 on two cores: 22 against 97 images/s): --stem standard --image_size 96 is faster"
 )
 logger = logging.getLogger("adco")
@@ -51,7 +51,7 @@ def training_images(settings: Asked | Used) -> Source:
 
 
 def open_images(settings: Asked | Used) -> Source:
-    """Open the training images and say so, as reading a large folder takes a while.
+    """Print a line and open the training images: reading a large folder takes a while.
 
     Raises:
         InputError: as `open_source`.
@@ -64,7 +64,7 @@ def pretrain_run(asked: Asked, source: Source) -> RunDirectory:
     """Pretrain from the start.
 
     Args:
-        asked: checked settings; the unset ones are resolved here.
+        asked: the settings, already checked; unset ones are resolved here.
         source: the training images, `open_images(asked)`.
 
     Raises:
@@ -96,7 +96,7 @@ def pretrain_run(asked: Asked, source: Source) -> RunDirectory:
 
 
 def _check_network(settings: Used) -> None:
-    """Raise an InputError unless timm has the backbone and it takes all sizes, before anything is written."""
+    """Raise an InputError unless timm has the backbone and it accepts all view sizes."""
     info = backbone_info(settings)
     backbone = build_backbone(info)
     for size in {view.size for view in make_views(settings)} | {info.image_size}:
@@ -123,10 +123,10 @@ def resume_run(run: RunDirectory, settings: Used, epochs: int) -> RunDirectory:
     Args:
         run: the run to resume.
         settings: as in its config.yaml.
-        epochs: epochs in all; another number than in the settings makes the run longer or shorter.
+        epochs: the total number of epochs; if it differs from the settings, the run becomes longer or shorter.
 
     Raises:
-        InputError: if the images cannot be read, or their number has changed; if more epochs are done already; if the
+        InputError: if the images cannot be read, or their number has changed; if more than `epochs` are done; if the
             checkpoint cannot be read or does not fit the settings; if another process trains in the directory.
         Interrupted, NotFiniteError, CollapsedError: as `pretrain_run`.
     """
@@ -146,12 +146,14 @@ def resume_run(run: RunDirectory, settings: Used, epochs: int) -> RunDirectory:
         return _train(settings, source, run)
 
 
-def _change_length(run: RunDirectory, settings: Used, epochs: int, steps: int) -> Used:
-    """Return the settings with another number of epochs, of so many steps each; also write them to config.yaml."""
+def _change_length(run: RunDirectory, settings: Used, epochs: int, steps_per_epoch: int) -> Used:
+    """Return the settings with another number of epochs, and write them to config.yaml."""
     done = read_checkpoint(run.checkpoint)["global_step"] if run.checkpoint.is_file() else 0
-    least = max(1, -(-done // steps))
+    least = max(1, -(-done // steps_per_epoch))
     if epochs < least:
-        raise InputError(f"epochs {epochs} must be at least {least}: the run has done {done} steps, {steps} per epoch")
+        raise InputError(
+            f"epochs {epochs} must be at least {least}: the run has done {done} steps, {steps_per_epoch} per epoch"
+        )
     changed = replace(settings, epochs=epochs)
     changed.check()
     if is_first_rank():
@@ -159,7 +161,7 @@ def _change_length(run: RunDirectory, settings: Used, epochs: int, steps: int) -
         run.write_config(to_dict(changed))
     say(
         f"{counted(epochs, 'epoch')} instead of {settings.epochs}: from step {done} on, the learning rate follows "
-        f"the schedule of a run of {counted(epochs * steps, 'step')}"
+        f"the schedule of a run of {counted(epochs * steps_per_epoch, 'step')}"
     )
     return changed
 
@@ -173,15 +175,15 @@ def _check_fits(run: RunDirectory, method: Method) -> None:
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
-            shapes = f"{name} is {list(found.get(name, ()))} there and {list(wanted.get(name, ()))} here"
+            shapes = f"{name} is {list(found.get(name, ()))} in it and {list(wanted.get(name, ()))} by these settings"
             raise InputError(f"checkpoint {run.checkpoint} does not fit {run.config}, was that edited? {shapes}")
 
 
 def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
-    torch.manual_seed(settings.seed)  # for the initial weights; every other draw has a key of its own
+    torch.manual_seed(settings.seed)  # for the initial weights; other random numbers are functions of a key (draws.py)
     method = make_method(settings, len(source) // settings.batch_size)
     if settings.precision == "64-true":
-        method.double()  # Lightning would convert it after reading a checkpoint, whose weights would be rounded
+        method.double()  # before a checkpoint is read: Lightning would convert later, and round its weights
     _check_fits(run, method)
     steps = method.schedule.steps
     data, clock, knn = PretrainData(settings, source), TimeLeft(steps), online_knn(settings, source)
@@ -189,7 +191,7 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
     checkpoints = Checkpoints(run, backbone_info(settings), every=settings.checkpoint_every, may_save=monitor.may_save)
     callbacks: list[L.Callback] = [
         *([Bar(steps, clock, monitor.latest)] if sys.stderr.isatty() else []),
-        monitor,  # before the warm start: its first record is of random weights
+        monitor,  # before the warm start, because its first record is of random weights
         *([WarmStart(data)] if settings.images_before_first_step else []),
         clock,
         StopOnSignal(checkpoints, agree_every=settings.log_every),
@@ -203,7 +205,7 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
         resume = run.checkpoint if run.checkpoint.is_file() else None
         try:
             trainer.fit(Pretraining(method, settings.optimizer), datamodule=data, ckpt_path=resume, weights_only=True)
-        except SIGTERMException as stop:  # it came before the first step
+        except SIGTERMException as stop:  # the signal came before the first step
             raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from stop
         not_saved = checkpoints.save_last(trainer)
     if not_saved:

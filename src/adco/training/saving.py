@@ -19,13 +19,13 @@ from adco.training.module import ends_step, losses_of, method_of, require_finite
 
 
 class Checkpoints(Callback):
-    """Saves the full state to resume from, the backbone to use, and the curves to look at.
+    """Saves the full state for resuming, the backbone, and the plots of the records.
 
     Args:
         run: where to save.
         info: metadata of `backbone.safetensors`.
         every: steps between checkpoints.
-        may_save: returns whether the state may replace the last checkpoint; false if it looks collapsed.
+        may_save: returns whether the current state may replace the last checkpoint: not if it looks collapsed.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class Checkpoints(Callback):
     ) -> None:
         self.run, self.info, self.every, self.may_save = run, info, every, may_save
         self.saved = 0  # step of the last checkpoint; 0 if there is none
-        self.draw_next = 0.0  # seconds on the monotonic clock
+        self.draw_next = 0.0  # earliest time of the next drawing, in seconds of the monotonic clock
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Tell all ranks the directory of the first: each would name a new one by its own clock."""
+        """Send rank 0's directory to all ranks: the default name contains the time, which differs between ranks."""
         self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -73,7 +73,10 @@ class Checkpoints(Callback):
                 self._draw()
 
     def _draw(self) -> None:
-        """Draw the curves. That takes about a second; at most a fiftieth of the time is spent on it."""
+        """Draw the curves, which takes about a second, and set the earliest time of the next drawing.
+
+        At most a fiftieth of the time is spent on drawing.
+        """
         start = time.monotonic()
         plot_curves(self.run.records(), self.run.curves)
         now = time.monotonic()
@@ -85,12 +88,13 @@ class StopOnSignal(Callback):
 
     Args:
         checkpoints: saves the state.
-        agree_every: steps between agreements of the ranks, which receive a signal at different steps.
+        agree_every: with several ranks, steps between checks whether any rank has received a signal. Ranks receive it
+            at different steps, but must stop at the same one.
     """
 
     def __init__(self, checkpoints: Checkpoints, *, agree_every: int) -> None:
         self.checkpoints, self.agree_every = checkpoints, agree_every
-        self.received = 0
+        self.received = 0  # number of the signal
         self.previous: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -98,8 +102,11 @@ class StopOnSignal(Callback):
             self.previous[number] = signal.signal(number, self._receive)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the handler again: since `setup`, Lightning has wrapped it in a handler of its own, which would end
-        the run between two steps without saving, and have ranks wait for each other inside a handler."""
+        """Install the SIGTERM handler again.
+
+        Since `setup`, Lightning has wrapped it in a handler of its own, which would end the run between two steps
+        without saving, and synchronise ranks inside a signal handler.
+        """
         if not self.received:
             signal.signal(signal.SIGTERM, self._receive)
 
@@ -110,16 +117,15 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if not ends_step(trainer, batch_idx):  # gradients of half a step are in no checkpoint
+        if not ends_step(trainer, batch_idx):  # a checkpoint has no accumulated gradients
             return
         if trainer.world_size > 1 and trainer.global_step % self.agree_every:
             return
         if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
             require_finite(trainer.global_step, losses_of(outputs), pl_module)
             run = self.checkpoints.run
-            not_saved = self.checkpoints.save_last(
-                trainer, draw=not run.curves.is_file()
-            )  # whoever sent the signal may not wait long
+            # Whoever sent the signal may not wait long, so curves are drawn only if there are none yet.
+            not_saved = self.checkpoints.save_last(trainer, draw=not run.curves.is_file())
             raise Interrupted(self.received or signal.SIGTERM, run, not_saved)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
