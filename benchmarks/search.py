@@ -23,7 +23,8 @@ import torch
 import adco
 from adco.config import defaults
 from adco.data.sources import open_source, open_splits
-from adco.evaluation import Features, evaluate_features, extract_features
+from adco.evaluation.evaluate import evaluate_features
+from adco.evaluation.features import Features, extract_features
 from adco.evaluation.linear import fit_linear_probe
 from adco.models.backbone import load_backbone
 from adco.runs.directory import RunDirectory

@@ -19,7 +19,7 @@ import tempfile
 from typing import Any
 
 import adco
-from adco.comparison import read_plan
+from adco.comparison.plan import read_plan
 from adco.runs.directory import RunDirectory
 from measure import RESULTS, read_lines, run_all
 

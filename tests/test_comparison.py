@@ -20,12 +20,12 @@ from PIL import Image
 from scipy.stats import t as student
 
 from adco.cli import main as cli
-from adco.comparison import BUSY, RunsFailed, compare, do_one, read_plan
 from adco.comparison.check import check_labels, check_plan
 from adco.comparison.claims import Claim, claims, markdown, statements, to_json
 from adco.comparison.dry import dry_run
 from adco.comparison.picture import draw
-from adco.comparison.plan import Plan, Row, first_difference
+from adco.comparison.plan import Plan, Row, first_difference, read_plan
+from adco.comparison.run import BUSY, RunsFailed, compare, do_one
 from adco.comparison.table import Entry, Table, cells, collect, mean_and_std, results
 from adco.comparison.timing import known_timings, relative_time
 from adco.config import recipes

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 
-from adco.evaluation import knn_scores
+from adco.evaluation.knn import knn_scores
 
 
 def made(n: int, m: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

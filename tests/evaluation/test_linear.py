@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
-from adco.evaluation import fit_linear_probe
-from adco.evaluation.linear import L2_CANDIDATES, SEARCH_PER_CLASS, fit_logistic, stratified_split
+from adco.evaluation.linear import L2_CANDIDATES, SEARCH_PER_CLASS, fit_linear_probe, fit_logistic, stratified_split
 
 
 def made(n: int, width: int = 5, classes: int = 3, noise: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:

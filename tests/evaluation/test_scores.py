@@ -14,16 +14,9 @@ from rich.console import Console
 from torch import nn
 
 from adco.data.sources import ArraySource
-from adco.evaluation import (
-    Features,
-    check_classes,
-    evaluate_features,
-    extract_features,
-    results_table,
-    save_confusion,
-    summarise,
-)
-from adco.evaluation.scores import wilson_interval
+from adco.evaluation.evaluate import check_classes, evaluate_features
+from adco.evaluation.features import Features, extract_features
+from adco.evaluation.scores import results_table, save_confusion, summarise, wilson_interval
 
 Kind = Literal["knn", "linear"]
 

@@ -22,8 +22,9 @@ def compare(arguments: Sequence[str]) -> int:
 
     if flags.dry_run:
         return _dry_run(flags.recipe)
-    from adco.comparison import caption, do_one, statements
-    from adco.comparison import compare as run_comparison
+    from adco.comparison.claims import caption, statements
+    from adco.comparison.run import compare as run_comparison
+    from adco.comparison.run import do_one
     from adco.comparison.table import COLUMNS
 
     out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)

@@ -10,7 +10,7 @@ def print_results(results: Mapping[Any, Any], of: str) -> None:
     """A table for each kind of evaluation: the floors, the backbone and the majority baseline."""
     from rich.console import Console
 
-    from adco.evaluation import results_table
+    from adco.evaluation.scores import results_table
 
     for kind, result in results.items():
         images = f"{result['protocol']['train_images']} training and {counted(result['images'], 'test image')}"

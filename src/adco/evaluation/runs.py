@@ -23,17 +23,11 @@ from adco.config.defaults import choose_stem
 from adco.config.resolve import default_image_size
 from adco.data.sources import Source, open_splits
 from adco.errors import InputError
-from adco.evaluation import (
-    Features,
-    Scores,
-    check_classes,
-    evaluate_features,
-    extract_features,
-    pixel_features,
-)
+from adco.evaluation.evaluate import check_classes, evaluate_features
+from adco.evaluation.features import Features, extract_features, pixel_features
 from adco.evaluation.published import fit_published_probe
 from adco.evaluation.results import Kind, evaluation_of, save_result, with_known_floors
-from adco.evaluation.scores import summarise
+from adco.evaluation.scores import Scores, summarise
 from adco.launcher import is_first_rank
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone
 from adco.runs.checkpoints import read_checkpoint

@@ -6,7 +6,8 @@ from torch import nn
 from adco.config.pretrain import Used
 from adco.data.draws import permutation
 from adco.data.sources import Source, labelled
-from adco.evaluation import evaluate_features, extract_features
+from adco.evaluation.evaluate import evaluate_features
+from adco.evaluation.features import extract_features
 from adco.models.backbone import BackboneInfo
 from adco.training.build import backbone_info
 

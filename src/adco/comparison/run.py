@@ -1,0 +1,186 @@
+"""Comparison of methods: train and evaluate every row with every seed under the same conditions, and write one table.
+
+    compare("cifar10_table5", Path("runs/cifar10_table5"))
+
+Finished runs are skipped, so the same call continues a comparison that was stopped or killed. Several processes may
+work on the same comparison, for example one per device: each takes the next run that no other process is working on.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from adco.api import pretrain
+from adco.comparison.check import check_plan
+from adco.comparison.claims import markdown, to_json
+from adco.comparison.picture import save_picture
+from adco.comparison.plan import Plan, read_plan
+from adco.comparison.table import KINDS, Table, collect, is_done, results
+from adco.comparison.timing import known_timings
+from adco.config.commands import EvaluateSettings
+from adco.errors import AdcoError, InputError
+from adco.evaluation.runs import evaluate_kinds
+from adco.files import write_json, write_text
+from adco.launcher import is_first_rank
+from adco.runs.directory import RunDirectory
+from adco.training.errors import Interrupted
+
+BUSY = 75  # exit code if another process is already working on the run (EX_TEMPFAIL of sysexits.h)
+
+
+class RunsFailed(AdcoError):
+    """Some runs of a comparison failed. The others are finished, or other processes are working on them."""
+
+
+def compare(recipe: str | Path, out: Path) -> Table:
+    """Train and evaluate the missing runs, time all rows, and write table.json, table.md and table.png.
+
+    The table is rewritten after each run, so intermediate results can be read. All rows are run with the first seed,
+    then with the second, and so on. If a run fails, the remaining runs are still done.
+
+    Args:
+        recipe: name of a comparison in the package, or a YAML file; see `adco.comparison.plan`.
+        out: directory for the runs and the table.
+
+    Raises:
+        InputError: the recipe is not a comparison, a row cannot be trained, there are no labels for the evaluation, or
+            a run in `out` has different settings. Raised before anything is timed or trained.
+        Interrupted: a signal stopped a run; the same call continues from its last checkpoint.
+        RunsFailed: some runs failed; the same call retries them.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "adco compare starts its own processes, one per device: call it without a launcher, "
+            "or use --only for a single run"
+        )
+    plan = read_plan(recipe)
+    resolved = check_plan(plan, out, _say)
+    locks = _locks(out)
+    with FileLock(locks / "timing"):  # a second process waits here, then reads the first one's timings
+        timing = known_timings(plan.rows, resolved, out / "timing.json", _say)
+    plan = replace(plan, rows=[replace(row, settings=resolved[row.name]) for row in plan.rows])  # for the table
+    failed = []
+    for number, (row, seed) in enumerate(plan.runs()):
+        run = row.run(out, seed)
+        if is_done(run, plan):
+            continue
+        _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
+        code = 0
+        for _ in range(1 + len(KINDS)):  # stages: training, and at most one for each kind of evaluation
+            if not code and not is_done(run, plan):
+                code = _run_subprocess(recipe, out, run)
+        if code == BUSY:
+            _say(f"skipped {row.name}, seed {seed}: another process is working on it")
+        elif not is_done(run, plan):
+            failed.append(run.name)
+        _write(out, plan, timing)
+    table = _write(out, plan, timing)
+    if failed:
+        raise RunsFailed(f"failed runs: {', '.join(failed)} (errors above); the same command retries them")
+    return table
+
+
+def do_one(recipe: str | Path, out: Path, name: str) -> int:
+    """Do the next stage of one run: start or resume its training, or evaluate it if it is trained.
+
+    Training and the SGD linear probe are separate stages, because each may start processes on several devices. The
+    floors, baselines that every row should beat (raw pixels, and the same network with random weights), are evaluated
+    only with the plan's first run.
+
+    Args:
+        recipe, out: as in `compare`.
+        name: the run's directory in `out`, ROW-SEED.
+
+    Returns:
+        An exit code: 0, or BUSY if another process is working on the run.
+
+    Raises:
+        InputError: the plan has no such run.
+        Interrupted, NotFiniteError, CollapsedError: see `adco.pretrain`.
+    """
+    plan = read_plan(recipe)
+    runs = {row.run(out, seed).name: (row, seed) for row, seed in plan.runs()}
+    if name not in runs:
+        raise InputError(f"only {name!r} must be one of {', '.join(runs)}")
+    row, seed = runs[name]
+    run = RunDirectory(row.run(out, seed))
+    try:  # with several devices, rank 0 holds the lock for all ranks
+        with FileLock(_locks(out) / name, timeout=0) if is_first_rank() else nullcontext():
+            if not run.config.is_file():
+                pretrain(**{**row.settings.__dict__, "seed": seed, "out": str(run.path)})
+            elif not run.is_finished:
+                pretrain(resume=run.path)
+            else:
+                _evaluate(run, plan, floors=name == next(iter(runs)))
+    except Timeout:
+        return BUSY
+    return 0
+
+
+def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
+    """Run the evaluations that have no result yet: all of them, or, with protocol sgd, only the next one.
+
+    The SGD linear probe runs on all ranks, everything else on rank 0.
+    """
+    done = results(run.path, plan)
+    kinds = [kind for kind in KINDS if kind not in done]
+    if plan.protocol == "sgd":
+        kinds = kinds[:1]
+    on_all_ranks = plan.protocol == "sgd" and kinds == ["linear"]
+    if kinds and (on_all_ranks or is_first_rank()):
+        settings = EvaluateSettings(data=plan.evaluate_on, floors=floors, protocol=plan.protocol)
+        evaluate_kinds(kinds, run.path, settings)
+
+
+def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:
+    """Run `do_one` in a subprocess and return its exit code.
+
+    The subprocess is the command `adco compare --only`, which Lightning repeats to start further ranks.
+
+    Raises:
+        Interrupted: this process received a signal; it was forwarded, and the subprocess has ended.
+    """
+    command = [sys.executable, "-m", "adco", "compare", str(recipe), "--out", str(out), "--only", run.name]
+    process = subprocess.Popen(command, start_new_session=True)  # so that Ctrl-C reaches it only through `forward`
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        raise Interrupted(received[0], RunDirectory(run))
+    return code
+
+
+def _locks(out: Path) -> Path:
+    folder = out / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write(out: Path, plan: Plan, timing: dict[str, Any]) -> Table:
+    with FileLock(_locks(out) / "table"):
+        table = collect(plan, out, timing)
+        write_json(out / "table.json", to_json(table))
+        write_text(out / "table.md", markdown(table))
+        save_picture(out / "table.png", table)
+    return table
+
+
+def _say(message: str) -> None:
+    print(f"adco: {message}", file=sys.stderr, flush=True)
