@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adco.data.decode import OF_IMAGES, SUFFIXES, TO_INSTALL
+from adco.data.registry import Split
 from adco.errors import InputError
 
 TRAINING = ("train", "training")
@@ -91,7 +92,7 @@ def describe_left_out(left_out: Mapping[str, int]) -> str:
     return f"left out: {', '.join(parts)}" if parts else ""
 
 
-def split_folders(root: Path) -> Mapping[str, Path]:
+def split_folders(root: Path) -> Mapping[Split, Path]:
     """Map split names to folders: "train" and "test", only "train", or nothing if `root` has no splits.
 
     The training folder is `train/` or `training/`; the test folder is `test/`, `testing/`, `val/`, `valid/`,

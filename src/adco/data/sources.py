@@ -26,6 +26,7 @@ from adco.errors import InputError
 
 __all__ = ["ArraySource", "FolderSource", "Source", "Unreadable", "open_source", "open_splits"]
 
+SPLITS: tuple[Split, Split] = ("train", "test")
 VALIDATION = "-validation"  # suffix of a named set: a fifth of its training images becomes the test split
 
 Source = ArraySource | FolderSource
@@ -54,17 +55,18 @@ def open_source(data: str | Path, split: Split = "train", max_unreadable: float 
         if class_level:
             raise InputError(f"class_level {class_level} is for folders: {data} has classes of its own")
         return _named(str(data), split)
-    try:
-        return open_folder(*_listing(_folder(data), split, class_level), max_unreadable)
-    except OSError as error:
-        raise InputError(f"data {str(data)!r}: {error.filename} cannot be read: {error.strerror}") from error
+    listings = _listings(data, class_level)
+    if split not in listings:
+        names = ", ".join(f"{name}/" for name in HELD_OUT)
+        raise InputError(f"data {str(_folder(data))!r} has no test split: it needs train/ and one of {names}")
+    return open_folder(*listings[split], max_unreadable)
 
 
 def is_here(data: str | Path) -> bool:
-    """True if the data is on this machine: a named set that has been fetched, or an existing path."""
+    """True if the data is on this machine: a named set that needs no download or has been fetched, or a path."""
     if is_named(data):
         name = str(data).removesuffix(VALIDATION)
-        return name == "digits" or archives.is_fetched(name)
+        return not str(NAMED[name]).startswith("adco.data.archives") or archives.is_fetched(name)
     return Path(data).expanduser().exists()
 
 
@@ -76,9 +78,13 @@ def open_splits(data: str | Path, max_unreadable: float = 0.01, class_level: int
     Raises:
         InputError: as for `open_source`; or the data has no labels, or only one image per class.
     """
-    train = labelled(open_source(data, "train", max_unreadable, class_level))
-    if is_named(data) or "test" in split_folders(_folder(data)):
-        return train, labelled(open_source(data, "test", max_unreadable, class_level))
+    if is_named(data):
+        train, test = (open_source(data, split, max_unreadable, class_level) for split in SPLITS)
+        return labelled(train), labelled(test)
+    listings = _listings(data, class_level)
+    train = labelled(open_folder(*listings["train"], max_unreadable))
+    if "test" in listings:
+        return train, labelled(open_folder(*listings["test"], max_unreadable))
     kept, held_out = hold_out(_require_labels(train))
     if not len(held_out):
         raise InputError(f"{train.name} has only one image per class: none can be held out for testing")
@@ -116,29 +122,36 @@ def _require_labels(source: Source) -> NDArray[np.int64]:
     return source.labels
 
 
-def _listing(root: Path, split: Split, class_level: int) -> tuple[Listing, Classes]:
-    """Return the files of a split and their classes.
+def _listings(data: str | Path, class_level: int) -> dict[Split, tuple[Listing, Classes]]:
+    """Return the files of each split of a folder, and their classes.
 
     All splits must have the same classes, because a label is an index into the classes of its own split.
     """
-    folders = split_folders(root) or {"train": root}
-    if split not in folders:
-        names = ", ".join(f"{name}/" for name in HELD_OUT)
-        raise InputError(f"data {str(root)!r} has no test split: it needs train/ and one of {names}")
-    listings = {name: list_images(folder) for name, folder in folders.items()}
+    root = _folder(data)
+    try:
+        folders: Mapping[Split, Path] = split_folders(root) or {"train": root}
+        listings = {split: list_images(folder) for split, folder in folders.items()}
+    except OSError as error:
+        raise InputError(f"data {str(data)!r}: {error.filename} cannot be read: {error.strerror}") from error
     train = find_classes(listings["train"], class_level)
-    found = {"train": train}
+    found: dict[Split, Classes] = {"train": train}
     if "test" in folders:
         found["test"] = find_classes(listings["test"], class_level or train.level or 0)
         _check_same_classes(folders, set(train.names), set(found["test"].names))
-    classes = found[split]
-    if class_level and not classes.names:
-        where = display_path(folders[split])
-        raise InputError(f"class_level {class_level} is too large: no image in {where}/ is in a folder at that level")
-    return listings[split], replace(classes, description=classes.description + _describe_splits(root, folders))
+    for split, classes in found.items():
+        if class_level and not classes.names:
+            where = display_path(folders[split])
+            raise InputError(
+                f"class_level {class_level} is too large: no image in {where}/ is in a folder at that level"
+            )
+    splits = _describe_splits(root, folders)
+    return {
+        split: (listings[split], replace(classes, description=classes.description + splits))
+        for split, classes in found.items()
+    }
 
 
-def _check_same_classes(folders: Mapping[str, Path], train: set[str], test: set[str]) -> None:
+def _check_same_classes(folders: Mapping[Split, Path], train: set[str], test: set[str]) -> None:
     if train and test and train != test:
         differing = ", ".join(sorted(train ^ test)[:10])
         raise InputError(
@@ -146,7 +159,7 @@ def _check_same_classes(folders: Mapping[str, Path], train: set[str], test: set[
         )
 
 
-def _describe_splits(root: Path, folders: Mapping[str, Path]) -> str:
+def _describe_splits(root: Path, folders: Mapping[Split, Path]) -> str:
     """Name the folder of the test split, and the folders and images next to the splits that are not used."""
     if "test" not in folders:
         return ""
