@@ -232,3 +232,7 @@ def test_names_of_earlier_versions_are_accepted_with_a_warning() -> None:
     assert (vars(by_keyword)["ema_decay"], by_flag.test_image_size) == (0.5, 24)
     with pytest.raises(ValueError, match="unknown setting ema_decay"):
         pretrain_settings(method="simclr", ema_decay=0.5)
+
+
+def test_none_is_the_default_where_it_was_in_earlier_versions() -> None:
+    assert pretrain_settings(class_level=None, minutes=None, out=None, epochs=7) == AdCoSettings(epochs=7)

@@ -17,7 +17,7 @@ from adco.config import recipes
 from adco.config.help import plain_help, pretrain_help
 from adco.config.pretrain import Asked, PretrainSettings
 from adco.config.registry import settings_of
-from adco.config.versions import RENAMED, of_earlier_versions, present_name
+from adco.config.versions import RENAMED, of_earlier_versions, present_name, with_defaults
 from adco.errors import InputError
 
 # Names of settings in other programs, and the names here.
@@ -144,7 +144,7 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
     Raises:
         InputError: of one line, for an unknown recipe or setting, a wrong type, or both `minutes` and `epochs`.
     """
-    shared = read_recipe(recipe) if recipe else {}
+    shared, values = (with_defaults(given) for given in (read_recipe(recipe) if recipe else {}, values))
     for given in (shared, values):
         if given.get("minutes", math.inf) not in (None, math.inf) and given.get("epochs") is not None:
             raise InputError(

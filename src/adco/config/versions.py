@@ -6,6 +6,8 @@ from typing import Any
 
 # Settings that were renamed. Recipes, flags and keywords may use the old name until version 0.2.
 RENAMED = {"momentum": "ema_decay", "test_size": "test_image_size"}
+# Settings whose default was None in earlier versions. None still means their default.
+ONCE_NONE = ("class_level", "minutes", "out")
 # Settings that were added to a method, with the values that describe what its runs did before.
 ADDED: dict[str, dict[str, Any]] = {
     "adco": {"projector_norm": False, "warm_start_trains": False},
@@ -23,7 +25,9 @@ def present_name(name: str) -> str:
 def of_earlier_versions(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a config.yaml as the present version would have written it."""
     added = ADDED.get(config.get("method", "adco"), {})
-    renamed = {RENAMED.get(name, name): value for name, value in config.items()}
-    if renamed.get("class_level", 0) is None:  # None was what 0 is now
-        renamed["class_level"] = 0
-    return added | renamed
+    return added | {RENAMED.get(name, name): value for name, value in with_defaults(config).items()}
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without those that are None where None was the default."""
+    return {name: value for name, value in values.items() if value is not None or name not in ONCE_NONE}
