@@ -144,3 +144,12 @@ sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--protocol" in done.stdout
+
+
+def test_a_configuration_holds_all_settings_of_a_method_that_inherits_its_topic() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Own(AdCoSettings[None]):
+        further: float = 0.5
+
+    values = to_dict(Own())
+    assert set(values) == {field.name for field in dataclasses.fields(Own)} - {"out", "minutes"}

@@ -195,7 +195,7 @@ def topics(settings: type[PretrainSettings[Any]]) -> dict[str, list[str]]:
     for kind in (*shared, *own):  # a shared setting that a method redefines stays in its shared topic
         new = [name for name in kind.__annotations__ if name in fields - seen]
         if new:
-            found[kind.TOPIC] = new
+            found.setdefault(kind.TOPIC, []).extend(new)  # a method may share or inherit a topic
             seen |= set(new)
     return found
 
