@@ -7,6 +7,7 @@ L = Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²,   C the correlation of the two v
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Never
 
+import torch
 from torch import nn
 
 import adco
@@ -45,7 +46,8 @@ class BarlowTwins(Method):
 
     def step(self, batch: Batch) -> Step:
         first, second = (self.encoder.project(self.prepare(view)) for view in batch.views)  # [n, D], normalised
-        correlation = first.float().T @ second.float() / len(first)  # [D, D]
+        with torch.autocast(first.device.type, enabled=False):  # a sum over the batch is too coarse in bf16
+            correlation = first.float().T @ second.float() / len(first)  # [D, D]
         diagonal = correlation.diagonal()
         others = correlation.square().sum() - diagonal.square().sum()
         loss = (1 - diagonal).square().sum() + self.off_diagonal * others

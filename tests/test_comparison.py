@@ -429,26 +429,14 @@ ONE: dict[str, Any] = {
 
 @pytest.mark.parametrize("batch_norm", ["auto", "shuffle"])
 def test_a_device_that_shuffles_with_others_embeds_its_share_in_one(batch_norm: BatchNorm) -> None:
-    small = {
-        "backbone_args": TINY["backbone_args"],
-        "image_size": 8,
-        "accelerator": "cpu",
-        "devices": 8,
-        "data": "digits",
-    }
+    small = {**ONE, "devices": 8}
     training = Training(MoCoSettings(**small, batch_size=64, batch_norm=batch_norm), open_source("digits"))
     assert isinstance(training.settings, MoCoSettings)
     assert (training.settings.batch_size, training.settings.split_groups) == (8, 1)
 
 
 def test_no_worker_makes_views_for_a_later_turn() -> None:
-    small = {
-        "backbone_args": TINY["backbone_args"],
-        "image_size": 8,
-        "batch_size": 8,
-        "accelerator": "cpu",
-        "data": "digits",
-    }
+    small = {**ONE, "batch_size": 8}
     training = Training(MoCoSettings(**small, workers=1), open_source("digits"), steps=3)
     training()
     assert training.loader.order.position == 4  # batches asked for; a worker looks two ahead where there are more
@@ -460,13 +448,7 @@ def test_no_worker_makes_views_for_a_later_turn() -> None:
 def test_parameters_beyond_backbone_and_projector() -> None:
     """Claim 6: 8192 adversaries of width 128; BYOL's predictor 256-4096-256, with BatchNorm."""
     source = open_source("digits")
-    small = {
-        "backbone_args": TINY["backbone_args"],
-        "image_size": 8,
-        "batch_size": 8,
-        "accelerator": "cpu",
-        "data": "digits",
-    }
+    small = {**ONE, "batch_size": 8}
     counts = [
         Training(settings, source).extra_parameters()
         for settings in (

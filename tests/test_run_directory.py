@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from adco.errors import InputError
 from adco.files import write_text
 from adco.runs import directory
 from adco.runs.directory import RunDirectory, newest_run
@@ -149,3 +150,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_text(path, "new text")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_json_file_is_named_in_one_line(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    (run.path / "environment.json").write_text("{")
+    with pytest.raises(InputError, match=r"^.*environment\.json is damaged: Expecting property name") as raised:
+        run.read_environment()
+    assert "\n" not in str(raised.value)

@@ -6,9 +6,11 @@ class AdcoError(Exception):
 
     Attributes:
         exit_code: exit code of the command.
+        on_first_rank_only: whether all ranks raise it together, so that one line is enough.
     """
 
     exit_code = 1
+    on_first_rank_only = False
 
 
 class InputError(AdcoError, ValueError):

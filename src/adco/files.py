@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from adco.errors import InputError
+
 
 def user_cache() -> Path:
     """Return the package's cache directory: `adco` in `$XDG_CACHE_HOME`, by default in `~/.cache`."""
@@ -48,6 +50,18 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         command: Callable[[Sequence[str]], int] = getattr(import_module(f"adco.cli.{name}"), name)
         return command(rest)
     except AdcoError as error:
-        if is_first_rank():  # the errors of all ranks are the same
+        if is_first_rank() or not error.on_first_rank_only:
             print(f"adco: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
@@ -101,11 +101,11 @@ def _keep_pages() -> None:
 
 
 def _configure_output() -> None:
-    """Silence what Lightning says of itself and print our own lines."""
+    """Print log messages and warnings of this package in one line each."""
     import logging
     import warnings
 
-    from adco.quiet import LOGGERS, StderrHandler
+    from adco.quiet import StderrHandler
 
     own = logging.getLogger("adco")
     if not own.handlers:
@@ -115,8 +115,6 @@ def _configure_output() -> None:
         own.setLevel(logging.INFO)
         own.propagate = False
 
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.showwarning = _show_warning
 

@@ -71,7 +71,7 @@ def _print_help(parser: "Parser", settings: "Asked") -> int:
     if settings.data:
         from adco.data.sources import is_here
 
-        with suppress(ValueError):  # help works even if a run would fail
+        with suppress(InputError):  # help works even if a run would fail
             settings.check()
             if is_here(settings.data):
                 parser.chosen = vars(_chosen(settings))

@@ -85,7 +85,7 @@ def check_labels(plan: Plan, source: Source, say: Callable[[str], None]) -> int:
     try:
         train, test = open_splits(data)
         check_classes(train, test)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"the rows cannot be evaluated on {data}: {error}") from error
     images = f"{len(train)} training and {counted(len(test), 'test image')}"
     say(f"evaluation on {data}: {images} of {len(train.classes)} classes")

@@ -136,10 +136,10 @@ def first_difference(settings: Asked, known: Mapping[str, Any], asked: Mapping[s
 
 @contextmanager
 def naming(row: str) -> Iterator[None]:
-    """Prefix the messages of ValueErrors with the row's name."""
+    """Prefix the messages of InputErrors with the row's name."""
     try:
         yield
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"row {row}: {error}") from error
 
 

@@ -3,7 +3,6 @@
 Floors are the scores of raw pixels and of random weights, the baselines that every row should beat.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from adco.config.commands import EvaluateSettings
 from adco.evaluation.knn import default_k
 from adco.evaluation.results import Kind
 from adco.evaluation.runs import FEW
+from adco.files import read_json
 from adco.runs.directory import RunDirectory
 from adco.words import counted
 
@@ -139,9 +139,7 @@ def results(path: Path, plan: Plan) -> dict[Kind, Any]:
     for kind in KINDS:  # matches knn-cifar10.json, knn.json of earlier versions, and other evaluations
         files = sorted(run.results.glob(f"{kind}*.json"))
         size = config["test_image_size"]
-        matching = [
-            result for file in files if _matches(kind, result := json.loads(file.read_text()), data, size, plan)
-        ]
+        matching = [result for file in files if _matches(kind, result := read_json(file), data, size, plan)]
         if matching:
             found[kind] = matching[0]
     return found

@@ -4,7 +4,6 @@ The speed of the training runs themselves cannot be compared, because other load
 others.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -17,7 +16,7 @@ from adco.comparison.plan import Row, first_difference
 from adco.config.pretrain import Asked, to_dict
 from adco.config.versions import of_earlier_versions
 from adco.data.sources import open_source
-from adco.files import write_json
+from adco.files import read_json, write_json
 from adco.runs.environment import environment
 from adco.training.rehearsal import STEPS, Training, peak_megabytes
 from adco.words import counted
@@ -37,7 +36,7 @@ def known_timings(
     Returns:
         The results of `time_rows` under "rows", with the rows' settings, the number of threads and the machine.
     """
-    timing: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    timing: dict[str, Any] = read_json(path) if path.is_file() else {}
     known = {name: of_earlier_versions(settings) for name, settings in timing.get("settings", {}).items()}
     asked = {name: to_dict(settings) for name, settings in used.items()}
     same = all(

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from adco.config import defaults
 from adco.config.pretrain import Asked, Devices, PretrainSettings, RunLength, Used
+from adco.config.topics import HardwareSettings
 from adco.data.sources import ArraySource, Source
 from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
 from adco.errors import InputError
@@ -95,7 +96,7 @@ def _for_devices(settings: Asked, source: Source) -> Asked:
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("tensorboard true needs the package tensorboard: pip install tensorboard")
     assert settings.batch_size is not None
-    processes = count_processes(settings.accelerator, settings.devices, settings.num_nodes)
+    processes = processes_of(settings)
     share, rest = divmod(settings.batch_size, processes * settings.accumulate)
     if rest:
         raise InputError(
@@ -112,6 +113,15 @@ def _for_devices(settings: Asked, source: Source) -> Asked:
     if settings.precision == "auto":
         settings = replace(settings, precision=best_precision(settings.accelerator))
     return replace(settings, **settings.choose_for_devices(devices))
+
+
+def processes_of(settings: HardwareSettings[Any]) -> int:
+    """Return how many processes will train together.
+
+    Raises:
+        InputError: if such devices are not available.
+    """
+    return count_processes(settings.accelerator, settings.devices, settings.num_nodes)
 
 
 def _unless_set(settings: Asked, chosen: Mapping[str, Any]) -> Asked:

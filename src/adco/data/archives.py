@@ -222,3 +222,4 @@ FASHION_MNIST = Archive(
     routes=_fashion_mnist_routes,
     by_hand=f"{', '.join(f'{n}.gz' for n in _ZALANDO_MD5)} from github.com/zalandoresearch/fashion-mnist",
 )
+NAMES = {archive.name for archive in (CIFAR10, FASHION_MNIST)}

@@ -66,7 +66,7 @@ def is_here(data: str | Path) -> bool:
     """True if the data is on this machine: a named set that needs no download or has been fetched, or a path."""
     if is_named(data):
         name = str(data).removesuffix(VALIDATION)
-        return not str(NAMED[name]).startswith("adco.data.archives") or archives.is_fetched(name)
+        return name not in archives.NAMES or archives.is_fetched(name)
     return Path(data).expanduser().exists()
 
 

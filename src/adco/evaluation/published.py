@@ -24,6 +24,7 @@ from adco.data.views import View
 from adco.errors import InputError
 from adco.evaluation.linear import LinearProbe
 from adco.optim.players import Schedule
+from adco.quiet import quiet_lightning
 
 MOMENTUM = 0.9  # of SGD; there is no weight decay
 INIT_STD = 0.01  # standard deviation of the initial weights
@@ -128,17 +129,18 @@ def fit_published_probe(
     backbone.requires_grad_(False).eval()
     labels = torch.as_tensor(source.labels)
     classifier = Classifier(backbone, width, labels, classes, schedule, mean, std)
-    trainer = L.Trainer(
-        accelerator={"cuda": "gpu"}.get(settings.device or "auto", settings.device or "auto"),
-        devices=settings.devices,
-        max_epochs=settings.epochs,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(classifier, datamodule=Images(source, image_size, settings.batch_size))
+    with quiet_lightning():
+        trainer = L.Trainer(
+            accelerator={"cuda": "gpu"}.get(settings.device or "auto", settings.device or "auto"),
+            devices=settings.devices,
+            max_epochs=settings.epochs,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(classifier, datamodule=Images(source, image_size, settings.batch_size))
     weight, bias = classifier.linear.weight.detach().cpu(), classifier.linear.bias.detach().cpu()
     if not weight.isfinite().all():
         raise InputError(f"the linear layer diverged at learning_rate {rate}: try a lower one")

@@ -138,7 +138,7 @@ def _open_splits(
     """
     try:
         return open_splits(data, max_unreadable, class_level)
-    except ValueError as error:
+    except InputError as error:
         if run is None or settings.data:
             raise
         raise InputError(f"without --data, the data of {run.path} is used: {error}") from error

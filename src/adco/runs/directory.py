@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from adco.config.versions import of_earlier_versions
 from adco.errors import InputError
-from adco.files import write_json, write_text
+from adco.files import read_json, write_json, write_text
 from adco.launcher import is_first_rank
 from adco.runs.environment import environment
 from adco.runs.records import read_records
@@ -135,7 +135,7 @@ class RunDirectory:
     def read_environment(self) -> dict[str, Any]:
         """Return environment.json; empty if the run was killed before it was written."""
         path = self.path / "environment.json"
-        values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        values: dict[str, Any] = read_json(path) if path.is_file() else {}
         return values
 
     def write_environment(self, **facts: Any) -> None:

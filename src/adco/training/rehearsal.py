@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from adco.config.pretrain import Asked, Used
-from adco.config.resolve import resolve, resolve_for_images
+from adco.config.resolve import processes_of, resolve, resolve_for_images
 from adco.data.batch import Batch
 from adco.data.loader import Loader, Order
 from adco.data.sources import Source
-from adco.devices import count_processes, training_device
+from adco.devices import training_device
 from adco.errors import InputError
 from adco.training.bare import BareTraining
 from adco.training.build import make_method, make_views
@@ -53,13 +53,13 @@ class Training:
     def __init__(self, asked: Asked, source: Source, steps: int = STEPS) -> None:
         chosen = resolve_for_images(asked, source)
         assert chosen.batch_size is not None
-        processes = count_processes(asked.accelerator, asked.devices, asked.num_nodes)
+        processes = processes_of(asked)
         share = replace(chosen, devices=1, num_nodes=1, batch_size=chosen.batch_size // processes)
         self.settings = settings = resolve(share.for_one_device(processes), source)
         self.device, self.batch_size = training_device(settings.accelerator), settings.batch_size
         torch.manual_seed(0)
         self.method = make_method(settings, len(source) // self.batch_size).to(self.device)
-        self.train = BareTraining(self.method, settings.optimizer, settings.precision)
+        self.bare = BareTraining(self.method, settings.optimizer, settings.precision)
         workers = settings.workers
         # An epoch of just the images of a call: a worker that prefetched more would do so during another row's turn.
         self.steps = min(max(steps, 4 * workers), len(source) // self.batch_size)
@@ -94,8 +94,8 @@ class Training:
     def _train(self) -> Iterator[None]:
         """Train on each image once; yield after each step."""
         for batch in map(self._to_device, self.loader):
-            self.train(batch)
-            if self.train.ends_step(batch):
+            self.bare(batch)
+            if self.bare.ends_step(batch):
                 yield
 
     def _now(self) -> float:
@@ -172,7 +172,7 @@ def fit_epochs(settings: Asked, source: Source, spent: float = 0.0) -> Asked:
     if settings.minutes == math.inf:
         return settings
     minutes, settings = settings.minutes, replace(settings, minutes=math.inf)
-    if count_processes(settings.accelerator, settings.devices, settings.num_nodes) > 1:
+    if processes_of(settings) > 1:
         raise InputError(f"minutes {minutes:g} needs a run on one device: give --epochs, or --devices 1")
     begun = time.perf_counter()
     resolved = resolve(settings, source)
@@ -199,13 +199,7 @@ def dry_run(settings: Asked) -> str:
     training = Training(settings, source)
     cost = measure(resolved, source, training)
     memory = peak_since(0.0, training.device)
-    facts = outline(
-        resolved,
-        source,
-        training.method,
-        training.device,
-        count_processes(settings.accelerator, settings.devices, settings.num_nodes),
-    )
+    facts = outline(resolved, source, training.method, training.device, processes_of(settings))
     total = duration(cost.seconds(resolved.epochs))
     return lines(
         {
