@@ -24,7 +24,9 @@ from adco.config import defaults
 from adco.config.commands import EvaluateSettings
 from adco.config.resolve import default_image_size
 from adco.data.sources import open_source
-from adco.evaluation.runs import evaluate_kinds
+from adco.evaluation.evaluate import evaluate
+from adco.evaluation.knn import KNN
+from adco.evaluation.linear import Linear
 from adco.health.awake import ASLEEP
 from adco.runs.directory import RunDirectory
 from folders import FOLDERS, data_of
@@ -121,7 +123,7 @@ def _figures(out: Path, floors: bool) -> Line:
         figures["share"] = statistics.median(shares[-5:])
     if not (out / "backbone.safetensors").is_file():
         return figures
-    found = evaluate_kinds(["knn", "linear"], out, EvaluateSettings(floors=floors, k=20))
+    found = evaluate([KNN(k=20), Linear()], out, EvaluateSettings(floors=floors))
     figures |= {"test_images": found["knn"]["images"], "top1": {kind: one["top1"] for kind, one in found.items()}}
     if floors:
         figures["floors"] = {

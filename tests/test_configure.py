@@ -1,8 +1,10 @@
 import math
 import re
 from dataclasses import fields, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -10,15 +12,38 @@ import yaml
 import adco
 from adco.config import recipes
 from adco.config.commands import EvaluateSettings
+from adco.config.keywords import EvaluateKeywords, PretrainKeywords
 from adco.config.load import FOREIGN, Parser, build, pretrain_parser, pretrain_settings, read_recipe
-from adco.config.pretrain import to_dict
+from adco.config.pretrain import Crop, to_dict
+from adco.config.registry import METHODS
+from adco.evaluation.registry import EVALUATIONS, evaluation_of
 from adco.methods.adco import AdCoSettings
+from adco.methods.query_key import BatchNorm
 from adco.runs.directory import RunDirectory
 
 
 def test_nothing_given_is_the_defaults() -> None:
     assert pretrain_settings() == AdCoSettings()
-    assert build(Parser(EvaluateSettings, "adco evaluate", ""), {}) == EvaluateSettings()
+    assert build(Parser([EvaluateSettings], "adco evaluate", ""), {}) == [EvaluateSettings()]
+
+
+def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
+    evaluations = [Parser([EvaluateSettings, evaluation_of(name)], "adco evaluate", "") for name in EVALUATIONS]
+    cases: list[tuple[Any, list[Parser]]] = [
+        (PretrainKeywords, [pretrain_parser(method) for method in METHODS]),
+        (EvaluateKeywords, evaluations),
+    ]
+    for keywords, parsers in cases:
+        types: dict[str, set[Any]] = {}
+        for parser in parsers:
+            for name, kind in parser.types.items():
+                types.setdefault(name, set()).add(str if name == "method" else kind)
+        for name in {"data", "out", "weights"} & types.keys():
+            types[name].add(Path)
+        expected = {name: reduce(or_, kinds) for name, kinds in types.items()}
+        hints = get_type_hints(keywords, localns={"BatchNorm": BatchNorm, "Crop": Crop})
+        hints.pop("protocol", None)  # of earlier versions
+        assert hints == expected
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.names() if not name.endswith("_table5")])

@@ -8,10 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from sklearn.neighbors import NearestCentroid  # type: ignore[import-untyped]
 
 import adco
 from adco.config.registry import METHODS
 from adco.data.registry import NAMED
+from adco.data.sources import open_splits
+from adco.evaluation.extract import extract_features
+from adco.evaluation.registry import EVALUATIONS
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +35,12 @@ SMALL: dict[str, Any] = {
 def example(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.delitem(sys.modules, request.param, raising=False)
-    methods, sets = set(METHODS), set(NAMED)
+    registries: tuple[dict[str, Any], ...] = (METHODS, NAMED, EVALUATIONS)
+    before = [dict(registry) for registry in registries]
     yield importlib.import_module(request.param)
-    for method in set(METHODS) - methods:
-        del METHODS[method]
-    for data in set(NAMED) - sets:
-        del NAMED[data]
+    for registry, known in zip(registries, before, strict=True):
+        for name in registry.keys() - known:
+            del registry[name]
 
 
 @pytest.mark.parametrize("example", ["bare_loop"], indirect=True)
@@ -64,3 +68,29 @@ def test_a_data_set_of_ones_own_is_trained_on_and_evaluated(example: ModuleType,
     run = adco.pretrain(data="shapes", out=str(tmp_path / "run"), **SMALL)
     result = adco.evaluate("knn", run)
     assert (result["images"], list(result["per_class"])) == (128, ["square", "disc"])
+
+
+@pytest.mark.parametrize("example", ["own_evaluation"], indirect=True)
+def test_an_evaluation_of_ones_own_is_scikit_learns_and_has_a_column_in_a_comparison(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from adco.cli import main as cli
+    from adco.comparison.plan import read_plan
+
+    run = adco.pretrain(data="digits", out=str(tmp_path / "run"), **SMALL)
+    own: dict[str, Any] = {"normalise": False}
+    found = adco.evaluate("centre", run, **own)
+    backbone, info = adco.load_backbone(run / "backbone.safetensors")
+    train, test = (
+        extract_features(backbone, source, image_size=info.image_size, mean=info.mean, std=info.std)
+        for source in open_splits("digits")
+    )
+    expected = NearestCentroid().fit(train.features, train.labels).score(test.features, test.labels)
+    assert found["top1"] == pytest.approx(100 * expected)
+    assert (run / "results" / "centre-digits.json").is_file()
+    with pytest.raises(SystemExit):
+        cli.run(["evaluate", "centre", "--help"])
+    assert "--normalise [true|false]" in capsys.readouterr().out
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("rows: {AdCo: {data: digits}}\nevaluations: {knn: {}, centre: {normalise: false}}")
+    assert [evaluation.TITLE for evaluation in read_plan(recipe).evaluations] == ["kNN", "nearest centre"]

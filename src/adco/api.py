@@ -2,19 +2,24 @@
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 from adco.config.commands import EvaluateSettings
+from adco.config.keywords import EvaluateKeywords, PretrainKeywords
 from adco.config.load import Parser, build, pretrain_settings
 from adco.config.resolve import as_used
+from adco.config.versions import present_evaluation
 from adco.errors import InputError
-from adco.evaluation.runs import evaluate_run
+from adco.evaluation.evaluate import evaluate_alone
+from adco.evaluation.registry import evaluation_of
 from adco.runs.directory import RunDirectory
 from adco.training.pretrain import open_images, pretrain_run, resume_run
 from adco.training.rehearsal import fit_epochs
 
 
-def pretrain(recipe: str | Path | None = None, *, resume: str | Path | None = None, **settings: Any) -> Path:
+def pretrain(
+    recipe: str | Path | None = None, *, resume: str | Path | None = None, **settings: Unpack[PretrainKeywords]
+) -> Path:
     """Pretrain a backbone on images without labels.
 
     Args:
@@ -48,13 +53,15 @@ def pretrain(recipe: str | Path | None = None, *, resume: str | Path | None = No
     return pretrain_run(fit_epochs(asked, source, time.perf_counter() - begun), source).path
 
 
-def evaluate(kind: Literal["knn", "linear"], run: str | Path | None = None, **settings: Any) -> dict[str, Any]:
+def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:
     """Evaluate a frozen backbone on labelled images.
 
     Args:
-        kind: "knn" for weighted nearest neighbours, "linear" for a linear probe.
+        kind: "knn" for weighted nearest neighbours, "linear" for a linear probe, "linear_sgd" for the papers' one, or
+            any other name in `adco.evaluation.registry.EVALUATIONS`.
         run: a run directory, a checkpoint or a backbone.safetensors; the newest run where no backbone is named either.
-        settings: see `adco evaluate --help` or `adco.config.commands.EvaluateSettings`.
+        settings: those of `adco.config.commands.EvaluateSettings` and those of the evaluation; see
+            `adco evaluate KIND --help`.
 
     Returns:
         What `results/KIND-DATA.json` in the run directory holds: top-1, top-5, per class, protocol, and the floors
@@ -63,5 +70,7 @@ def evaluate(kind: Literal["knn", "linear"], run: str | Path | None = None, **se
     Raises:
         InputError: if a setting is unknown or impossible, or the images have no labels.
     """
-    parser = Parser(EvaluateSettings, "adco evaluate", "")
-    return evaluate_run(kind, None if run is None else Path(run), build(parser, settings))
+    given: dict[str, Any] = {**settings}
+    evaluation = evaluation_of(present_evaluation(kind, given.pop("protocol", None)))
+    of_images, of_evaluation = build(Parser([EvaluateSettings, evaluation], "adco evaluate", ""), given)
+    return evaluate_alone(of_evaluation, None if run is None else Path(run), of_images)

@@ -6,15 +6,16 @@ from typing import Any
 
 from adco.api import pretrain
 from adco.config.commands import EvaluateSettings
-from adco.evaluation.results import Kind
-from adco.evaluation.runs import evaluate_kinds
+from adco.evaluation.evaluate import evaluate
+from adco.evaluation.knn import KNN
+from adco.evaluation.linear import Linear
 from adco.runs.directory import RunDirectory
 from adco.words import counted
 
 RECIPE = "cifar10_demo"
 
 
-def run_demo(out: Path, seed: int) -> dict[Kind, dict[str, Any]]:
+def run_demo(out: Path, seed: int) -> dict[str, Any]:
     """Pretrain, or go on where a demo in `out` was stopped, and evaluate.
 
     Raises:
@@ -25,7 +26,7 @@ def run_demo(out: Path, seed: int) -> dict[Kind, dict[str, Any]]:
         pretrain(RECIPE, out=str(out), seed=seed)
     elif not RunDirectory(out).is_finished:
         pretrain(resume=out)
-    return evaluate_kinds(["knn", "linear"], out, EvaluateSettings(floors=True))
+    return evaluate([KNN(), Linear()], out, EvaluateSettings(floors=True))
 
 
 def what_happened(out: Path, linear: Mapping[str, Any]) -> str:

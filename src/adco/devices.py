@@ -43,6 +43,22 @@ def training_device(accelerator: str) -> torch.device:
     return torch.device("cpu")
 
 
+def evaluation_device(device: str | None) -> str:
+    """Return the device to evaluate on: the one given, else the GPU of this process where there is one.
+
+    Raises:
+        InputError: if that device is not available.
+    """
+    if device is None:
+        found = training_device("auto").type
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found == "cuda" else found
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device} is not available: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def can_sync_batch_norm(accelerator: str) -> bool:
     """Return whether BatchNorm can use the statistics of several devices, which torch supports on GPUs only."""
     return accelerator != "cpu" and torch.cuda.is_available()

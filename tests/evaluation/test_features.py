@@ -12,7 +12,8 @@ from torch import nn
 
 from adco.data import views
 from adco.data.sources import ArraySource, FolderSource
-from adco.evaluation.features import Features, extract_features, pixel_features
+from adco.evaluation.extract import extract_features, pixel_features
+from adco.evaluation.features import Features
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,12 +12,15 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
+from adco.cli.tables import scores_table
 from adco.data.sources import ArraySource
-from adco.evaluation.evaluate import check_classes, evaluate_features
-from adco.evaluation.features import Features, extract_features
-from adco.evaluation.scores import results_table, save_confusion, summarise, wilson_interval
-
-Kind = Literal["knn", "linear"]
+from adco.evaluation.confusion import save_confusion
+from adco.evaluation.evaluation import Evaluation, check_classes
+from adco.evaluation.extract import extract_features
+from adco.evaluation.features import Features
+from adco.evaluation.knn import KNN
+from adco.evaluation.linear import Linear
+from adco.evaluation.scores import summarise, wilson_interval
 
 
 def names(number: int) -> tuple[str, ...]:
@@ -72,22 +74,22 @@ def test_nan_scores_are_refused() -> None:
         summarise(torch.tensor([[0.0, 1.0], [1.0, torch.nan], [0.0, 0.0]]), torch.zeros(3, dtype=torch.int64), names(2))
 
 
-@pytest.mark.parametrize("kind", ["knn", "linear"])
-def test_an_evaluation_is_json_and_says_how_it_was_made(kind: Kind) -> None:
-    found = evaluate_features(clusters(300, 1), clusters(200, 2), names(10), kind, k=20)
+@pytest.mark.parametrize("evaluation", [KNN(k=20), Linear()])
+def test_an_evaluation_is_json_and_says_how_it_was_made(evaluation: Evaluation) -> None:
+    found = evaluation.of_features(clusters(300, 1), clusters(200, 2), names(10))
     record = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert record["top1"] == found.top1 > 95
-    assert record["protocol"]["kind"] == kind
+    assert record["protocol"]["kind"] == evaluation.NAME
     assert record["protocol"]["train_images"] == 300
     assert record["images"] == 200
     assert {"k", "temperature"} <= set(record["protocol"]) or {"l2", "validation_top1"} <= set(record["protocol"])
 
 
-@pytest.mark.parametrize("kind", ["knn", "linear"])
-def test_shuffled_test_labels_are_at_chance(kind: Kind) -> None:
+@pytest.mark.parametrize("evaluation", [KNN(k=20), Linear()])
+def test_shuffled_test_labels_are_at_chance(evaluation: Evaluation) -> None:
     test = clusters(2000, 2)
     shuffled = Features(test.features, test.labels[torch.randperm(2000, generator=torch.Generator().manual_seed(3))])
-    found = evaluate_features(clusters(500, 1), shuffled, names(10), kind)
+    found = evaluation.of_features(clusters(500, 1), shuffled, names(10))
     assert found.top1 == pytest.approx(10, abs=3)  # standard deviation 0.7
     assert found.top5 == pytest.approx(50, abs=5)
 
@@ -95,12 +97,12 @@ def test_shuffled_test_labels_are_at_chance(kind: Kind) -> None:
 def test_the_test_split_does_not_choose_the_l2() -> None:
     train, test = clusters(400, 1), clusters(100, 2)
     other = Features(-7 * test.features, test.labels.flip(0))
-    first, second = (evaluate_features(train, split, names(10), "linear").protocol for split in (test, other))
+    first, second = (Linear().of_features(train, split, names(10)).protocol for split in (test, other))
     assert first == second
 
 
-@pytest.mark.parametrize("kind", ["knn", "linear"])
-def test_a_backbone_is_evaluated_and_left_untouched(kind: Kind) -> None:
+@pytest.mark.parametrize("evaluation", [KNN(k=20), Linear()])
+def test_a_backbone_is_evaluated_and_left_untouched(evaluation: Evaluation) -> None:
     generator = np.random.default_rng(0)
 
     def source(n: int) -> ArraySource:
@@ -114,7 +116,7 @@ def test_a_backbone_is_evaluated_and_left_untouched(kind: Kind) -> None:
     train, test = (
         extract_features(backbone, source(n), image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3) for n in (60, 40)
     )
-    found = evaluate_features(train, test, ("dark", "bright"), kind=kind, k=5)
+    found = evaluation.of_features(train, test, ("dark", "bright"))
     assert found.top1 > 95
     assert found.top5 is None
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
@@ -149,9 +151,7 @@ def test_impossible_evaluations_are_refused() -> None:
         (two, two, ("a", "a"), "class names must be unique"),
     ):
         with pytest.raises(ValueError, match=message):
-            evaluate_features(train, test, classes, "knn")
-    with pytest.raises(ValueError, match="kind must be knn or linear; got tree"):
-        evaluate_features(two, two, ("a", "b"), "tree")  # type: ignore[arg-type]
+            KNN().of_features(train, test, classes)
     with pytest.raises(ValueError, match="1 of 2 images are NaN"):
         Features(torch.tensor([[0.0], [torch.inf]]), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"features must be \[n, F\]"):
@@ -177,7 +177,7 @@ def test_table_shows_each_row_in_percent_and_the_majority_below() -> None:
     always_first = torch.tensor([[1.0, 0.0]]).expand(40, 2)
     rows = {"raw pixels": always_first, "AdCo": torch.eye(2)[labels]}
     console = Console(width=90, record=True, file=io.StringIO())
-    console.print(results_table([(name, summarise(x, labels, ("a", "b")).to_json()) for name, x in rows.items()]))
+    console.print(scores_table([(name, summarise(x, labels, ("a", "b")).to_json()) for name, x in rows.items()]))
     lines = [line.split() for line in console.export_text().splitlines() if "." in line]
     assert [line[-1] for line in lines] == ["50.0", "100.0", "50.0"]  # mean per class
     assert lines[0][2] == "75.0"

@@ -21,7 +21,7 @@ from adco.adversaries import Adversaries
 from adco.data.batch import Batch
 from adco.data.draws import uniform
 from adco.data.sources import ArraySource
-from adco.evaluation.features import extract_features
+from adco.evaluation.extract import extract_features
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL
 from adco.methods.method import Common, Method

@@ -12,7 +12,7 @@ def compare(arguments: Sequence[str]) -> int:
     from adco.config.commands import CompareSettings
     from adco.config.load import Parser
 
-    parser = Parser(CompareSettings, "adco compare", "Train the rows of a table alike and print it.", "RECIPE")
+    parser = Parser([CompareSettings], "adco compare", "Train the rows of a table alike and print it.", "RECIPE")
     parser.add_argument(
         "recipe", metavar="RECIPE", help="a comparison of the package by name, or a YAML file: shared, seeds, rows"
     )
@@ -22,10 +22,10 @@ def compare(arguments: Sequence[str]) -> int:
 
     if flags.dry_run:
         return _dry_run(flags.recipe)
-    from adco.comparison.claims import caption, statements
+    from adco.comparison.findings import statements
+    from adco.comparison.report import caption
     from adco.comparison.run import compare as run_comparison
     from adco.comparison.run import do_one
-    from adco.comparison.table import COLUMNS
 
     out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
     try:
@@ -37,7 +37,7 @@ def compare(arguments: Sequence[str]) -> int:
             print("adco: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return stop.exit_code
     print(caption(table))
-    print_table(COLUMNS, table.lines())
+    print_table(table.columns, table.lines())
     for statement in statements(table):
         print(statement.replace("**", ""))
     print(f"table.json, table.md and table.png are in {out}/")

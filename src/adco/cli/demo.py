@@ -13,7 +13,7 @@ def demo(arguments: Sequence[str]) -> int:
     from adco.config.commands import DemoSettings
     from adco.config.load import Parser
 
-    parser = Parser(DemoSettings, "adco demo", "Pretrain on CIFAR-10 without labels, and show what was learned.")
+    parser = Parser([DemoSettings], "adco demo", "Pretrain on CIFAR-10 without labels, and show what was learned.")
     flags = parser.read_flags(arguments)
     from adco.demo import run_demo, what_happened
     from adco.training.errors import Interrupted

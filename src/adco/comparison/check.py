@@ -13,7 +13,7 @@ from adco.config.pretrain import Asked, to_dict
 from adco.config.resolve import resolve, resolve_for_images
 from adco.data.sources import Source, open_source, open_splits
 from adco.errors import InputError
-from adco.evaluation.evaluate import check_classes
+from adco.evaluation.evaluation import check_classes
 from adco.optim.optimizers import make_optimizer
 from adco.runs.directory import RunDirectory
 from adco.training.build import make_method, make_views

@@ -28,30 +28,30 @@ def save_picture(path: Path, table: Table) -> None:
 
 
 def draw(table: Table) -> Figure:
-    """Plot linear top-1 (mean ± standard deviation over seeds) over time per epoch.
+    """Plot top-1 (mean ± standard deviation over seeds) over time per epoch.
 
     Markers are filled for rows with a symmetric loss.
     """
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.add_subplot()
     for number, entry in enumerate(table.entries):
-        _draw_row(axes, entry, colormaps["turbo"]((number + 0.5) / len(table.entries)))
-    _draw_floors(axes, {name: top1["linear"] for name, top1 in table.floors.items() if "linear" in top1})
+        _draw_row(axes, entry, entry.top1[table.accuracy], colormaps["turbo"]((number + 0.5) / len(table.entries)))
+    _draw_floors(axes, {name: top1[table.accuracy] for name, top1 in table.floors.items() if table.accuracy in top1})
     _set_limits(axes)
     axes.set_title(_title(table), fontsize="medium")
     axes.set_xlabel(f"time per epoch, relative to {table.relative_to}")
-    axes.set_ylabel("linear top-1, %")
+    axes.set_ylabel(f"{table.accuracy_title} top-1, %")
     axes.grid(alpha=0.3)
     if table.entries:
         figure.legend(title="filled: symmetric loss", fontsize="small", loc="outside right center")
     return figure
 
 
-def _draw_row(axes: Axes, entry: Entry, colour: tuple[float, float, float, float]) -> None:
+def _draw_row(axes: Axes, entry: Entry, top1: list[float], colour: tuple[float, float, float, float]) -> None:
     axes.errorbar(
         entry.relative_time,
-        statistics.fmean(entry.linear),
-        yerr=statistics.stdev(entry.linear) if len(entry.linear) > 1 else None,
+        statistics.fmean(top1),
+        yerr=statistics.stdev(top1) if len(top1) > 1 else None,
         marker=settings_of(entry.method).MARKER,
         color=colour,
         markerfacecolor=colour if entry.symmetric else "white",

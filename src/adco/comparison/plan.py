@@ -3,11 +3,14 @@
 shared: {data: cifar10, epochs: 10, ...}    settings of all rows
 seeds: [0, 1, 2]                            default: [0]
 evaluate_on: labelled/                      labelled images to evaluate all rows on; default: the rows' own data
-protocol: sgd                               of the linear probe, as in adco evaluate; default: cached
-claims: appendix                            test the claims of the paper's appendix; for the paper's own tables
+evaluations: {knn: {k: 20}, linear: {}}     evaluations with their settings; default: knn and linear. The last one is in
+                                            the picture and in the conclusions
+relative_to: MoCo v2                        the row whose time per epoch is 1; default: the first
 rows:
   AdCo: {method: adco, symmetric: true}     settings of one row; they override the shared ones
   MoCo v2: {recipe: imagenet_moco}          or start from a recipe
+claims:                                     what to test on the table; default: the rows' differences to the first
+- {claim: AdCo beats MoCo v2, measure: accuracy, of: [AdCo], to: [MoCo v2], at_least: 1.0}
 images: 1281167                             number of training images, for a dry run without the data
 """
 
@@ -17,16 +20,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from adco.config.commands import Protocol
-from adco.config.load import pretrain_settings, read_recipe
+from adco.comparison.claims import Claim, read_claims
+from adco.config.load import Parser, build, pretrain_settings, read_recipe
 from adco.config.pretrain import Asked, to_dict
+from adco.config.versions import present_evaluation
 from adco.errors import InputError
+from adco.evaluation.evaluation import Evaluation
+from adco.evaluation.registry import evaluation_of
 
-Claims = Literal["appendix"]
-
-KEYS = ("shared", "seeds", "rows", "images", "protocol", "evaluate_on", "claims")  # of the YAML file
+KEYS = ("shared", "seeds", "evaluate_on", "evaluations", "relative_to", "rows", "claims", "images")  # of the YAML file
 NO_DIFFERENCE = ("seed", "out", "log_every", "stop_when_collapsed")  # settings in which runs of one row may differ
 
 
@@ -48,10 +52,11 @@ class Plan:
 
     rows: list[Row]
     seeds: list[int]
+    evaluations: tuple[Evaluation, ...]
+    relative_to: str  # row whose time per epoch is 1
     images: int | None = None  # number of training images, for a dry run without the data
-    protocol: Protocol = "cached"  # of the linear probe
     evaluate_on: str | None = None  # labelled images for all rows; None for the rows' own data
-    claims: Claims | None = None  # set of claims that is tested on the table
+    claims: tuple[Claim, ...] = ()  # tested on the table
 
     def runs(self) -> list[tuple[Row, int]]:
         """Return every (row, seed): all rows with the first seed, then all rows with the second, and so on."""
@@ -76,17 +81,61 @@ def read_plan(recipe: str | Path) -> Plan:
             message is a single line.
     """
     values = read_recipe(recipe)
+    protocol = values.pop("protocol", None)  # of earlier versions
     unknown = [key for key in values if key not in KEYS]
     if unknown or not isinstance(values.get("rows"), Mapping) or not values["rows"]:
         reason = "rows must be a mapping from names to settings"
         if unknown:
-            reason = f"it has {', '.join(sorted(unknown))}, but the only keys are {', '.join(KEYS)}"
+            reason = f"it has {', '.join(sorted(map(str, unknown)))}, but the only keys are {', '.join(KEYS)}"
         raise InputError(f"{recipe} is not a comparison: {reason}")
-    seeds = values.get("seeds", [0])
+    rows = _rows(recipe, values)
+    evaluate_on, names = values.get("evaluate_on"), [row.name for row in rows]
+    if not isinstance(evaluate_on, str | None):
+        raise InputError(f"evaluate_on {evaluate_on} must be a folder of labelled images or the name of a data set")
+    relative_to = values.get("relative_to", names[0])
+    if relative_to not in names:
+        raise InputError(f"relative_to {relative_to} must be one of the rows: {', '.join(names)}")
+    plan = Plan(
+        rows,
+        _seeds(values.get("seeds", [0])),
+        _evaluations(values.get("evaluations", {"knn": {}, present_evaluation("linear", protocol): {}})),
+        relative_to,
+        values.get("images"),
+        evaluate_on,
+        read_claims(values.get("claims", []), names),
+    )
+    if len(plan.training_data) > 1 and not evaluate_on:
+        data = ", ".join(plan.training_data)
+        raise InputError(
+            f"rows have different data ({data}): add evaluate_on, the labelled images to evaluate all rows on"
+        )
+    return plan
+
+
+def _seeds(seeds: Any) -> list[int]:
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
         raise InputError(f"seeds {seeds} must be a list of whole numbers, 0 or above")
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {seeds} must differ from each other: a repeated run is not a new sample")
+    return seeds
+
+
+def _evaluations(given: Any) -> tuple[Evaluation, ...]:
+    if (
+        not isinstance(given, Mapping)
+        or not given
+        or not all(isinstance(each, Mapping | None) for each in given.values())
+    ):
+        raise InputError(f"evaluations {given} must be a mapping from names to settings, such as {{knn: {{k: 20}}}}")
+    found = []
+    for name, settings in given.items():
+        (evaluation,) = build(Parser([evaluation_of(name)], "adco evaluate", ""), settings or {})
+        evaluation.check()
+        found.append(evaluation)
+    return tuple(found)
+
+
+def _rows(recipe: str | Path, values: Mapping[str, Any]) -> list[Row]:
     shared = values.get("shared") or {}
     for name, given in {"shared": shared, **values["rows"]}.items():
         if not isinstance(given, Mapping | None):
@@ -97,21 +146,7 @@ def read_plan(recipe: str | Path) -> Plan:
         if folder in folders[:number]:
             first = rows[folders.index(folder)].name
             raise InputError(f"rows {first} and {rows[number].name} would share the folder {folder.name}: rename one")
-    protocol = values.get("protocol", "cached")
-    if protocol not in get_args(Protocol):
-        raise InputError(f"protocol {protocol} must be one of {', '.join(get_args(Protocol))}")
-    evaluate_on, claims = values.get("evaluate_on"), values.get("claims")
-    if not isinstance(evaluate_on, str | None):
-        raise InputError(f"evaluate_on {evaluate_on} must be a folder of labelled images or the name of a data set")
-    if claims not in (None, *get_args(Claims)):
-        raise InputError(f"claims {claims} must be {', '.join(get_args(Claims))} or left out")
-    plan = Plan(rows, seeds, values.get("images"), protocol, evaluate_on, claims)
-    if len(plan.training_data) > 1 and not evaluate_on:
-        names = ", ".join(plan.training_data)
-        raise InputError(
-            f"rows have different data ({names}): add evaluate_on, the labelled images to evaluate all rows on"
-        )
-    return plan
+    return rows
 
 
 def first_difference(settings: Asked, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:

@@ -20,14 +20,14 @@ from filelock import FileLock, Timeout
 
 from adco.api import pretrain
 from adco.comparison.check import check_plan
-from adco.comparison.claims import markdown, to_json
 from adco.comparison.picture import save_picture
 from adco.comparison.plan import Plan, read_plan
-from adco.comparison.table import KINDS, Table, collect, is_done, results
+from adco.comparison.report import markdown, to_json
+from adco.comparison.table import Table, collect, is_done, results
 from adco.comparison.timing import known_timings
 from adco.config.commands import EvaluateSettings
 from adco.errors import AdcoError, InputError
-from adco.evaluation.runs import evaluate_kinds
+from adco.evaluation.evaluate import evaluate
 from adco.files import write_json, write_text
 from adco.launcher import is_first_rank
 from adco.runs.directory import RunDirectory
@@ -74,7 +74,7 @@ def compare(recipe: str | Path, out: Path) -> Table:
             continue
         _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
         code = 0
-        for _ in range(1 + len(KINDS)):  # stages: training, and at most one for each kind of evaluation
+        for _ in range(1 + len(plan.evaluations)):  # stages: training, and at most one for each evaluation
             if not code and not is_done(run, plan):
                 code = _run_subprocess(recipe, out, run)
         if code == BUSY:
@@ -91,7 +91,7 @@ def compare(recipe: str | Path, out: Path) -> Table:
 def do_one(recipe: str | Path, out: Path, name: str) -> int:
     """Do the next stage of one run: start or resume its training, or evaluate it if it is trained.
 
-    Training and the SGD linear probe are separate stages, because each may start processes on several devices. The
+    Training and each evaluation on all devices are stages of their own, because each may start processes. The
     floors, baselines that every row should beat (raw pixels, and the same network with random weights), are evaluated
     only with the plan's first run.
 
@@ -126,18 +126,12 @@ def do_one(recipe: str | Path, out: Path, name: str) -> int:
 
 
 def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
-    """Run the evaluations that have no result yet: all of them, or, with protocol sgd, only the next one.
-
-    The SGD linear probe runs on all ranks, everything else on rank 0.
-    """
+    """Run the evaluations that have no result yet: those that need one process together, then the others one by one."""
     done = results(run.path, plan)
-    kinds = [kind for kind in KINDS if kind not in done]
-    if plan.protocol == "sgd":
-        kinds = kinds[:1]
-    on_all_ranks = plan.protocol == "sgd" and kinds == ["linear"]
-    if kinds and (on_all_ranks or is_first_rank()):
-        settings = EvaluateSettings(data=plan.evaluate_on, floors=floors, protocol=plan.protocol)
-        evaluate_kinds(kinds, run.path, settings)
+    missing = [evaluation for evaluation in plan.evaluations if evaluation.NAME not in done]
+    of_one_process = [evaluation for evaluation in missing if not evaluation.ON_ALL_DEVICES]
+    if missing and (is_first_rank() or not of_one_process):
+        evaluate(of_one_process or missing[:1], run.path, EvaluateSettings(data=plan.evaluate_on, floors=floors))
 
 
 def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:

@@ -8,24 +8,23 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from adco.comparison.plan import Claims, Plan, Row
+from adco.comparison.claims import Claim
+from adco.comparison.plan import Plan, Row
 from adco.comparison.timing import relative_time
-from adco.config.commands import EvaluateSettings
-from adco.evaluation.knn import default_k
-from adco.evaluation.results import Kind
-from adco.evaluation.runs import FEW
-from adco.files import read_json
+from adco.evaluation.evaluate import FEW
+from adco.evaluation.results import find_result
 from adco.runs.directory import RunDirectory
 from adco.words import counted
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+COLUMNS = ("method", "symmetric", "crops", "batch", "negatives", "extra parameters")  # before the accuracies
+COST_COLUMNS = ("seeds", "images/s", "time/epoch", "peak MB")  # after them
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The values of one row. `knn` and `linear` have one value for each finished seed, in the plan's order."""
+    """The values of one row."""
 
     name: str
     method: str
@@ -35,8 +34,7 @@ class Entry:
     negatives: int | None
     trained_negatives: bool
     extra_parameters: int
-    knn: list[float]  # top-1 in %
-    linear: list[float]  # top-1 in %
+    top1: dict[str, list[float]]  # in % by evaluation, one value for each finished seed, in the plan's order
     seconds_per_image: list[float]  # on one device, in each round of the timing
     relative_time: float  # time per epoch relative to the table's row `relative_to`
     peak_megabytes: float | None
@@ -48,46 +46,68 @@ class Table:
 
     Args:
         entries: the rows.
-        floors: top-1 in % of raw pixels and of random weights, for each kind of evaluation.
+        evaluations: the title of the column of each evaluation, by the evaluation's name.
+        floors: top-1 in % of raw pixels and of random weights, for each evaluation.
         costs_of: the machine that the costs were measured on.
         trained_on: the number of images of each training set, by name; None if no run on it has started.
         evaluated_on: the labelled data.
         test_images: the number of test images; None if no run is finished.
-        relative_to: the row whose time per epoch is 1: MoCo v2 without the symmetric loss, or, if there is no such row,
-            the first row.
-        claims: the set of claims that is tested on the rows.
+        relative_to: the row whose time per epoch is 1.
+        claims: what is tested on the rows.
     """
 
     entries: list[Entry]
+    evaluations: dict[str, str]
     floors: dict[str, dict[str, float]]
     costs_of: str
     trained_on: dict[str, int | None]
     evaluated_on: str
     test_images: int | None
     relative_to: str
-    claims: Claims | None
+    claims: tuple[Claim, ...]
+
+    @property
+    def accuracy(self) -> str:
+        """The evaluation that the picture and the conclusions use: the last one."""
+        return [*self.evaluations][-1]
+
+    @property
+    def accuracy_title(self) -> str:
+        """The title of that evaluation."""
+        return self.evaluations[self.accuracy]
+
+    @property
+    def columns(self) -> list[str]:
+        """The titles of all columns."""
+        return [*COLUMNS, *self.evaluations.values(), *COST_COLUMNS]
 
     def lines(self) -> list[list[str]]:
         """Return the text of all cells: one line per entry, then one line per floor."""
-        return [*(cells(entry) for entry in self.entries), *(_floor_cells(*floor) for floor in self.floors.items())]
+        return [
+            *(cells(entry) for entry in self.entries),
+            *(self._floor_cells(*floor) for floor in self.floors.items()),
+        ]
+
+    def _floor_cells(self, name: str, top1: Mapping[str, float]) -> list[str]:
+        figures = [f"{top1[evaluation]:.1f}" if evaluation in top1 else "–" for evaluation in self.evaluations]
+        return [name, *["–"] * (len(COLUMNS) - 1), *figures, *["–"] * len(COST_COLUMNS)]
 
 
 def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
     """Build the table from the finished runs in `out`; `timing` is the return value of `known_timings`."""
     machine = timing["machine"]["processor"] or timing["machine"]["platform"]
     all_results = {row.name: [results(row.run(out, seed), plan) for seed in plan.seeds] for row in plan.rows}
-    done = {name: [result for result in seeds if len(result) == len(KINDS)] for name, seeds in all_results.items()}
-    plain = (row for row in plan.rows if row.settings.method == "moco" and not row.settings.is_symmetric)
-    reference = next(plain, plan.rows[0]).name
-    seconds = timing["rows"][reference]["seconds_per_image"]
+    done = {name: [found for found in seeds if _is_complete(found, plan)] for name, seeds in all_results.items()}
+    seconds = timing["rows"][plan.relative_to]["seconds_per_image"]
     return Table(
         entries=[_entry(row, done[row.name], timing["rows"][row.name], seconds) for row in plan.rows if done[row.name]],
+        evaluations={evaluation.NAME: evaluation.TITLE for evaluation in plan.evaluations},
         floors=_floors(all_results[plan.rows[0].name][0]),
         costs_of=f"{machine}, threads: {timing['threads']}",
         trained_on={data: _training_images(plan, out, data) for data in plan.training_data},
         evaluated_on=plan.evaluation_data,
-        test_images=next((result["knn"]["images"] for seeds in done.values() for result in seeds), None),
-        relative_to=reference,
+        test_images=next((next(iter(found.values()))["images"] for seeds in done.values() for found in seeds), None),
+        relative_to=plan.relative_to,
         claims=plan.claims,
     )
 
@@ -99,7 +119,7 @@ def _training_images(plan: Plan, out: Path, data: str) -> int | None:
     return next((count for count in counts if count is not None), None)
 
 
-def _entry(row: Row, results: Sequence[Mapping[Kind, Any]], timing: Mapping[str, Any], to: Sequence[float]) -> Entry:
+def _entry(row: Row, results: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], to: Sequence[float]) -> Entry:
     settings = row.settings
     assert settings.batch_size is not None  # resolved for the images
     seconds = timing["seconds_per_image"]
@@ -112,8 +132,7 @@ def _entry(row: Row, results: Sequence[Mapping[Kind, Any]], timing: Mapping[str,
         negatives=settings.negatives,
         trained_negatives=settings.trains_negatives,
         extra_parameters=timing["extra_parameters"],
-        knn=[result["knn"]["top1"] for result in results],
-        linear=[result["linear"]["top1"] for result in results],
+        top1={name: [result[name]["top1"] for result in results] for name in results[0]},
         seconds_per_image=seconds,
         relative_time=relative_time(seconds, to),
         peak_megabytes=timing["peak_megabytes"],
@@ -121,12 +140,16 @@ def _entry(row: Row, results: Sequence[Mapping[Kind, Any]], timing: Mapping[str,
 
 
 def is_done(path: Path, plan: Plan) -> bool:
-    """Return True if a run is trained and has results of all kinds of evaluation."""
-    return len(results(path, plan)) == len(KINDS)
+    """Return True if a run is trained and has results of all evaluations of the plan."""
+    return _is_complete(results(path, plan), plan)
 
 
-def results(path: Path, plan: Plan) -> dict[Kind, Any]:
-    """Return the results of a trained run, by kind of evaluation.
+def _is_complete(found: Mapping[str, Any], plan: Plan) -> bool:
+    return all(evaluation.NAME in found for evaluation in plan.evaluations)
+
+
+def results(path: Path, plan: Plan) -> dict[str, Any]:
+    """Return the results of a trained run, by the names of the plan's evaluations.
 
     Only results with the plan's data and settings are returned, and none if the training is not finished.
     """
@@ -134,36 +157,20 @@ def results(path: Path, plan: Plan) -> dict[Kind, Any]:
     if not run.is_finished:
         return {}
     config = run.read_config()
-    data = plan.evaluate_on or config["data"]
-    found: dict[Kind, Any] = {}
-    for kind in KINDS:  # matches knn-cifar10.json, knn.json of earlier versions, and other evaluations
-        files = sorted(run.results.glob(f"{kind}*.json"))
-        size = config["test_image_size"]
-        matching = [result for file in files if _matches(kind, result := read_json(file), data, size, plan)]
-        if matching:
-            found[kind] = matching[0]
-    return found
+    data, class_level = (plan.evaluate_on, 0) if plan.evaluate_on else (config["data"], config.get("class_level", 0))
+    found = {
+        evaluation.NAME: find_result(run, evaluation, data, class_level, config["test_image_size"])
+        for evaluation in plan.evaluations
+    }
+    return {name: result for name, result in found.items() if result is not None}
 
 
-def _matches(kind: Kind, result: Mapping[str, Any], data: str, size: int, plan: Plan) -> bool:
-    """Return True if a result is for this data and image size, with the plan's evaluation settings."""
-    if "protocol" not in result:  # not a result of this program
-        return False
-    protocol = result["protocol"]
-    if kind == "knn":
-        k = min(default_k(protocol["train_images"]), protocol["train_images"])
-        same_settings = (protocol["k"], protocol["temperature"]) == (k, EvaluateSettings().temperature)
-    else:
-        same_settings = protocol.get("protocol", "cached") == plan.protocol
-    return same_settings and (result["data"], result.get("evaluation", {}).get("image_size", size)) == (data, size)
-
-
-def _floors(first_run: Mapping[Kind, Any]) -> dict[str, dict[str, float]]:
-    """Return the floors' top-1 in % by name and kind of evaluation, from the results of the run that includes them."""
+def _floors(first_run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the floors' top-1 in % by name and evaluation, from the results of the run that includes them."""
     found: dict[str, dict[str, float]] = {}
-    for kind, result in first_run.items():
+    for evaluation, result in first_run.items():
         for name, floor in result.get("floors", {}).items():
-            found.setdefault(name, {})[kind] = floor["top1"]
+            found.setdefault(name, {})[evaluation] = floor["top1"]
     return found
 
 
@@ -181,22 +188,6 @@ def mean_and_std(values: Sequence[float]) -> str:
     return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
-COLUMNS = [
-    "method",
-    "symmetric",
-    "crops",
-    "batch",
-    "negatives",
-    "extra parameters",
-    "kNN",
-    "linear",
-    "seeds",
-    "images/s",
-    "time/epoch",
-    "peak MB",
-]
-
-
 def cells(entry: Entry) -> list[str]:
     """Return the text of an entry's cells, one per column."""
     return [
@@ -206,15 +197,9 @@ def cells(entry: Entry) -> list[str]:
         str(entry.batch),
         "–" if entry.negatives is None else str(entry.negatives),
         f"{entry.extra_parameters:,}".replace(",", " "),
-        mean_and_std(entry.knn),
-        mean_and_std(entry.linear),
-        str(len(entry.linear)),
+        *(mean_and_std(values) for values in entry.top1.values()),
+        str(max(map(len, entry.top1.values()))),
         f"{1 / statistics.median(entry.seconds_per_image):.0f}",
         f"{entry.relative_time:.2f}",
         "–" if entry.peak_megabytes is None else f"{entry.peak_megabytes:.0f}",
     ]
-
-
-def _floor_cells(name: str, top1: Mapping[str, float]) -> list[str]:
-    figures = {{"knn": "kNN"}.get(kind, kind): f"{figure:.1f}" for kind, figure in top1.items()} | {"method": name}
-    return [figures.get(column, "–") for column in COLUMNS]

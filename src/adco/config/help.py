@@ -39,30 +39,31 @@ def pretrain_help(
             "Pretrain a backbone on images without labels, into a run directory.\n"
             f"Flags may be written with hyphens, too. Shown are the settings of {method}; --method NAME --help shows "
             "another's.\nadco pretrain DATA --help also shows what is chosen for your data.",
-            _section("methods", methods),
-            _sections(settings, types, actions, topics(settings), chosen),
+            section("methods", methods),
+            _sections([settings], types, actions, topics(settings), chosen),
         ]
     )
 
 
 def plain_help(
-    settings: type[Any], types: Mapping[str, Any], usage: str, description: str, actions: Iterable[Action]
+    settings: Iterable[type[Any]], types: Mapping[str, Any], usage: str, description: str, actions: Iterable[Action]
 ) -> str:
-    """Return usage, what the command does, and every flag."""
-    return "\n\n".join(
-        [f"usage: {usage}", description, _sections(settings, types, actions, {"settings": [*types]}, {})]
-    )
+    """Return usage, what the command does, and every flag; the settings of each class are a section."""
+    sections = {
+        getattr(kind, "NAME", "settings"): [field.name for field in dataclasses.fields(kind)] for kind in settings
+    }
+    return "\n\n".join([f"usage: {usage}", description, _sections(settings, types, actions, sections, {})])
 
 
 def _sections(
-    settings: type[Any],
+    settings: Iterable[type[Any]],
     types: Mapping[str, Any],
     actions: Iterable[Action],
     by_topic: Mapping[str, list[str]],
     chosen: Mapping[str, Any],
 ) -> str:
     """Return positional arguments and the flags that are no settings first, then the settings by topic."""
-    fields = {field.name: field for field in dataclasses.fields(settings)}
+    fields = {field.name: field for kind in settings for field in dataclasses.fields(kind)}
     by_name = {action.dest: action for action in actions}
     command = [
         (f"  {_usage(action)}", str(action.help))
@@ -76,7 +77,7 @@ def _sections(
             for name in names
             if name in by_name
         ]
-    return "\n\n".join(_section(title, rows) for title, rows in sections.items()) + "\n"
+    return "\n\n".join(section(title, rows) for title, rows in sections.items() if rows) + "\n"
 
 
 def _usage(action: Action) -> str:
@@ -124,7 +125,8 @@ def _kind(kind: Any) -> str:
     return "|".join(SHORT[part] for part in optional or (kind,))
 
 
-def _section(title: str, rows: Iterable[tuple[str, str]]) -> str:
+def section(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """Return a titled table of two columns."""
     return "\n".join([f"{title}:", *(_row(*row) for row in rows)])
 
 

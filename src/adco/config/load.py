@@ -48,18 +48,18 @@ KINDS |= {"tuple": "a list as --help shows it", "list": "a list as --help shows 
 
 
 class Parser(ArgumentParser):
-    """A parser whose flags are the fields of a settings class."""
+    """A parser whose flags are the fields of one or several settings classes."""
 
-    def __init__(self, settings: type[Any], prog: str, description: str, arguments: str = "") -> None:
+    def __init__(self, settings: Sequence[type[Any]], prog: str, description: str, arguments: str = "") -> None:
         self.actions: list[Action] = []
         super().__init__(prog=prog, exit_on_error=False, allow_abbrev=False)
         self.settings, self.purpose, self.arguments = settings, description, arguments
         self.chosen: Mapping[str, Any] = {}  # the settings chosen for the user's data, for --help
-        self.names = [field.name for field in fields(settings)]
-        self.types = {field.name: _as_asked(field.type) for field in fields(settings)}
-        self.is_pretraining = issubclass(settings, PretrainSettings)
-        explained = _explanations(settings)
-        for field in fields(settings):
+        all_fields = [field for kind in settings for field in fields(kind)]
+        self.names = [field.name for field in all_fields]
+        self.types = {field.name: _as_asked(field.type) for field in all_fields}
+        explained = {name: words for kind in settings for name, words in _explanations(kind).items()}
+        for field in all_fields:
             default = field.default if field.default_factory is MISSING else field.default_factory()
             kind, words = self.types[field.name], explained[field.name]
             self.add_argument(f"--{field.name}", type=kind, default=default, help=words)
@@ -70,8 +70,9 @@ class Parser(ArgumentParser):
         return action
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        if self.is_pretraining:
-            return pretrain_help(self.settings, self.types, self.actions, self.chosen)
+        first = self.settings[0]
+        if issubclass(first, PretrainSettings):
+            return pretrain_help(first, self.types, self.actions, self.chosen)
         usage = " ".join([self.prog, *self.arguments.split(), "[--FLAG VALUE ...]"])
         return plain_help(self.settings, self.types, usage, self.purpose, self.actions)
 
@@ -107,6 +108,10 @@ class Parser(ArgumentParser):
         except ArgumentError as error:
             raise InputError(one_line(error)) from error
         return namespace
+
+    def construct(self, values: Namespace) -> list[Any]:
+        """Return an instance of each settings class."""
+        return [kind(**{field.name: values[field.name] for field in fields(kind)}) for kind in self.settings]
 
     def _known(self) -> set[str]:
         return {option for action in self.actions for option in action.option_strings}
@@ -154,7 +159,8 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
     length = {"minutes", "epochs"}
     kept = {name: value for name, value in shared.items() if name not in length or not length & values.keys()}
     merged = {present_name(name): value for name, value in {**kept, **values}.items()}
-    settings: Asked = build(pretrain_parser(merged.get("method", "adco")), merged)
+    settings: Asked
+    (settings,) = build(pretrain_parser(merged.get("method", "adco")), merged)
     return settings
 
 
@@ -165,13 +171,12 @@ def pretrain_parser(method: str) -> Parser:
         InputError: if there is no such method.
     """
     description = "Pretrain a backbone on images without labels, into a run directory."
-    return Parser(settings_of(method), "adco pretrain", description)
+    return Parser([settings_of(method)], "adco pretrain", description)
 
 
-def build(parser: Parser, values: Mapping[str, Any]) -> Any:
-    """Return an instance of the parser's settings class."""
-    namespace = parser.read_values(values)
-    return parser.settings(**{name: namespace[name] for name in parser.names})
+def build(parser: Parser, values: Mapping[str, Any]) -> list[Any]:
+    """Return an instance of each of the parser's settings classes."""
+    return parser.construct(parser.read_values(values))
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from adco.errors import InputError
+
 # Settings that were renamed. Recipes, flags and keywords may use the old name until version 0.2.
 RENAMED = {"momentum": "ema_decay", "test_size": "test_image_size"}
 # Settings whose default was None in earlier versions. None still means their default.
@@ -20,6 +22,22 @@ def present_name(name: str) -> str:
     if name in RENAMED:
         warnings.warn(f"setting {name} is now called {RENAMED[name]}: the old name goes in 0.2", FutureWarning, 3)
     return RENAMED.get(name, name)
+
+
+def present_evaluation(name: str, protocol: Any) -> str:
+    """Return the present name of an evaluation: in earlier versions, linear_sgd was linear with the protocol sgd.
+
+    Args:
+        name: of the evaluation.
+        protocol: the value of the former setting; None if it is not given.
+    """
+    if protocol is None:
+        return name
+    if protocol not in ("cached", "sgd"):
+        raise InputError(f"protocol {protocol} must be one of cached, sgd")
+    present = "linear_sgd" if (name, protocol) == ("linear", "sgd") else name
+    warnings.warn(f"protocol {protocol} is now the evaluation {present}: the old setting goes in 0.2", FutureWarning, 3)
+    return present
 
 
 def of_earlier_versions(config: Mapping[str, Any]) -> dict[str, Any]:

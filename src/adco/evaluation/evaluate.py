@@ -1,108 +1,157 @@
-"""Evaluation of a frozen backbone's features on labelled images: k nearest neighbours (kNN) and a linear probe.
+"""Evaluation of a run's backbone, or of any timm network, on labelled images.
 
-Works on any backbone and any labelled sources, independent of the pretraining method. Hyperparameters are chosen on
-training images only; the test images are scored once.
-
-    train, test = (extract_features(backbone, source, image_size=32, mean=mean, std=std) for source in sources)
-    knn, linear = (evaluate_features(train, test, classes, kind=kind) for kind in ("knn", "linear"))
+Floors are the scores of raw pixels and of the same network with random weights: baselines that a trained backbone
+should beat.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from adco.data.sources import Source
+from adco.config.commands import EvaluateSettings
+from adco.data.sources import Source, open_splits
+from adco.devices import evaluation_device
 from adco.errors import InputError
-from adco.evaluation.features import Features
-from adco.evaluation.knn import default_k, knn_scores
-from adco.evaluation.linear import fit_linear_probe
-from adco.evaluation.scores import Scores, summarise
+from adco.evaluation.backbones import named_backbone, run_backbone, run_of
+from adco.evaluation.evaluation import Evaluation, Task, check_classes
+from adco.evaluation.extract import extract_features, pixel_features
+from adco.evaluation.results import identity, save_result, with_known_floors
+from adco.launcher import is_first_rank
+from adco.models.backbone import BackboneInfo, build_backbone
+from adco.runs.directory import RunDirectory, newest_run
 from adco.words import counted
 
+TRAINED, RANDOM, PIXELS = "trained", "random weights", "raw pixels"
+FEW = 100  # test images; with fewer, the 95 % confidence interval of a 50 % accuracy is wider than ± 10 points
 
-def evaluate_features(
-    train: Features,
-    test: Features,
-    classes: Sequence[str],
-    kind: Literal["knn", "linear"],
-    *,
-    k: int | None = None,
-    temperature: float = 0.1,
-    device: torch.device | str | None = None,
-) -> Scores:
-    """Fit a classifier on the training features and score its predictions for the test features.
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a backbone, on labelled images of the same classes."""
+
+    backbone: nn.Module
+    info: BackboneInfo
+    image_size: int  # pixels
+    data: str
+    class_level: int
+    train: Source
+    test: Source
+    run: RunDirectory | None  # that the backbone is from
+
+
+def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
+    """Evaluate a backbone and, with `settings.floors`, the floors. Features are extracted once for all evaluations.
 
     Args:
-        train, test: features [n, F] and [m, F] with the same width F.
-        classes: the class name of each label; names must be unique.
-        kind: "knn" for weighted nearest neighbours with `k` and `temperature`, or "linear" for a linear probe whose L2
-            strength is chosen on held-out training images.
-        k: number of neighbours; None uses `default_k`. Ignored by the linear probe.
-        temperature: of the neighbours' weights; see `knn_scores`. Ignored by the linear probe.
-        device: where to compute; None keeps the features on the CPU.
+        evaluations: which, with their settings.
+        run: run directory, checkpoint or backbone.safetensors. If None, the network named by `settings.backbone` is
+            evaluated, or the newest run if none is named.
+        settings: what to evaluate, and on which images.
 
     Returns:
-        Scores. Their `protocol` records the kind and every setting, including those chosen here.
+        For each evaluation by name, the backbone's scores as returned by `Scores.to_json`, with those of the floors
+        under "floors". If a run is evaluated, they are also written to its `results/` (see `results.py`), with a
+        picture of the confusion matrix.
 
     Raises:
-        InputError: there are fewer than two classes, or the training images have only one; a label is out of range;
-            a class name is repeated; the widths differ; `kind`, `k` or `temperature` is invalid.
+        InputError: a setting is invalid, or the images have no labels.
     """
-    _check_features(train, test, classes)
-    train_features, train_labels = train.features.to(device), train.labels.to(device)
-    protocol: dict[str, Any] = {"kind": kind, "train_images": len(train.labels), "width": train.features.shape[1]}
-    if kind == "knn":
-        k = k or default_k(len(train.labels))
-        scores = knn_scores(train_features, train_labels, test.features, len(classes), k, temperature)
-        protocol |= {"k": min(k, len(train.labels)), "temperature": temperature}
-    elif kind == "linear":
-        probe = fit_linear_probe(train_features, train_labels, len(classes))
-        scores = probe.scores(test.features)
-        validation = {f"{l2:g}": top1 for l2, top1 in probe.validation.items()}  # JSON keys are strings
-        protocol |= {"l2": probe.l2, "validation_top1": validation}
-    else:
-        raise InputError(f"kind must be knn or linear; got {kind}")
-    return summarise(scores, test.labels, classes, protocol)
+    settings.check()
+    for evaluation in evaluations:
+        evaluation.check()
+    device = evaluation_device(settings.device)
+    subject = _of_name(settings, run) if settings.backbone else _of_run(settings, run)
+    results: dict[str, Any] = {}
+    for name, task in _tasks(subject, settings.floors, device):
+        if task.network is None and not is_first_rank():
+            continue  # raw pixels are evaluated on rank 0 only; the other ranks need not wait
+        for evaluation in evaluations:
+            scores = evaluation.scores(task).to_json()
+            if name == TRAINED:
+                about = identity(evaluation, subject.data, subject.class_level, subject.image_size)
+                results[evaluation.NAME] = {"data": subject.data, "evaluation": about, **scores}
+            else:
+                results[evaluation.NAME].setdefault("floors", {})[name] = scores
+    if subject.run and is_first_rank():
+        results = {name: with_known_floors(subject.run, result) for name, result in results.items()}
+        for result in results.values():
+            save_result(subject.run, result)
+    return results
 
 
-def check_classes(train: Source, test: Source) -> None:
-    """Raise InputError unless both sources have the same classes in the same order, and at least two of them."""
-    if len(train.classes) < 2:
-        classes = counted(len(train.classes), "class", "classes")
-        raise InputError(f"{train.name} has {classes}; an evaluation needs at least 2")
-    if train.classes == test.classes:
-        return
-    missing, extra = (
-        sorted(set(a) - set(b)) for a, b in ((train.classes, test.classes), (test.classes, train.classes))
-    )
-    difference = "; ".join(
-        f"{what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
-        for what, names in ((f"only in {train.name}", missing), (f"only in {test.name}", extra))
-        if names
-    )
-    raise InputError(
-        f"{test.name} must have the same classes as {train.name}, in the same order; "
-        f"{difference or 'the order differs'}"
-    )
+def evaluate_alone(evaluation: Evaluation, run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return the result of one evaluation, as `evaluate` does, and warn if there are few test images."""
+    result: dict[str, Any] = evaluate([evaluation], run, settings)[evaluation.NAME]
+    if result["images"] < FEW:
+        low, high = result["top1_interval"]
+        interval = f"the 95 % interval of top-1 is {low:.0f} to {high:.0f} %"
+        warnings.warn(f"only {counted(result['images'], 'test image')}: {interval}", stacklevel=3)
+    return result
 
 
-def _check_features(train: Features, test: Features, classes: Sequence[str]) -> None:
-    if len(classes) < 2:
-        raise InputError(f"an evaluation needs at least 2 classes; got {len(classes)}")
-    if len(set(classes)) < len(classes):
-        raise InputError("class names must be unique")
-    if train.features.shape[1] != test.features.shape[1]:
-        raise InputError(
-            "training and test features must have the same width; "
-            f"got {train.features.shape[1]} and {test.features.shape[1]}"
-        )
-    for split, labels in (("training", train.labels), ("test", test.labels)):
-        if labels.min() < 0 or labels.max() >= len(classes):
-            raise InputError(
-                f"{split} labels must be in 0..{len(classes) - 1}; got {int(labels.min())}..{int(labels.max())}"
-            )
-    if train.labels.min() == train.labels.max():
-        raise InputError(
-            f"training images must have at least 2 classes; all are of class {classes[int(train.labels[0])]}"
-        )
+def _of_run(settings: EvaluateSettings, path: Path | None) -> Subject:
+    """Return a run's backbone, with the images given or else those of the run, which are read as for the run."""
+    run = newest_run() if path is None else run_of(path)
+    backbone, info = run_backbone(run, path)
+    config = {} if settings.data else run.read_config()
+    data, class_level, max_unreadable = _images(settings, config)
+    try:
+        train, test = _open(data, class_level, max_unreadable)
+    except InputError as error:
+        if settings.data:
+            raise
+        raise InputError(f"without --data, the data of {run.path} is used: {error}") from error
+    image_size = settings.image_size or info.image_size
+    return Subject(backbone, info, image_size, data, class_level, train, test, run)
+
+
+def _of_name(settings: EvaluateSettings, run: Path | None) -> Subject:
+    """Return the timm network that is named in the settings, with the images given."""
+    if run:
+        raise InputError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
+    if settings.data is None:
+        raise InputError(f"backbone {settings.backbone} needs --data: the labelled images to evaluate it on")
+    data, class_level, max_unreadable = _images(settings, {})
+    train, test = _open(data, class_level, max_unreadable)
+    backbone, info = named_backbone(settings, train)
+    return Subject(backbone, info, info.image_size, data, class_level, train, test, None)
+
+
+def _images(settings: EvaluateSettings, config: Mapping[str, Any]) -> tuple[str, int, float]:
+    """Return data, class level and share of unreadable files: as given, else of the run, else the usual ones."""
+    usual = {"class_level": 0, "max_unreadable": 0.01, **config}
+    given = {name: getattr(settings, name) for name in ("data", "class_level", "max_unreadable")}
+    chosen = usual | {name: value for name, value in given.items() if value is not None}
+    return chosen["data"], chosen["class_level"], chosen["max_unreadable"]
+
+
+def _open(data: str, class_level: int, max_unreadable: float) -> tuple[Source, Source]:
+    """Return training and test images after a check of their classes."""
+    train, test = open_splits(data, max_unreadable, class_level)
+    if is_first_rank():
+        logging.getLogger("adco").info(f"training images: {train.description}")
+    check_classes(train, test)
+    return train, test
+
+
+def _tasks(subject: Subject, floors: bool, device: str) -> Iterator[tuple[str, Task]]:
+    """Yield the name and the task of the trained backbone and, if `floors`, of each floor."""
+    info, size = subject.info, subject.image_size
+
+    def task(network: nn.Module) -> Task:
+        extract = partial(extract_features, network, image_size=size, mean=info.mean, std=info.std, device=device)
+        return Task(subject.train, subject.test, network, info, size, extract, device)
+
+    yield TRAINED, task(subject.backbone)
+    if floors:
+        torch.manual_seed(0)
+        yield RANDOM, task(build_backbone(info))
+        pixels = partial(pixel_features, image_size=size)
+        yield PIXELS, Task(subject.train, subject.test, None, info, size, pixels, device)

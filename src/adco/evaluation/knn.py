@@ -3,10 +3,54 @@
 Shapes: n training images, m test images, F feature width, C classes.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch.nn import functional as F
 
+from adco.config.checks import require
 from adco.errors import InputError
+from adco.evaluation.evaluation import Evaluation
+from adco.evaluation.features import Features
+from adco.words import counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class KNN(Evaluation):
+    """Classify each image by its nearest training images, which vote with weights.
+
+    Args:
+        k: number of neighbours that vote; by default 200 (Wu et al. 2018), or a fiftieth of the training images if
+            that is fewer, but at least 5.
+        temperature: temperature of the votes' weights (Wu et al. 2018 use 0.07; MoCo's CIFAR-10 notebook uses 0.1).
+    """
+
+    NAME: ClassVar[str] = "knn"
+    TITLE: ClassVar[str] = "kNN"
+
+    k: int | None = None
+    temperature: float = 0.1
+
+    def check(self) -> None:
+        require(self, "k", at_least=1)
+        require(self, "temperature", above=0)
+
+    def classify(self, train: Features, test: torch.Tensor, classes: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        images = len(train.labels)
+        k = min(self.k or default_k(images), images)
+        scores = knn_scores(train.features, train.labels, test, classes, k, self.temperature)
+        return scores, {"k": k, "temperature": self.temperature}
+
+    @classmethod
+    def describe(cls, result: Mapping[str, Any]) -> str:
+        used, asked = result["protocol"], result["evaluation"]["k"]
+        fewer = f", all there are ({asked} asked)" if asked and used["k"] < asked else ""
+        return (
+            f"each test image is classified by its k = {counted(used['k'], 'nearest training image')}{fewer}, "
+            f"weighted by exp(cosine / {used['temperature']:g})"
+        )
 
 
 def default_k(images: int) -> int:

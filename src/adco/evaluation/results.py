@@ -1,4 +1,4 @@
-"""Result files of evaluations: results/KIND-DATA.json in the run directory, one file per data set and settings.
+"""Result files of evaluations: results/NAME-DATA.json in the run directory, one file per data set and settings.
 
 results/knn-photos.json             first kNN evaluation on a folder named photos/
 results/knn-photos_confusion.png    its confusion matrix
@@ -8,42 +8,50 @@ results/knn-photos-1f0c93ab.json    kNN on another folder named photos/, or with
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from adco.config.commands import EvaluateSettings
 from adco.data.sources import is_named
-from adco.evaluation.scores import save_confusion
-from adco.files import write_json
+from adco.evaluation.confusion import save_confusion
+from adco.evaluation.evaluation import Evaluation
+from adco.evaluation.knn import default_k
+from adco.files import read_json, write_json
 from adco.runs.directory import RunDirectory
 
-Kind = Literal["knn", "linear"]
 
-
-def evaluation_of(
-    kind: Kind, data: str, class_level: int, image_size: int, settings: EvaluateSettings
-) -> dict[str, Any]:
-    """Return what identifies an evaluation of a run: kind, data (a folder by its full path), and relevant settings.
+def identity(evaluation: Evaluation, data: str, class_level: int, image_size: int) -> dict[str, Any]:
+    """Return what identifies an evaluation of a run: its name, the data (a folder by its full path), and its settings.
 
     Two evaluations of a run are the same if and only if these are equal.
     """
-    if kind == "knn":
-        names = ["k", "temperature"]
-    else:
-        names = ["protocol", *(["epochs", "batch_size", "learning_rate"] if settings.protocol == "sgd" else [])]
     full_data = data if is_named(data) else str(Path(data).expanduser().resolve())
     level = {"class_level": class_level} if class_level else {}
-    values = {name: getattr(settings, name) for name in names}
-    return {"kind": kind, "data": full_data, **level, "image_size": image_size, **values}
+    return {"kind": evaluation.NAME, "data": full_data, **level, "image_size": image_size, **evaluation.recorded()}
+
+
+def find_result(
+    run: RunDirectory, evaluation: Evaluation, data: str, class_level: int, image_size: int
+) -> dict[str, Any] | None:
+    """Return a run's result of an evaluation, or None if there is none. Arguments as for `identity`."""
+    asked = identity(evaluation, data, class_level, image_size)
+    for file in sorted(run.results.glob("*.json")):
+        result: dict[str, Any] = read_json(file)
+        known = _identity_of(result)
+        # A folder is compared as it was given, because comparisons may be moved together with their images. The oldest
+        # results do not record class level and image size.
+        if known and result["data"] == data and asked == asked | known | {"data": asked["data"]}:
+            return result
+    return None
 
 
 def result_file(run: RunDirectory, evaluation: dict[str, Any]) -> Path:
-    """Return the result file: KIND-DATA.json, or KIND-DATA-HASH.json if another evaluation already uses that name."""
+    """Return the result file: NAME-DATA.json, or NAME-DATA-HASH.json if another evaluation already uses that name."""
     data = re.sub(r"[^\w.-]+", "_", Path(evaluation["data"]).name) or "data"
     file = run.results / f"{evaluation['kind']}-{data}.json"
-    if not file.is_file() or _read(file).get("evaluation") == evaluation:
+    if not file.is_file() or _identity_of(_read(file)) == evaluation:
         return file
     digest = hashlib.sha256(json.dumps(evaluation, sort_keys=True).encode()).hexdigest()[:8]
     return file.with_name(f"{file.stem}-{digest}.json")
@@ -61,14 +69,6 @@ def with_known_floors(run: RunDirectory, result: dict[str, Any]) -> dict[str, An
     return {**result, "floors": earlier["floors"]}
 
 
-def _image_counts(result: dict[str, Any]) -> tuple[int, list[str], list[int]]:
-    """Return the number of training images, the classes, and the number of test images of each class.
-
-    They detect a folder whose images have changed since.
-    """
-    return result["protocol"]["train_images"], list(result["per_class"]), [sum(row) for row in result["confusion"]]
-
-
 def save_result(run: RunDirectory, result: dict[str, Any]) -> None:
     """Write a result and a picture of its confusion matrix, replacing those of the same evaluation."""
     run.results.mkdir(exist_ok=True)
@@ -77,6 +77,37 @@ def save_result(run: RunDirectory, result: dict[str, Any]) -> None:
         file.with_name(f"{file.stem}_confusion.png"), torch.tensor(result["confusion"]), list(result["per_class"])
     )
     write_json(file, result)
+
+
+def _identity_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what identifies the evaluation of a result; nothing if it is not a result of an evaluation.
+
+    Earlier versions called linear_sgd linear with protocol sgd, and the oldest recorded no identity.
+    """
+    if "protocol" not in result:
+        return {}
+    known = dict(result.get("evaluation") or _oldest_identity(result))
+    if known.pop("protocol", "cached") == "sgd":
+        known["kind"] = "linear_sgd"
+    return known
+
+
+def _oldest_identity(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity of a result that does not record it, from the settings that were used."""
+    used = dict(result["protocol"])
+    usual = default_k(used["train_images"])
+    if used.get("k") == min(usual, used["train_images"]):
+        used["k"] = None  # as it was asked for
+    settings = ("kind", "protocol", "k", "temperature", "epochs", "batch_size", "learning_rate")
+    return {name: used[name] for name in settings if name in used}
+
+
+def _image_counts(result: dict[str, Any]) -> tuple[int, list[str], list[int]]:
+    """Return the number of training images, the classes, and the number of test images of each class.
+
+    They detect a folder whose images have changed since.
+    """
+    return result["protocol"]["train_images"], list(result["per_class"]), [sum(row) for row in result["confusion"]]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,29 +1,18 @@
-"""Evaluation results from class scores and labels: accuracies, confusion matrix, and a table of several backbones.
+"""Evaluation results from class scores and labels: accuracies and confusion matrix.
 
 Shapes: m test images, C classes.
 """
 
-import io
 import math
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 
 from adco.errors import InputError
-from adco.files import write_bytes
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
-NUMBERED_CLASSES = 20  # the confusion picture shows a number in each cell for up to this many classes
-NAMED_CLASSES = 150  # it shows class names along the axes for up to this many classes
 
 
 @dataclass(frozen=True)
@@ -112,53 +101,3 @@ def wilson_interval(percent: float, images: int) -> tuple[float, float]:
 
 def _percent(hits: torch.Tensor) -> float:
     return 100 * hits.double().mean().item()
-
-
-def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) -> None:
-    """Draw confusion counts [C, C] as a PNG, each row in % of its true class.
-
-    Class names are shown for up to 150 classes, numbers in the cells for up to 20.
-    """
-    number = len(classes)
-    percent = (100 * confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()  # [C, C]
-    side = min(max(5.0, 2.5 + 0.16 * number + 0.3 * min(number, NUMBERED_CLASSES)), 30.0)  # inches
-    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    # square-root colour scale, so that confusions of a few percent remain visible next to the diagonal
-    image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
-    figure.colorbar(image, ax=axes, fraction=0.04, label="% of the true class")
-    axes.set(xlabel="predicted class", ylabel="true class")
-    if number <= NAMED_CLASSES:
-        size = 9 if number <= NUMBERED_CLASSES else 7  # points
-        axes.set_xticks(range(number), classes, rotation=90, fontsize=size, parse_math=False)
-        axes.set_yticks(range(number), classes, fontsize=size, parse_math=False)
-    if number <= NUMBERED_CLASSES:
-        for row in range(number):
-            for column in range(number):
-                value = percent[row, column]
-                colour = "white" if value > 35 else "black"
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    png = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # class names in a script that the font lacks
-        figure.savefig(png, format="png")
-    write_bytes(path, png.getvalue())
-
-
-def results_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Return a terminal table with one line per (name, scores), and a last line for the majority-class baseline.
-
-    The scores are given as returned by `Scores.to_json`.
-    """
-    table = Table("features", box=box.SIMPLE)
-    for column in ("top-1 (%)", "95 % interval", "mean per class (%)"):
-        table.add_column(column, justify="right")
-    majority, classes = 0.0, 1
-    for name, scores in rows:
-        low, high = scores["top1_interval"]
-        table.add_row(name, f"{scores['top1']:.1f}", f"{low:.1f} to {high:.1f}", f"{scores['per_class_mean']:.1f}")
-        present = [value for value in scores["per_class"].values() if value is not None]
-        majority, classes = scores["majority"], len(present)
-    table.add_row("always the largest class", f"{majority:.1f}", "", f"{100 / classes:.1f}")
-    return table

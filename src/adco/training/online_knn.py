@@ -6,8 +6,8 @@ from torch import nn
 from adco.config.pretrain import Used
 from adco.data.draws import permutation
 from adco.data.sources import Source, labelled
-from adco.evaluation.evaluate import evaluate_features
-from adco.evaluation.features import extract_features
+from adco.evaluation.extract import extract_features
+from adco.evaluation.knn import KNN
 from adco.models.backbone import BackboneInfo
 from adco.training.build import backbone_info
 
@@ -43,7 +43,7 @@ class OnlineKNN:
             )
             for part in (self.bank, self.queries)
         )
-        return evaluate_features(bank, queries, self.bank.classes, kind="knn").top1
+        return KNN().of_features(bank, queries, self.bank.classes).top1
 
 
 def online_knn(settings: Used, source: Source) -> OnlineKNN | None:

@@ -1,30 +1,32 @@
-"""The papers' linear evaluation: a linear layer trained with SGD on augmented images.
+"""Training of a linear layer by SGD on augmented images, for `linear_sgd`. It is apart because it imports Lightning.
 
-Use it to compare with published scores. The constants are AdCo's on ImageNet (Hu et al. 2021, arXiv 2011.08435). The
-protocol is that of MoCo (He et al. 2020, arXiv 1911.05722, section 4.1): crops of 8 to 100 % of the area and flips, no
-other augmentation.
+The constants are AdCo's on ImageNet (Hu et al. 2021, arXiv 2011.08435). The protocol is that of MoCo (He et al. 2020,
+arXiv 1911.05722, section 4.1): crops of 8 to 100 % of the area and flips, no other augmentation.
 
 Shapes: n images of a batch, S image side in pixels, F feature width, C classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adco.config.commands import EvaluateSettings
 from adco.config.resolve import default_workers
 from adco.data.batch import Batch, normalize
 from adco.data.loader import Loader, Order
 from adco.data.sources import Source
 from adco.data.views import View
 from adco.errors import InputError
+from adco.evaluation.evaluation import Task
 from adco.evaluation.linear import LinearProbe
 from adco.optim.players import Schedule
 from adco.quiet import quiet_lightning
+
+if TYPE_CHECKING:
+    from adco.evaluation.linear_sgd import LinearSGD
 
 MOMENTUM = 0.9  # of SGD; there is no weight decay
 INIT_STD = 0.01  # standard deviation of the initial weights
@@ -89,33 +91,20 @@ class Images(L.LightningDataModule):
         return Loader(self.source, [self.view], order, workers=workers, pin_memory=pin_memory)
 
 
-def fit_published_probe(
-    backbone: nn.Module,
-    width: int,
-    source: Source,
-    classes: int,
-    *,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    settings: EvaluateSettings,
-) -> LinearProbe:
+def fit_by_sgd(backbone: nn.Module, width: int, task: Task, settings: "LinearSGD") -> LinearProbe:
     """Train a linear layer on frozen features of augmented images, on one or several devices.
 
     Args:
         backbone: maps images [n, 3, S, S] to features [n, F]; left in eval mode and without gradients.
         width: F.
-        source: labelled training images.
-        classes: C.
-        image_size: S, px.
-        mean, std: normalisation of the three channels, for pixel values in 0..1.
-        settings: `epochs`, `batch_size`, `learning_rate`, `devices` and `device` are used. The learning rate decays to
-            a thousandth along a cosine.
+        task: its labelled training images are used.
+        settings: the learning rate decays to a thousandth along a cosine.
 
     Raises:
         InputError: the source has fewer images than one batch, the batch size is not a multiple of the number of
             devices, or the weights are not finite after training.
     """
+    source, info, rate = task.train, task.info, settings.learning_rate
     batches = len(source) // settings.batch_size
     if not batches:
         raise InputError(
@@ -123,26 +112,29 @@ def fit_published_probe(
             f"the number of training images of {source.name}"
         )
     assert source.labels is not None
-    rate = settings.learning_rate
     schedule = Schedule(peak=rate, final=rate / 1000, warmup_steps=0, steps=settings.epochs * batches)
     torch.manual_seed(0)
     backbone.requires_grad_(False).eval()
     labels = torch.as_tensor(source.labels)
-    classifier = Classifier(backbone, width, labels, classes, schedule, mean, std)
+    classifier = Classifier(backbone, width, labels, len(source.classes), schedule, info.mean, info.std)
     with quiet_lightning():
-        trainer = L.Trainer(
-            accelerator={"cuda": "gpu"}.get(settings.device or "auto", settings.device or "auto"),
-            devices=settings.devices,
-            max_epochs=settings.epochs,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
-        trainer.fit(classifier, datamodule=Images(source, image_size, settings.batch_size))
+        trainer = _trainer(settings, torch.device(task.device))
+        trainer.fit(classifier, datamodule=Images(source, task.image_size, settings.batch_size))
     weight, bias = classifier.linear.weight.detach().cpu(), classifier.linear.bias.detach().cpu()
     if not weight.isfinite().all():
         raise InputError(f"the linear layer diverged at learning_rate {rate}: try a lower one")
     # mean 0 and standard deviation 1: this probe is trained on features that are not standardised
     return LinearProbe(weight, bias, torch.zeros(width), torch.ones(width), l2=0.0, validation={})
+
+
+def _trainer(settings: "LinearSGD", device: torch.device) -> L.Trainer:
+    return L.Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=settings.devices,
+        max_epochs=settings.epochs,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )

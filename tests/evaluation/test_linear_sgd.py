@@ -1,7 +1,7 @@
 """The papers' linear protocol against NumPy's SGD, and what it must leave alone."""
 
 import math
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from adco.cli import main as cli
-from adco.config.commands import EvaluateSettings
 from adco.data.loader import Order
 from adco.data.sources import ArraySource, open_source
-from adco.evaluation import published
+from adco.evaluation import sgd
+from adco.evaluation.evaluation import Task
+from adco.evaluation.extract import pixel_features
 from adco.evaluation.linear import LinearProbe
-from adco.evaluation.published import Classifier, Images, fit_published_probe
+from adco.evaluation.linear_sgd import LinearSGD
+from adco.evaluation.sgd import Classifier, Images, fit_by_sgd
+from adco.models.backbone import BackboneInfo
 from adco.optim.players import Schedule
 
 pytestmark = pytest.mark.slow
@@ -44,14 +47,15 @@ def source() -> ArraySource:
 
 
 def fit(backbone: nn.Module, source: ArraySource, epochs: int = EPOCHS) -> LinearProbe:
-    settings = EvaluateSettings(epochs=epochs, batch_size=BATCH, learning_rate=RATE, device="cpu", devices=1)
-    return fit_published_probe(backbone, 24, source, 10, image_size=8, mean=MEAN, std=STD, settings=settings)
+    info = BackboneInfo("rows", 8, MEAN, STD)
+    task = Task(source, source, backbone, info, 8, partial(pixel_features, image_size=8), "cpu")
+    return fit_by_sgd(backbone, 24, task, LinearSGD(epochs=epochs, batch_size=BATCH, learning_rate=RATE, devices=1))
 
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
 def test_equals_numpys_sgd(source: ArraySource, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where crops show all there is: features do not change from epoch to epoch."""
-    monkeypatch.setattr(published, "CROP", (1.0, 1.0))
+    monkeypatch.setattr(sgd, "CROP", (1.0, 1.0))
     backbone = Rows().train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     probe = fit(backbone, source)
@@ -97,10 +101,14 @@ def test_devices_that_do_not_divide_the_batch_are_told(source: ArraySource) -> N
         images.train_dataloader()
 
 
-def test_the_command_knows_both_protocols(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_knows_it_by_both_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """Until 0.2, `linear --protocol sgd` is the same."""
     arguments = ["--backbone", "resnet18", "--data", "digits", "--image_size", "8", "--device", "cpu"]
-    flags = ["--protocol", "sgd", "--epochs", "1", "--batch_size", "512", "--learning_rate", "0.1"]
-    assert cli.run(["evaluate", "linear", *arguments, *flags]) == 0
-    assert "linear" in capsys.readouterr().out
+    flags = ["--epochs", "1", "--batch_size", "512", "--learning_rate", "0.1"]
+    assert cli.run(["evaluate", "linear_sgd", *arguments, *flags]) == 0
+    by_name = capsys.readouterr()
+    assert cli.run(["evaluate", "linear", *arguments, "--protocol", "sgd", *flags]) == 0
+    assert capsys.readouterr().out == by_name.out
+    assert "trained by SGD on augmented images for 1 epoch" in by_name.out
     assert cli.run(["evaluate", "linear", "--protocol", "adam", *arguments]) == 2
-    assert "protocol" in capsys.readouterr().err
+    assert "protocol adam must be one of cached, sgd" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""The keywords of `adco.pretrain` and `adco.evaluate` and their types, for editors and type checkers.
+
+Explanations, defaults and bounds are in the settings classes. `tests/test_configure.py` checks that all settings of the
+package's methods and evaluations are listed here, with the same types. Those of a method or evaluation of your own are
+accepted, too, but a type checker does not know them: pass them as `**{"name": value}`.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from adco.config.topics import Optimizer, Precision, Stem
+
+if TYPE_CHECKING:
+    from adco.config.pretrain import Crop
+    from adco.methods.query_key import BatchNorm
+
+
+class PretrainKeywords(TypedDict, total=False):
+    """The settings of all methods. None: a value is chosen for the images, the length of the run and the machine."""
+
+    method: str
+    # data
+    data: str | Path | None
+    class_level: int
+    max_unreadable: float
+    # run
+    out: str | Path
+    seed: int
+    epochs: int
+    minutes: float
+    batch_size: int | None
+    accumulate: int
+    workers: int | None
+    # network
+    backbone: str
+    backbone_args: dict[str, Any]
+    stem: Stem
+    # views
+    image_size: int | None
+    test_image_size: int | None
+    crop_scale: tuple[float, float]
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    jitter_probability: float
+    grayscale_probability: float
+    blur_probability: float
+    flip_probability: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    # projector
+    dim: int
+    hidden: int
+    # optimisation
+    optimizer: Optimizer | None
+    learning_rate: float | None
+    final_learning_rate: float | None
+    warmup_epochs: float | None
+    weight_decay: float | None
+    # hardware
+    accelerator: str
+    devices: int | str
+    num_nodes: int
+    precision: Precision
+    channels_last: bool | None
+    # records and checkpoints
+    log_every: int | None
+    stop_when_collapsed: bool
+    checkpoint_every: int | None
+    knn_images: int
+    tensorboard: bool
+    # AdCo, MoCo and BYOL; temperature also SimCLR
+    symmetric: bool
+    ema_decay: float | None
+    projector_norm: bool | None
+    batch_norm: "BatchNorm"
+    split_groups: int | None
+    temperature: float | None
+    # AdCo
+    adversaries: int | None
+    adversary_temperature: float | None
+    adversary_learning_rate: float | None
+    adversary_weight_decay: float
+    small_crops: "list[Crop]"
+    in_batch_negatives: bool
+    warm_start: bool
+    warm_start_trains: bool
+    # MoCo
+    queue: int | None
+    # SimSiam
+    predictor_hidden: int
+
+
+class EvaluateKeywords(TypedDict, total=False):
+    """The settings of all evaluations. None: the default."""
+
+    data: str | Path | None
+    class_level: int | None
+    max_unreadable: float | None
+    backbone: str | None
+    weights: str | Path | None
+    stem: Stem
+    image_size: int | None
+    floors: bool
+    device: str | None
+    # knn
+    k: int | None
+    temperature: float
+    # linear_sgd
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    devices: int | str
+    # linear with protocol sgd is linear_sgd; until 0.2
+    protocol: str | None

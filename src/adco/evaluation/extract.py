@@ -1,0 +1,126 @@
+"""Extraction of a frozen backbone's features from every image of a source, once for all evaluations.
+
+Shapes: n images, B batch size, S image side in pixels, F feature width.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from adco.data.batch import normalize
+from adco.data.sources import Source
+from adco.data.views import test_view
+from adco.errors import InputError
+from adco.evaluation.features import Features
+
+DECODED_AT_ONCE = 32  # full-size images that one thread holds in memory while it makes a batch of views
+MAX_THREADS = 8  # with more threads, decoding is limited by the disk rather than the CPU
+PIXEL_SIDE = 32  # px; larger images are reduced to this size for the raw-pixel features (3 072 values, as in CIFAR)
+
+
+def extract_features(
+    backbone: nn.Module,
+    source: Source,
+    *,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Features:
+    """Return the backbone's features of every image of `source`, in the source's order.
+
+    The backbone runs in eval mode and without gradients. Its weights and buffers are not changed, and the training
+    flag of each of its modules is restored, so it is safe to call this in the middle of training.
+
+    Args:
+        backbone: maps images [B, 3, S, S] to features [B, F].
+        image_size: S, px.
+        mean, std: normalisation of the three channels, for pixel values in 0..1.
+        device: the backbone is moved to this device and stays there; None runs it where its weights are.
+        progress: show a progress bar if standard error is a terminal; pass False inside another live display.
+
+    Raises:
+        InputError: the source has no labels or no images; the backbone's output is not [B, F] or not finite.
+    """
+    labels = _labels(source)
+    if device is not None:
+        backbone.to(device)
+    first = next(backbone.parameters(), torch.empty(0))
+    device, dtype = first.device, first.dtype
+    means, stds = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
+    outputs = []
+    with _frozen(backbone):
+        for views in _test_views(source, image_size, batch_size, progress):  # [B, 3, S, S]
+            images = normalize(views.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
+            with torch.inference_mode():
+                output = backbone(images)
+            if output.ndim != 2:
+                raise InputError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
+            outputs.append(output.float().cpu())  # [B, F]
+    return Features(torch.cat(outputs), labels)  # outside inference mode, so that autograd can use them
+
+
+def pixel_features(source: Source, image_size: int, *, progress: bool = True) -> Features:
+    """Return raw pixels in 0..1 as features [n, 3·S·S], with S = min(image_size, 32 px).
+
+    They are one of the two floors, the baselines that a trained backbone should beat; the other is random weights.
+
+    Raises InputError if the source has no labels or no images.
+    """
+    labels = _labels(source)
+    views = _test_views(source, min(image_size, PIXEL_SIDE), 512, progress)
+    return Features(torch.cat([batch.flatten(1).float() / 255 for batch in views]), labels)
+
+
+def _labels(source: Source) -> torch.Tensor:
+    if source.labels is None:
+        raise InputError(f"{source.name} has no labels; evaluation needs the class of every image")
+    if len(source) == 0:
+        raise InputError(f"{source.name} has no images to evaluate on")
+    return torch.tensor(np.asarray(source.labels), dtype=torch.int64)
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Put `module` in eval mode, then restore the training flag of each submodule.
+
+    Flags are restored one by one, so a BatchNorm layer that was frozen inside a training encoder stays frozen.
+    """
+    flags = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, training in flags:
+            child.training = training
+
+
+def _test_views(source: Source, size: int, batch_size: int, progress: bool) -> Iterator[torch.Tensor]:
+    """Yield test views [B, 3, size, size] uint8 in the source's order, prefetched by threads (PIL releases the GIL)."""
+
+    def prepare(indices: np.ndarray) -> torch.Tensor:
+        chunks = np.split(indices, range(DECODED_AT_ONCE, len(indices), DECODED_AT_ONCE))
+        return torch.cat([test_view(source.load(chunk), size) for chunk in chunks])
+
+    threads = min(MAX_THREADS, os.cpu_count() or 1)
+    pending: deque[Future[torch.Tensor]] = deque()
+    batches = np.split(np.arange(len(source)), range(batch_size, len(source), batch_size))
+    console = Console(stderr=True)
+    silent = not (progress and console.is_terminal)
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in track(batches, source.name, console=console, transient=True, disable=silent):
+            pending.append(pool.submit(prepare, batch))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
