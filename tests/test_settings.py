@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from adco.config.commands import DemoSettings, EvaluateSettings
+from adco.config.load import Parser
 from adco.config.pretrain import PretrainSettings, to_dict
 from adco.config.registry import METHODS, settings_of
 from adco.methods.adco import AdCoSettings
@@ -153,3 +154,19 @@ def test_a_configuration_holds_all_settings_of_a_method_that_inherits_its_topic(
 
     values = to_dict(Own())
     assert set(values) == {field.name for field in dataclasses.fields(Own)} - {"out", "minutes"}
+
+
+def test_a_mistake_in_a_methods_settings_is_told_to_its_author() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Unexplained(AdCoSettings[None]):
+        further: float = 0.5
+
+    class Undecorated(AdCoSettings[None]):
+        further: float = 0.5
+
+    for settings, message in (
+        (Unexplained, "setting further of Unexplained has no explanation: add an entry 'further: …' under Args: in"),
+        (Undecorated, r"Undecorated is no dataclass: write @dataclass\(frozen=True, kw_only=True\) above it"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            Parser(settings, "adco pretrain", "")

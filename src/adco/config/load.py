@@ -209,9 +209,27 @@ def one_line(error: BaseException) -> str:
 
 
 def _explanations(settings: type[Any]) -> dict[str, str]:
-    """Return the explanation of each setting, from the docstrings of the class and the classes it inherits from."""
+    """Return the explanation of each setting, from the docstrings of the class and the classes it inherits from.
+
+    Raises:
+        TypeError: if the class is not a dataclass or a setting has no explanation, which are mistakes in the class.
+    """
+    if "__dataclass_fields__" not in vars(settings):  # not those of a class it inherits from
+        raise TypeError(f"{settings.__name__} is no dataclass: write @dataclass(frozen=True, kw_only=True) above it")
     parsed = [docstring_parser.parse(kind.__dict__.get("__doc__") or "") for kind in reversed(settings.__mro__)]
-    return {of.arg_name: " ".join((of.description or "").split()) for docs in parsed for of in docs.params}
+    explained = {of.arg_name: " ".join((of.description or "").split()) for docs in parsed for of in docs.params}
+    for field in fields(settings):
+        if not explained.get(field.name):
+            raise TypeError(
+                f"setting {field.name} of {settings.__name__} has no explanation: add an entry '{field.name}: …' under "
+                "Args: in the class's docstring"
+            )
+    return explained
+
+
+def _bare(flag: str) -> str:
+    """Return the name of a flag's setting: image_size for --image-size=32."""
+    return flag.split("=")[0].removeprefix("--").replace("-", "_")
 
 
 def _as_asked(kind: Any) -> Any:
@@ -226,7 +244,7 @@ def _choices(literal: str) -> str:
 
 def _unknown(what: str, name: str, known: set[str]) -> str:
     dashes = "--" if name.startswith("--") else ""
-    bare = name.removeprefix("--").replace("-", "_")
+    bare = _bare(name)
     right = dashes + FOREIGN.get(bare, "")
     if right in known:
         return f"unknown {what} {name}: it is called {right} here"
