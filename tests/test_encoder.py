@@ -158,10 +158,19 @@ def test_a_network_that_does_not_take_the_size_is_refused_in_its_own_words() -> 
         feature_width(build_backbone(info(32, "inception_v3")), "inception_v3", 32)
 
 
-@pytest.mark.parametrize("arguments", [{"colour": "red"}, {"layers": 3}])
+@pytest.mark.parametrize("arguments", [{"colour": "red"}, {"layers": 3}, {"channels": "many"}, {"block": "big"}])
 def test_arguments_that_do_not_fit_are_named(arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"timm model resnet18 does not accept backbone_args .*"):
         build_backbone(info(arguments=arguments))
+
+
+def test_without_arguments_an_error_of_timm_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr("timm.create_model", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        build_backbone(info())
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """What is chosen for the images: the size of the views and the stem."""
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from adco.config.resolve import resolve_for_images
+from adco.config.resolve import resolve, resolve_for_images
 from adco.config.topics import Stem
 from adco.data.sources import ArraySource
 from adco.methods.adco import AdCoSettings
@@ -65,3 +66,12 @@ def test_the_stem_goes_by_the_size_of_the_views_unless_it_is_chosen(
 ) -> None:
     settings = AdCoSettings(stem=asked, image_size=image_size, test_image_size=image_size + 8)
     assert resolve_for_images(settings, images(300)).stem == expected
+
+
+def test_a_method_that_leaves_a_setting_of_its_own_unset_is_told_to_its_author() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Forgetful(AdCoSettings[None]):
+        further: float | None = None
+
+    with pytest.raises(TypeError, match=r"further has no value: it is not given, and Forgetful.choose returns none"):
+        resolve(Forgetful(data="photos", accelerator="cpu"), images(32))

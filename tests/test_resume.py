@@ -361,6 +361,9 @@ def test_a_checkpoint_that_cannot_go_on_is_named(tmp_path: Path, whole: Callable
     for use in (lambda: adco.pretrain(resume=run.path), lambda: adco.evaluate("knn", run.checkpoint)):
         with pytest.raises(ValueError, match=r"last.ckpt is damaged: delete it"):
             use()
+    run.write_config({name: value for name, value in config.items() if name != "data"})
+    with pytest.raises(ValueError, match=r"the run's config.yaml has no value for data: it is damaged or was edited"):
+        adco.pretrain(resume=run.path)
     run.config.write_text("- no settings")
     with pytest.raises(ValueError, match=r"config.yaml does not contain the settings of a run"):
         adco.pretrain(resume=run.path)

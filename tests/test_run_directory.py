@@ -45,6 +45,14 @@ def test_only_a_run_directory_is_opened(tmp_path: Path) -> None:
     assert RunDirectory.open(str(run.path)) == run
 
 
+@pytest.mark.parametrize("text", ["a: [1", "- epochs", "", "3: 4\nepochs: 3"])
+def test_a_configuration_without_settings_is_named(tmp_path: Path, text: str) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.config.write_text(text)
+    with pytest.raises(ValueError, match=f"^{run.config} does not contain the settings of a run"):
+        run.read_config()
+
+
 def test_files_are_read_back(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
     values = {

@@ -183,7 +183,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     """Return the content of a recipe.
 
     Raises:
-        InputError: if there is no such recipe, or it is not a mapping in YAML.
+        InputError: if there is no such recipe, or it is not a mapping from names in YAML.
     """
     path = recipes.find(str(recipe))
     try:
@@ -192,6 +192,9 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         raise InputError(f"recipe {path} is no YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {path} must hold settings, one per line: name: value")
+    for name in values:
+        if not isinstance(name, str):
+            raise InputError(f"recipe {path} must hold settings, one per line: name: value; {name!r} is no name")
     is_of_a_run = path.name == "config.yaml" and (path.parent / "environment.json").is_file()
     return of_earlier_versions(values) if is_of_a_run else values
 
@@ -200,12 +203,13 @@ def one_line(error: BaseException) -> str:
     """Return an error's message without line breaks and without Python's names of types."""
     message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
     message = re.sub(r'^Parser key "?([\w.]+)"?: ', r"\1: ", message)
-    wrong_type = re.match(r"(\w+): .*Expected an? .*(?:Given|Got) value: (.*)$", message)
+    wrong_type = re.match(r"(\w+): .*Expected an? .*(?:Given|Got) value:(.*)$", message)
     if not wrong_type:
         return message
     expected = re.findall(r"Expected an? (typing\.Literal\[[^]]*\]|\w+)", message)
     kinds = [KINDS.get(kind) or _choices(kind) for kind in expected if kind != "NoneType"]
-    return f"{wrong_type[1]} {wrong_type[2]} must be {' or '.join(dict.fromkeys(kinds))}"
+    value = wrong_type[2].strip() or "''"
+    return f"{wrong_type[1]} {value} must be {' or '.join(dict.fromkeys(kinds))}"
 
 
 def _explanations(settings: type[Any]) -> dict[str, str]:

@@ -21,20 +21,27 @@ def resolve(settings: Asked, source: Source) -> Used:
 
     Raises:
         InputError: if the images are too few or too small for the settings, or the devices do not divide the batch.
+        TypeError: if the method chooses no value for a setting that is not given, which is a mistake in the method.
     """
-    return as_used(_for_devices(resolve_for_images(settings, source), source))
+    resolved = _for_devices(resolve_for_images(settings, source), source)
+    for name in _unset(resolved):
+        raise TypeError(f"{name} has no value: it is not given, and {type(settings).__name__}.choose returns none")
+    return cast(Used, resolved)
 
 
 def as_used(settings: Asked) -> Used:
-    """Return the same settings, typed as resolved, after a check that none is unset. config.yaml has such settings.
+    """Return the settings of a run's config.yaml, typed as resolved, after a check that none is unset.
 
     Raises:
         InputError: if a setting is unset.
     """
-    for field in fields(settings):
-        if getattr(settings, field.name) is None:
-            raise InputError(f"{field.name} has no value: give one")
+    for name in _unset(settings):
+        raise InputError(f"the run's config.yaml has no value for {name}: it is damaged or was edited")
     return cast(Used, settings)
+
+
+def _unset(settings: Asked) -> list[str]:
+    return [field.name for field in fields(settings) if getattr(settings, field.name) is None]
 
 
 def resolve_for_images(settings: Asked, source: Source) -> Asked:

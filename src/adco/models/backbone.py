@@ -44,8 +44,11 @@ def build_backbone(info: BackboneInfo) -> nn.Module:
         raise InputError(f"backbone {info.name!r} is not a timm model: try {', '.join(near)}")
     try:
         backbone = timm.create_model(info.name, pretrained=False, num_classes=0, **info.arguments)
-    except (TypeError, RuntimeError, ValueError, LookupError, AssertionError) as error:
-        raise InputError(f"timm model {info.name} does not accept backbone_args {info.arguments}: {error}") from error
+    except (TypeError, RuntimeError, ValueError, LookupError, AssertionError, AttributeError) as error:
+        if not info.arguments:  # then nothing given is to blame
+            raise
+        why = " ".join(str(error).split())
+        raise InputError(f"timm model {info.name} does not accept backbone_args {info.arguments}: {why}") from error
     if choose_stem(info.stem, info.image_size) == "cifar":
         use_cifar_stem(backbone)
     # timm initialises the last BatchNorm weight of each residual branch to 0, torchvision (used for all published

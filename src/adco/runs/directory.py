@@ -101,11 +101,12 @@ class RunDirectory:
             InputError: if config.yaml does not contain settings.
         """
         try:
-            return of_earlier_versions(yaml.safe_load(self.config.read_text()))
-        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.config} does not contain the settings of a run: it is damaged or was edited"
-            ) from error
+            values = yaml.safe_load(self.config.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            values = None
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise InputError(f"{self.config} does not contain the settings of a run: it is damaged or was edited")
+        return of_earlier_versions(values)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
