@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import adco
-from adco.config import recipes
+from adco.config import recipes, versions
 from adco.config.commands import EvaluateSettings
 from adco.config.keywords import EvaluateKeywords, PretrainKeywords
 from adco.config.load import FOREIGN, Parser, build, pretrain_parser, pretrain_settings, read_recipe
@@ -184,6 +184,10 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         ("epochs 3", "must hold settings, one per line"),
         ("", "must hold settings, one per line"),
         ("epohcs: 3", "unknown setting epohcs: did you mean epochs"),
+        ("3: 4", "recipe .*recipe.yaml must hold settings, one per line: name: value; 3 is no name"),
+        ("method: [a]", "method \\['a'\\] must be one of adco"),
+        ("momentum: 0.9\nema_decay: 0.99", "momentum is the old name of ema_decay, and both are given"),
+        ("method: simclr\nmomentum: 0.9", "unknown setting momentum"),
         ("!!python/object/apply:os.system ['true']", "is no YAML"),
     ],
 )
@@ -251,6 +255,25 @@ def test_foreign_names_lead_to_flags_of_the_command(name: str) -> None:
     assert name not in parser.names
 
 
+def test_a_broken_configuration_of_a_run_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "environment.json").write_text("{}")
+    path = tmp_path / "config.yaml"
+    for text, message in (
+        ("method: [a]", "method ['a'] must be one of adco"),
+        ("3: 4", "3 is no name"),
+        ("test_image_size: 32\ntest_size: 64", "test_size is the old name of test_image_size, and both are given"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            pretrain_settings(path)
+
+
+@pytest.fixture
+def _not_yet_warned() -> None:
+    versions._warn_of_old_name.cache_clear()
+
+
+@pytest.mark.usefixtures("_not_yet_warned")
 def test_names_of_earlier_versions_are_accepted_with_a_warning() -> None:
     with pytest.warns(FutureWarning, match="setting momentum is now called ema_decay"):
         by_keyword = pretrain_settings(momentum=0.5)
@@ -259,6 +282,38 @@ def test_names_of_earlier_versions_are_accepted_with_a_warning() -> None:
     assert (vars(by_keyword)["ema_decay"], by_flag.test_image_size) == (0.5, 24)
     with pytest.raises(ValueError, match="unknown setting ema_decay"):
         pretrain_settings(method="simclr", ema_decay=0.5)
+
+
+@pytest.mark.usefixtures("_not_yet_warned")
+def test_an_old_name_is_warned_of_once_where_the_caller_wrote_it() -> None:
+    with pytest.warns(FutureWarning) as caught, pytest.raises(ValueError, match="data is missing"):
+        adco.pretrain(momentum=0.5)
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.raises(ValueError, match="data is missing"):  # a second warning would be an error
+        adco.pretrain(momentum=0.5)
+
+
+def test_a_setting_is_not_given_under_both_its_names() -> None:
+    message = "momentum is the old name of ema_decay, and both are given: leave momentum out"
+    with pytest.raises(ValueError, match=message):
+        pretrain_settings(momentum=0.5, ema_decay=0.6)
+    with pytest.raises(ValueError, match=message):
+        pretrain_parser("adco").read_flags(["--ema-decay=0.6", "--momentum", "0.5"])
+
+
+@pytest.mark.filterwarnings("ignore:setting momentum is now called ema_decay")
+@pytest.mark.parametrize(("in_recipe", "given"), [("momentum", "ema_decay"), ("ema_decay", "momentum")])
+def test_a_value_goes_over_the_recipe_under_either_name(tmp_path: Path, in_recipe: str, given: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"{in_recipe}: 0.5")
+    assert vars(pretrain_settings(recipe, **{given: 0.6}))["ema_decay"] == 0.6
+
+
+def test_a_setting_that_the_method_lacks_is_named_as_it_was_given() -> None:
+    with pytest.raises(ValueError, match="unknown setting momentum"):
+        pretrain_settings(method="simclr", momentum=0.5)
+    with pytest.raises(ValueError, match="unknown flag --momentum"):
+        pretrain_parser("simclr").read_flags(["--momentum", "0.5"])
 
 
 def test_none_is_the_default_where_it_was_in_earlier_versions() -> None:

@@ -17,7 +17,7 @@ from adco.config import recipes
 from adco.config.help import plain_help, pretrain_help
 from adco.config.pretrain import Asked, PretrainSettings
 from adco.config.registry import settings_of
-from adco.config.versions import RENAMED, of_earlier_versions, present_name, with_defaults
+from adco.config.versions import of_earlier_versions, present_names, with_defaults
 from adco.errors import InputError
 
 # Names of settings in other programs, and the names here.
@@ -78,18 +78,14 @@ class Parser(ArgumentParser):
 
     def spelled(self, flags: Sequence[str]) -> list[str]:
         """Return the flags as they are spelled here: --image-size is --image_size, and old names are renamed."""
-        known = self._known()
-        spellings = {option[2:].replace("-", "_"): option for option in known if option.startswith("--")}
+        spellings = {_bare(option): option for option in self._known() if option.startswith("--")}
+        present = present_names([_bare(flag) for flag in flags if flag.startswith("--")], self.names)
 
         def spell(flag: str) -> str:
             name, *value = flag.split("=", 1)
-            bare = name[2:].replace("-", "_")
-            if name.startswith("--") and RENAMED.get(bare) in self.names:
-                bare = present_name(bare)
-            right = spellings.get(bare, name) if name.startswith("--") else name
-            return "=".join([right, *value])
+            return "=".join([spellings.get(present[_bare(flag)], name), *value])
 
-        return [spell(flag) for flag in flags]
+        return [spell(flag) if flag.startswith("--") else flag for flag in flags]
 
     def read_flags(self, flags: Sequence[str]) -> Namespace:
         """Parse flags.
@@ -147,7 +143,8 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
     """Return the settings of a recipe, replaced by the given values; their types are checked.
 
     Raises:
-        InputError: of one line, for an unknown recipe or setting, a wrong type, or both `minutes` and `epochs`.
+        InputError: of one line, for an unknown recipe or setting, a wrong type, both `minutes` and `epochs`, or both
+            the old and the present name of a setting.
     """
     shared, values = (with_defaults(given) for given in (read_recipe(recipe) if recipe else {}, values))
     for given in (shared, values):
@@ -158,9 +155,13 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
     # The length of a run is given in one way: that of the values replaces that of the recipe.
     length = {"minutes", "epochs"}
     kept = {name: value for name, value in shared.items() if name not in length or not length & values.keys()}
-    merged = {present_name(name): value for name, value in {**kept, **values}.items()}
+    parser = pretrain_parser({**kept, **values}.get("method", "adco"))
+    merged: dict[str, Any] = {}
+    for given in (kept, values):  # a value goes over the recipe's under whichever name
+        names = present_names(given, parser.names)
+        merged |= {names[name]: value for name, value in given.items()}
     settings: Asked
-    (settings,) = build(pretrain_parser(merged.get("method", "adco")), merged)
+    (settings,) = build(parser, merged)
     return settings
 
 

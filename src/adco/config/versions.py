@@ -1,7 +1,8 @@
 """Settings of earlier versions: what was renamed and what was added since."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from adco.errors import InputError
@@ -17,11 +18,35 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 
 
-def present_name(name: str) -> str:
-    """Return the present name of a setting, with a warning if that is not the name given."""
-    if name in RENAMED:
-        warnings.warn(f"setting {name} is now called {RENAMED[name]}: the old name goes in 0.2", FutureWarning, 3)
-    return RENAMED.get(name, name)
+def present_names(given: Iterable[str], known: Container[str]) -> dict[str, str]:
+    """Return the present name of each setting given, with a warning for each old one.
+
+    Args:
+        given: names of settings.
+        known: the settings there are; an old name of one that is not there stays, so that errors name what was given.
+
+    Raises:
+        InputError: if a setting is given under both its names.
+    """
+    names = _renamed(given, known)
+    for old, new in names.items():
+        if old != new:
+            _warn_of_old_name(old, new)
+    return names
+
+
+def _renamed(given: Iterable[str], known: Container[str]) -> dict[str, str]:
+    names = {name: RENAMED[name] if RENAMED.get(name) in known else name for name in given}
+    for old, new in names.items():
+        if old != new and new in names:
+            raise InputError(f"{old} is the old name of {new}, and both are given: leave {old} out")
+    return names
+
+
+@cache  # once for each name
+def _warn_of_old_name(old: str, new: str) -> None:
+    text = f"setting {old} is now called {new}: the old name goes in 0.2"
+    warnings.warn(text, FutureWarning, stacklevel=5)  # shows the line that calls adco.pretrain
 
 
 def present_evaluation(name: str, protocol: Any) -> str:
@@ -41,9 +66,14 @@ def present_evaluation(name: str, protocol: Any) -> str:
 
 
 def of_earlier_versions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a config.yaml as the present version would have written it."""
-    added = ADDED.get(config.get("method", "adco"), {})
-    return added | {RENAMED.get(name, name): value for name, value in with_defaults(config).items()}
+    """Return the content of a config.yaml as the present version would have written it.
+
+    Raises:
+        InputError: if it has a setting under both its names.
+    """
+    added = ADDED.get(str(config.get("method", "adco")), {})
+    names = _renamed(config, RENAMED.values())
+    return added | {names[name]: value for name, value in with_defaults(config).items()}
 
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
