@@ -260,6 +260,14 @@ def test_a_stop_and_a_loss_that_is_no_number_have_exit_codes(
         assert line.endswith(words)
 
 
+@pytest.mark.slow
+def test_the_start_is_announced_before_torch_is_imported() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "adco", "pretrain"]
+    err = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert err.index("adco: starting …") < err.index("torch")
+    assert err.count("adco: starting …") == 1
+
+
 def test_a_dry_run_prints_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--backbone_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}", "--hidden", "16"]
     assert cli.run(["pretrain", "--data", "digits", "--dry-run", "--accelerator=cpu", *small]) == 0
@@ -289,7 +297,7 @@ def test_the_installed_command_exits_with_the_code(tmp_path: Path) -> None:
         [sys.executable, "-c", code, "pretrain", "--epoch", "3"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "adco: unknown flag --epoch: did you mean --epochs?\n"
+    assert done.stderr == "adco: starting …\nadco: unknown flag --epoch: did you mean --epochs?\n"
     assert list(tmp_path.iterdir()) == []
 
 

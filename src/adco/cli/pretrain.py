@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def pretrain(arguments: Sequence[str]) -> int:
     """Run `adco pretrain`."""
+    if is_first_rank() and not {"-h", "--help", "--print_config", "--print-config"} & set(arguments):
+        print("adco: starting …", file=sys.stderr, flush=True)  # importing PyTorch takes a while
     from adco.config.load import pretrain_parser, pretrain_settings, read_recipe
 
     recipe = _value_of("--recipe", arguments)
@@ -45,7 +47,6 @@ def pretrain(arguments: Sequence[str]) -> int:
     if shown in arguments:
         return _print_config(settings)
     if flags.dry_run:
-        print("adco: starting …", file=sys.stderr, flush=True)  # importing PyTorch takes a while
         from adco.training.rehearsal import dry_run
 
         print(dry_run(settings))
@@ -109,7 +110,6 @@ def _chosen(settings: "Asked") -> "Used":
 
 def _train(**settings: Any) -> int:
     """Call `adco.pretrain` and print the run directory."""
-    print("adco: starting …", file=sys.stderr, flush=True)  # importing PyTorch takes a while
     from adco.api import pretrain as train
 
     run = train(**settings)
