@@ -87,7 +87,9 @@ class PretrainSettings(
 
     TOPIC: ClassVar[str] = "method"
 
-    # What the method's authors published. MUON_LEARNING_RATE is from a search (docs/results.md).
+    # What the method's authors published. MUON_LEARNING_RATE is from a search (docs/results.md). OPTIMIZER,
+    # LEARNING_RATE, WARMUP_EPOCHS and WEIGHT_DECAY apply only to runs that are not short (config/defaults.py): a short
+    # run uses Muon with MUON_LEARNING_RATE, unless the user chooses another optimizer.
     OPTIMIZER: ClassVar[Optimizer] = "sgd"
     LEARNING_RATE: ClassVar[float] = 0.03  # for a batch of 256 images
     FINAL_LEARNING_RATE: ClassVar[float] = 0.0  # at the end of the cosine, as a share of the learning rate
