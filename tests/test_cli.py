@@ -84,6 +84,9 @@ WRONG = [
     (["pretrain", "--method", "mocov9"], "method 'mocov9' must be one of adco"),
     (["pretrain", "--recipe", "cifar10_dmo"], "recipe 'cifar10_dmo' is neither a file nor a recipe"),
     (["pretrain", "--resume", "nowhere"], "'nowhere' is not a run directory: it has no config.yaml"),
+    (["pretrain", "digits", "--method="], "method '' must be one of adco, moco, simclr"),
+    (["pretrain", "digits", "--recipe", ""], "recipe '' is neither a file nor a recipe"),  # of an unset shell variable
+    (["pretrain", "--resume", ""], "'' is not a run directory: it has no config.yaml"),
     (["pretrain", "--resume", "nowhere", "--seed", "3"], "--resume takes its settings from the run directory"),
     (["pretrain", "--seed", "3", "--resume=nowhere"], "--resume takes its settings from the run directory"),
     (["pretrain", "--dry-run", "--resume=nowhere"], "--resume takes its settings from the run directory"),

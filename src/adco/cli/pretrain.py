@@ -22,8 +22,9 @@ def pretrain(arguments: Sequence[str]) -> int:
     from adco.config.load import pretrain_parser, pretrain_settings, read_recipe
 
     recipe = _value_of("--recipe", arguments)
-    values = read_recipe(recipe) if recipe else {}
-    parser = pretrain_parser(_value_of("--method", arguments) or values.get("method", "adco"))
+    values = {} if recipe is None else read_recipe(recipe)
+    method = _value_of("--method", arguments)
+    parser = pretrain_parser(values.get("method", "adco") if method is None else method)
     parser.add_argument("images", nargs="?", metavar="DATA", help="folder of images or named set; the same as --data")
     parser.add_argument("--recipe", metavar="NAME|FILE", help="settings to start from; flags go over them")
     parser.add_argument("--resume", metavar="RUN", help="continue a run; takes no other flag than --epochs")
@@ -34,7 +35,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     helps = [argument for argument in arguments if argument in ("-h", "--help")]
     flags = parser.read_flags([argument for argument in arguments if argument not in (shown, *helps)])
     given = {name: flags[name] for name in parser.names if _given(name, arguments)}
-    if flags.resume and not helps:
+    if flags.resume is not None and not helps:
         if given.keys() - {"epochs"} or flags.recipe or flags.dry_run or shown in arguments:
             raise InputError("--resume takes its settings from the run directory, except --epochs: leave out the rest")
         return _train(resume=flags.resume, **given)

@@ -146,7 +146,7 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
         InputError: of one line, for an unknown recipe or setting, a wrong type, both `minutes` and `epochs`, or both
             the old and the present name of a setting.
     """
-    shared, values = (with_defaults(given) for given in (read_recipe(recipe) if recipe else {}, values))
+    shared, values = (with_defaults(given) for given in ({} if recipe is None else read_recipe(recipe), values))
     for given in (shared, values):
         if given.get("minutes", math.inf) not in (None, math.inf) and given.get("epochs") is not None:
             raise InputError(
