@@ -287,10 +287,10 @@ def test_names_of_earlier_versions_are_accepted_with_a_warning() -> None:
 @pytest.mark.usefixtures("_not_yet_warned")
 def test_an_old_name_is_warned_of_once_where_the_caller_wrote_it() -> None:
     with pytest.warns(FutureWarning) as caught, pytest.raises(ValueError, match="data is missing"):
-        adco.pretrain(momentum=0.5)
+        adco.pretrain(momentum=0.5)  # type: ignore[call-arg]
     assert [warning.filename for warning in caught] == [__file__]
     with pytest.raises(ValueError, match="data is missing"):  # a second warning would be an error
-        adco.pretrain(momentum=0.5)
+        adco.pretrain(momentum=0.5)  # type: ignore[call-arg]
 
 
 def test_a_setting_is_not_given_under_both_its_names() -> None:

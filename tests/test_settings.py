@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from adco.config.commands import DemoSettings, EvaluateSettings
+from adco.comparison.claims import Claim
+from adco.config.commands import CompareSettings, DemoSettings, EvaluateSettings
 from adco.config.load import Parser
 from adco.config.pretrain import PretrainSettings, to_dict
 from adco.config.registry import METHODS, settings_of
+from adco.evaluation.evaluation import Evaluation
+from adco.evaluation.knn import KNN
+from adco.evaluation.linear_sgd import LinearSGD
+from adco.evaluation.registry import EVALUATIONS, evaluation_of
 from adco.methods.adco import AdCoSettings
 
 INF, NAN = float("inf"), float("nan")
@@ -85,20 +90,32 @@ def test_bounds_are_allowed(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("settings", "message"),
     [
-        ({"k": 0}, "k 0 must be at least 1"),
-        ({"temperature": 0.0}, "temperature 0.0 must be above 0"),
-        ({"image_size": -1}, "image_size -1 must be at least 1"),
-        ({"weights": "w.pth"}, "weights 'w.pth' need --backbone"),
+        (KNN(k=0), "k 0 must be at least 1"),
+        (KNN(temperature=0.0), "temperature 0.0 must be above 0"),
+        (LinearSGD(epochs=0), "epochs 0 must be at least 1"),
+        (LinearSGD(learning_rate=0.0), "learning_rate 0.0 must be above 0"),
+        (EvaluateSettings(image_size=-1), "image_size -1 must be at least 1"),
+        (EvaluateSettings(weights="w.pth"), "weights 'w.pth' need --backbone"),
     ],
 )
-def test_an_impossible_evaluation_is_named(values: dict[str, Any], message: str) -> None:
+def test_an_impossible_evaluation_is_named(settings: EvaluateSettings | Evaluation, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        EvaluateSettings(**values).check()
+        settings.check()
 
 
-@pytest.mark.parametrize("settings", [*map(settings_of, METHODS), EvaluateSettings, DemoSettings])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *map(settings_of, METHODS),
+        EvaluateSettings,
+        *map(evaluation_of, EVALUATIONS),
+        Claim,
+        CompareSettings,
+        DemoSettings,
+    ],
+)
 def test_every_setting_is_explained(settings: type[Any]) -> None:
     parents = [parent for parent in settings.__mro__ if dataclasses.is_dataclass(parent)]
     words = "\n".join(parent.__doc__ or "" for parent in parents)
@@ -138,13 +155,26 @@ def test_the_command_without_a_method_loads_nothing_heavy() -> None:
 import sys, adco, adco.config.topics, adco.config.recipes, adco.config.load, adco.cli.main
 assert adco.cli.main.run(["--help"]) == 0
 assert adco.cli.main.run(["recipes"]) == 0
-assert adco.cli.main.run(["evaluate", "--help"]) == 0
+assert adco.cli.main.run(["compare", "--help"]) == 0
 heavy = {"torch", "torchvision", "timm", "lightning", "numpy", "matplotlib", "sklearn", "PIL"}
 sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "--protocol" in done.stdout
+    assert "--only" in done.stdout
+
+
+def test_help_on_evaluations_imports_neither_lightning_nor_timm() -> None:
+    code = """
+import sys, adco.cli.main
+try:
+    adco.cli.main.run(["evaluate", "linear_sgd", "--help"])
+except SystemExit:
+    sys.exit(", ".join(sorted({"lightning", "timm", "torchvision", "matplotlib"} & set(sys.modules))) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--learning_rate X" in done.stdout
 
 
 def test_a_configuration_holds_all_settings_of_a_method_that_inherits_its_topic() -> None:
@@ -169,4 +199,4 @@ def test_a_mistake_in_a_methods_settings_is_told_to_its_author() -> None:
         (Undecorated, r"Undecorated is no dataclass: write @dataclass\(frozen=True, kw_only=True\) above it"),
     ):
         with pytest.raises(TypeError, match=message):
-            Parser(settings, "adco pretrain", "")
+            Parser([settings], "adco pretrain", "")

@@ -101,6 +101,7 @@ def test_devices_that_do_not_divide_the_batch_are_told(source: ArraySource) -> N
         images.train_dataloader()
 
 
+@pytest.mark.filterwarnings("ignore:protocol sgd is now")
 def test_the_command_knows_it_by_both_names(capsys: pytest.CaptureFixture[str]) -> None:
     """Until 0.2, `linear --protocol sgd` is the same."""
     arguments = ["--backbone", "resnet18", "--data", "digits", "--image_size", "8", "--device", "cpu"]
