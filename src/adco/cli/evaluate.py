@@ -27,6 +27,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         raise InputError(f"give the evaluation first: adco evaluate {kind} …")
     settings, evaluation = parser.construct(flags)
     settings.check()
+    evaluation.check()
     from adco.evaluation.backbones import run_of
     from adco.evaluation.evaluate import evaluate_alone
     from adco.evaluation.results import result_file
