@@ -1,6 +1,7 @@
 """What happens around a step, with a Trainer that has only what the callbacks ask for."""
 
 import json
+import logging
 import math
 import signal
 from collections.abc import Callable, Iterator
@@ -69,9 +70,6 @@ class _Trainer(SimpleNamespace):
     @property
     def lightning_module(self) -> Pretraining:
         return Still()
-
-    def print(self, *words: object, **options: Any) -> None:
-        print(*words, **options)
 
 
 FakeTrainer: Any = _Trainer
@@ -160,12 +158,12 @@ def test_loggers_get_what_is_recorded(run: RunDirectory) -> None:
     assert all(not isinstance(value, str) for _, numbers in logged for value in numbers.values())
 
 
-def test_an_epoch_ends_with_a_verdict_in_a_line(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_epoch_ends_with_a_verdict_in_a_line(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     monitor, trainer = monitor_of(run, log_every=2, knn=Neighbours(40.0, 61.25)), FakeTrainer()
     monitor.on_train_start(trainer, Still())
     steps(monitor, trainer, 10)
     monitor.on_train_epoch_end(trainer, Still())
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
     assert line.startswith("epoch 1/2  loss 5.000  kNN 61.2 % on held-out training images  ")
     assert line.endswith(" images/s  too early to say")
     assert len(line) <= 120
@@ -191,22 +189,20 @@ def test_a_resumed_run_keeps_its_floor(run: RunDirectory) -> None:
     assert monitor.history == [{"step": 0, "epoch": 0, "knn_top1_random": 40.0, "knn_queries": 100}]
 
 
-def test_the_first_verdict_is_said_as_soon_as_it_is_known(
-    run: RunDirectory, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_first_verdict_is_said_as_soon_as_it_is_known(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     monitor, trainer = monitor_of(run), FakeTrainer()
     steps(monitor, trainer, 10)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
     assert line.startswith("step 8/20  loss 5.000  ")
     assert line.endswith(" images/s  plateau")
 
 
-def test_where_an_epoch_ends_its_line_is_the_only_one(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_an_epoch_ends_its_line_is_the_only_one(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     monitor, trainer = monitor_of(run), FakeTrainer()
     trainer.global_step = 2  # the eighth record is of the epoch's last step
     steps(monitor, trainer, 8)
     monitor.on_train_epoch_end(trainer, Still())
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
     assert line.startswith("epoch 1/2  loss 5.000  ")
     assert line.endswith(" images/s  plateau")
 
@@ -234,12 +230,12 @@ def test_a_collapsed_run_stops_and_says_what_to_try(run: RunDirectory) -> None:
     assert [record["step"] for record in run.records()] == [1, 2, 3, 4]
 
 
-def test_a_collapsed_run_goes_on_if_asked(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_collapsed_run_goes_on_if_asked(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     monitor, trainer = monitor_of(run, stop_when_collapsed=False), FakeTrainer()
     steps(monitor, trainer, 1)
     collapse(monitor, trainer, 6)
     assert monitor.verdict().word == "collapsed"
-    said = capsys.readouterr().err.splitlines()
+    said = caplog.messages
     assert len(said) == 2  # once, not at every step
     assert said[1].startswith("  collapsed: ")
     assert said[1].endswith("try --learning_rate 0.01 (now 0.03)")
@@ -265,7 +261,7 @@ def test_no_collapsed_state_is_saved_over_a_good_one(run: RunDirectory, stop: bo
     ],
 )
 def test_adversaries_that_do_nothing_are_named(
-    run: RunDirectory, capsys: pytest.CaptureFixture[str], share: float, rate: float, words: str | None
+    run: RunDirectory, caplog: pytest.LogCaptureFixture, share: float, rate: float, words: str | None
 ) -> None:
     settings: dict[str, Any] = {"adversary_learning_rate": rate, "adversary_temperature": 0.02}
     monitor, trainer, module = (
@@ -275,21 +271,23 @@ def test_adversaries_that_do_nothing_are_named(
     )
     steps(monitor, trainer, 7, module=module)
     monitor.on_train_epoch_end(trainer, module)
-    line, *more = capsys.readouterr().err.splitlines()
+    line, *more = caplog.messages
     assert line.endswith(f"too early to say{f', {words}' if words else ''}")
     assert len(line) <= 120
     assert len(more) == (words is not None)
     assert all(" try --adversary_" in reason for reason in more)
+    assert [record.levelno for record in caplog.records[1:]] == [logging.WARNING] * len(more)
+    caplog.clear()
     monitor.on_train_epoch_end(trainer, module)
-    assert len(capsys.readouterr().err.splitlines()) == 1  # the reason is said once
+    assert len(caplog.messages) == 1  # the reason is logged once
 
 
-def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_ranks_write_and_say_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     monitor, trainer = monitor_of(None, knn=math.nan), FakeTrainer()
     monitor.on_train_start(trainer, Still())
     steps(monitor, trainer, 3)
     monitor.on_train_epoch_end(trainer, Still())
-    assert capsys.readouterr() == ("", "")
+    assert caplog.messages == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,6 @@ from adco.training.errors import Interrupted, NotFiniteError
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_configure_output", lambda: None)  # it would silence warnings for the tests that follow
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -285,12 +284,13 @@ import contextlib, io, logging
 from adco.cli import main as cli
 cli._configure_output()
 logging.getLogger("adco").info("first")
+logging.getLogger("adco.progress").info("epoch 1/2")
 with contextlib.redirect_stderr(io.StringIO()) as other:
     logging.getLogger("adco").info("second")
 print(other.getvalue(), end="")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("adco: second\n", "adco: first\n")
+    assert (done.stdout, done.stderr) == ("adco: second\n", "adco: first\nepoch 1/2\n")
 
 
 @pytest.mark.slow

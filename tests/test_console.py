@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from adco.cli.main import _configure_output
 from adco.config.load import pretrain_settings
 from adco.data.sources import ArraySource
-from adco.training.console import Bar, TimeLeft, duration, outline
+from adco.training.console import Bar, TimeLeft, duration, outline, progress, say
 
 METHOD: Any = None
 
@@ -24,14 +25,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def trainer(epochs: int, accumulate: int = 1, first_step: int = 0) -> Any:
-    said: list[str] = []
     return SimpleNamespace(
         global_step=first_step,
         current_epoch=0,
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
-        said=said,
-        print=lambda words, **options: said.append(words),
     )
 
 
@@ -79,7 +77,9 @@ def test_the_time_left_is_that_of_the_steps_and_pauses_to_come(clock: SimpleName
     assert left.words == f"{duration(299 * 2 + 3 * 60)} left"  # three more pauses: the last epoch has one too
 
 
-def test_it_is_said_after_the_first_steps_and_at_a_fiftieth_of_the_run(clock: SimpleNamespace) -> None:
+def test_it_is_logged_after_the_first_steps_and_at_a_fiftieth_of_the_run(
+    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
     left, run = TimeLeft(steps=1000), trainer(epochs=1)
     left.on_train_start(run, METHOD)
     left.on_train_epoch_start(run, METHOD)
@@ -87,15 +87,21 @@ def test_it_is_said_after_the_first_steps_and_at_a_fiftieth_of_the_run(clock: Si
         clock.now += 50
         run.global_step = step
         left.on_train_batch_end(run, METHOD, None, None, step - 1)
-    assert (left.words, run.said) == ("", [])
+    assert (left.words, caplog.messages) == ("", [])
     for step in range(4, 31):
         clock.now += 3
         run.global_step = step
         left.on_train_batch_end(run, METHOD, None, None, step - 1)
-    assert run.said == [
-        f"adco: about {duration(994 * 3)} left (3 s per step, step 6 of 1000)",
-        f"adco: about {duration(980 * 3)} left (3 s per step, step 20 of 1000)",
+    assert caplog.messages == [
+        f"about {duration(994 * 3)} left (3 s per step, step 6 of 1000)",
+        f"about {duration(980 * 3)} left (3 s per step, step 20 of 1000)",
     ]
+
+
+def test_other_ranks_say_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    say("reading photos …")
+    assert caplog.messages == []
 
 
 def test_a_machine_that_becomes_slower_is_followed(clock: SimpleNamespace) -> None:
@@ -113,13 +119,20 @@ def test_a_resumed_run_counts_its_own_steps(clock: SimpleNamespace) -> None:
     assert left.words == f"{duration(90 * 2)} left"
 
 
-def test_lines_stand_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A long line, too, is written as it is: the terminal wraps it."""
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "60"}.items():  # as on a terminal
+        monkeypatch.setenv(name, value)
+    _configure_output()
     run = trainer(epochs=2)
     bar = Bar(40, TimeLeft(40), {"loss": 4.5})
     bar.on_train_start(run, METHOD)
-    words = "epoch 1/2  loss 5.000 [a] " + "long " * 50
-    bar.print(words)
+    words = "epoch 1/2  loss 5.000 [a] " + "long " * 50 + "end"
+    progress.info(words)
     bar.on_train_end(run, METHOD)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert words.rstrip() in captured.err.replace("\n", "")
+    drawn, erased, below = captured.err.partition(f"\r\x1b[2K{words}\n")
+    assert erased
+    assert "loss 4.500" in drawn
+    assert below.startswith("epoch 1/2 ")

@@ -350,16 +350,20 @@ def test_files_have_the_permissions_of_the_umask(few: str, tmp_path: Path, mask:
     assert set(modes.values()) == {0o666 & ~mask}, modes
 
 
-def test_python_hears_of_the_run_and_nothing_of_lightning(tmp_path: Path) -> None:
-    """In a process of its own, with Python's own warnings and logging."""
-    code = (
-        "import adco; adco.pretrain(data='digits', epochs=1, batch_size=360, hidden=16, adversaries=64, workers=1,"
-        f"backbone_args={TINY['backbone_args']}, accelerator='cpu', knn_images=0, out='run')"
-    )
+def test_python_hears_of_the_run_if_it_logs_and_nothing_of_lightning(tmp_path: Path) -> None:
+    """In a process of its own, with Python's own warnings and logging: before and after logging is configured."""
+    code = f"""
+import logging, sys, adco
+settings = dict(data="digits", epochs=1, batch_size=360, hidden=16, adversaries=64, workers=1, accelerator="cpu")
+settings |= dict(backbone_args={TINY["backbone_args"]}, knn_images=0)
+adco.pretrain(**settings, out="silent")
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+adco.pretrain(**settings, out="run")
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == ""
-    first, *block, epoch, last = done.stderr.splitlines()
-    assert first == "adco: reading digits …"
+    first, images, *block, epoch, last = done.stderr.splitlines()
+    assert (first, images) == ("reading digits …", "digits: 1,442 images of 8 × 8 px, 10 classes")
     assert [line.split()[0] for line in block] == ["images", "steps", "method", "backbone", "device", "run"]
     assert epoch.startswith("epoch 1/1  loss ")
     assert last.startswith("run: ")

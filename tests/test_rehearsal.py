@@ -51,7 +51,7 @@ def cost(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
 )
 def test_as_many_epochs_are_chosen_as_fit(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     minutes: float,
     spent: float,
     epochs: int,
@@ -61,7 +61,7 @@ def test_as_many_epochs_are_chosen_as_fit(
     monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
     chosen = fit_epochs(pretrain_settings(**TINY, minutes=minutes), open_source("few"), spent)
     assert (chosen.epochs, chosen.minutes) == (epochs, math.inf)
-    assert words in capsys.readouterr().err
+    assert words in caplog.text
 
 
 def test_a_run_by_the_clock_repeats_from_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

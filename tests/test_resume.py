@@ -1,6 +1,7 @@
 """A run that was stopped, however and wherever, ends with the same bits as one that was not."""
 
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -275,14 +276,14 @@ def test_workers_change_nothing(whole: Callable[..., RunDirectory]) -> None:
     assert_same_run(whole(workers=2), whole())
 
 
-def test_a_finished_run_resumed_stays_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_resumed_stays_what_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = RunDirectory(adco.pretrain(**TINY, data="few", out=str(tmp_path / "run")))
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
-    capsys.readouterr()
+    caplog.clear()
     assert adco.pretrain(resume=run.path) == run.path
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
     assert line == (
-        f"adco: {run.path} is finished, with {EPOCHS} epochs; train it for longer with: "
+        f"{run.path} is finished, with {EPOCHS} epochs; train it for longer with: "
         f"adco pretrain --resume {run.path} --epochs {2 * EPOCHS}"
     )
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
@@ -312,18 +313,18 @@ def test_a_run_stopped_while_it_looks_collapsed_goes_on_from_before(
 
 
 def test_a_run_that_ends_collapsed_keeps_its_last_good_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(Monitor, "may_save", lambda self, trainer: trainer.global_step <= 2 * STEPS)
         adco.pretrain(**TINY, data="few", out=str(run.path))
-    kept = f"adco: step {LAST} looks collapsed, so the checkpoint of step {2 * STEPS} is kept"
-    assert kept in capsys.readouterr().err.splitlines()
+    kept = f"step {LAST} looks collapsed, so the checkpoint of step {2 * STEPS} is kept"
+    assert ("adco", logging.WARNING, kept) in caplog.record_tuples
     assert_backbone_of(run, 2 * STEPS)
     assert run.is_finished
     adco.pretrain(resume=run.path, epochs=EPOCHS + 1)
-    assert f"from step {2 * STEPS} on" in capsys.readouterr().err
+    assert f"from step {2 * STEPS} on" in caplog.text
     assert [record["step"] for record in losses(run)] == list(range(1, LAST + STEPS + 1))
     assert_backbone_of(run, LAST + STEPS)
 
@@ -394,7 +395,7 @@ def cosine(step: int, steps: int) -> float:
 
 @pytest.mark.parametrize(("done", "epochs"), [(None, EPOCHS + 2), (STEPS + 1, EPOCHS + 2), (STEPS + 1, 2), (STEPS, 1)])
 def test_a_run_becomes_longer_or_shorter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], done: int | None, epochs: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, done: int | None, epochs: int
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -403,10 +404,9 @@ def test_a_run_becomes_longer_or_shorter(
         with pytest.raises(Interrupted) if done else nullcontext():
             adco.pretrain(**SGD, data="few", out=str(run.path))
     before, kept = losses(run), done or LAST
-    capsys.readouterr()
+    caplog.clear()
     adco.pretrain(resume=run.path, epochs=epochs)
-    said = capsys.readouterr().err
-    assert f"adco: {epochs} epoch{'s' if epochs > 1 else ''} instead of {EPOCHS}: from step {kept} on" in said
+    assert f"{epochs} epoch{'s' if epochs > 1 else ''} instead of {EPOCHS}: from step {kept} on" in caplog.text
     assert losses(run)[:kept] == before
     assert run.is_finished
     assert run.read_config()["epochs"] == epochs

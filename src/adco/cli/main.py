@@ -101,19 +101,20 @@ def _keep_pages() -> None:
 
 
 def _configure_output() -> None:
-    """Print log messages and warnings of this package in one line each."""
+    """Print on stderr what the package logs, and warnings; all but a run's progress with the prefix `adco: `."""
     import logging
     import warnings
 
     from adco.quiet import StderrHandler
 
-    own = logging.getLogger("adco")
-    if not own.handlers:
-        handler = StderrHandler()
-        handler.setFormatter(logging.Formatter("adco: %(message)s"))
-        own.addHandler(handler)
-        own.setLevel(logging.INFO)
-        own.propagate = False
+    for name, layout in {"adco": "adco: %(message)s", "adco.progress": "%(message)s"}.items():
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            handler = StderrHandler()
+            handler.setFormatter(logging.Formatter(layout))
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
 
     warnings.filterwarnings("ignore", module="lightning")
     warnings.showwarning = _show_warning

@@ -4,9 +4,9 @@ Without a network, each download fails within seconds.
 """
 
 import hashlib
+import logging
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import urllib.request
@@ -100,7 +100,7 @@ def debian_package(package: str, megabytes: float, inside: str, names: Collectio
 
 
 def _announce(what: str, megabytes: float) -> None:
-    print(f"downloading {what} ({megabytes:.0f} MB)", file=sys.stderr)
+    logging.getLogger("adco").info(f"downloading {what} ({megabytes:.0f} MB)")
 
 
 def _run(program: str, *arguments: str, cwd: str) -> None:

@@ -1,7 +1,7 @@
-"""Terminal output of a run: a summary of its settings, the progress bar and the time left."""
+"""What a run tells its user: a summary of its settings, the progress bar and the time left."""
 
+import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +22,14 @@ from adco.words import counted
 WARM_UP, MIN_TIMED = 3, 3  # first steps, not timed because kernels load; timed steps before the first estimate
 MEMORY = 200  # values after which the weight of all earlier ones is halved
 REFRESH = 0.5  # seconds between updates of the progress bar
+logger = logging.getLogger("adco")
+progress = logging.getLogger("adco.progress")  # summary, steps, epochs and end of a run: printed without "adco: "
 
 
 def say(words: str) -> None:
-    """Print a line to stderr, on rank 0 only."""
+    """Log a line, on rank 0 only."""
     if is_first_rank():
-        print(f"adco: {words}", file=sys.stderr, flush=True)
+        logger.info(words)
 
 
 def duration(seconds: float) -> str:
@@ -91,7 +93,7 @@ class Mean:
 
 
 class TimeLeft(Callback):
-    """Estimate of the time left. It is printed after the first steps and at 2 % of the run, and kept in `words`.
+    """Estimate of the time left. It is logged after the first steps and at 2 % of the run, and kept in `words`.
 
     Steps and the pauses between epochs are timed separately. After a resume, only the steps of this process count.
 
@@ -128,8 +130,7 @@ class TimeLeft(Callback):
         seconds += ((trainer.max_epochs or 0) - trainer.current_epoch) * self.pause.value
         self.words = f"{duration(seconds)} left"
         if self.seen == WARM_UP + MIN_TIMED or done == math.ceil(self.total / 50):
-            words = f"adco: about {self.words} ({self.step.value:.2g} s per step, step {done} of {self.total})"
-            trainer.print(words, file=sys.stderr, flush=True)
+            say(f"about {self.words} ({self.step.value:.2g} s per step, step {done} of {self.total})")
 
     def _since_mark(self) -> float:
         now = time.perf_counter()
@@ -138,7 +139,7 @@ class TimeLeft(Callback):
 
 
 class Bar(ProgressBar):
-    """Progress bar of the whole run, with the time left. Printed lines appear above it.
+    """Progress bar of the whole run, with the time left. Lines written to `sys.stderr` appear above it.
 
     Args:
         steps: number of steps of the whole run.
@@ -154,7 +155,7 @@ class Bar(ProgressBar):
             BarColumn(16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
-            console=Console(stderr=True),
+            console=Console(stderr=True, soft_wrap=True),  # lines above the bar are wrapped by the terminal
             auto_refresh=False,  # a refresh thread would be copied into every loader worker
             transient=True,
             redirect_stdout=False,
@@ -184,10 +185,6 @@ class Bar(ProgressBar):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.progress.stop()
-
-    def print(self, *words: Any, sep: str = " ", **options: Any) -> None:
-        """Print a line above the bar."""
-        self.progress.console.print(sep.join(map(str, words)), markup=False, highlight=False, soft_wrap=True)
 
     def _draw(self, trainer: L.Trainer) -> None:
         numbers = [f"loss {self.latest['loss']:.3f}"] if "loss" in self.latest else []

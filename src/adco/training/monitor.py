@@ -1,7 +1,6 @@
-"""Records of a run in metrics.jsonl, the line printed after each epoch, and the end of a collapsed run."""
+"""Records of a run in metrics.jsonl, the line logged after each epoch, and the end of a collapsed run."""
 
 import math
-import sys
 import time
 from typing import Any
 
@@ -14,7 +13,7 @@ from adco.health.advice import ADVICE, advice
 from adco.health.numbers import embedding_health
 from adco.health.verdict import Verdict, looks_collapsed, verdict
 from adco.runs.directory import RunDirectory
-from adco.training.console import TimeLeft
+from adco.training.console import TimeLeft, progress
 from adco.training.errors import CollapsedError, NotFiniteError
 from adco.training.module import ends_step, losses_of, method_of, require_finite
 from adco.training.online_knn import OnlineKNN
@@ -24,7 +23,7 @@ WAITS = 0.1  # if at least this share of the time was spent waiting for views, t
 
 
 class Monitor(Callback):
-    """Writes metrics.jsonl, prints a verdict at the end of each epoch, and stops a run that has collapsed.
+    """Writes metrics.jsonl, logs a verdict at the end of each epoch, and stops a run that has collapsed.
 
     Args:
         run: where to write, on the first rank; None on the others.
@@ -47,7 +46,7 @@ class Monitor(Callback):
         self.log_every: int = settings.log_every
         self.history: list[Record] = []
         self.latest: Record = {}  # the latest value of each key
-        self.said: set[str] = {"too early to say"}  # words in the line printed last
+        self.said: set[str] = {"too early to say"}  # words in the line logged last
         # Since the last record: images, and the start. And the seconds waited for views until then.
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
 
@@ -111,7 +110,7 @@ class Monitor(Callback):
             record["knn_top1"] = self.knn(method_of(pl_module).encoder.backbone)
         found = verdict([*self.history, record], self.steps)
         self._write(trainer, {**record, **found._asdict()})
-        self._say(trainer, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self._numbers(record)}", found)
+        self._say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self._numbers(record)}", found)
 
     def verdict(self) -> Verdict:
         """Return the verdict on the records so far."""
@@ -129,7 +128,7 @@ class Monitor(Callback):
         return self.log_every * max(1, self.steps // (400 * self.log_every))
 
     def _act_on_verdict(self, trainer: L.Trainer) -> None:
-        """Raise CollapsedError if the run has collapsed; within an epoch, print the first verdict and new bad ones."""
+        """Raise CollapsedError if the run has collapsed; within an epoch, log the first verdict and new bad ones."""
         found = self.verdict() if self.run else Verdict("too early to say", "")
         collapsed = found.word == "collapsed" and self.settings.stop_when_collapsed
         if trainer.strategy.reduce_boolean_decision(collapsed, all=False):
@@ -141,7 +140,7 @@ class Monitor(Callback):
             return
         is_first = "too early to say" in self.said
         if found.word not in self.said and (is_first or found.word in ADVICE):
-            self._say(trainer, f"step {trainer.global_step}/{self.steps}{self._numbers({})}", found)
+            self._say(f"step {trainer.global_step}/{self.steps}{self._numbers({})}", found)
 
     def _seconds_waited(self, trainer: L.Trainer) -> float:
         """Return the seconds spent waiting for views since the last record."""
@@ -168,15 +167,13 @@ class Monitor(Callback):
         left = f"  {self.clock.words}" if self.clock and self.clock.words else ""
         return f"{left}  loss {self.latest.get('loss', math.nan):.3f}{knn}  {rate:.0f} images/s{waiting}"
 
-    def _say(self, trainer: L.Trainer, numbers: str, found: Verdict) -> None:
-        """Print a line with numbers and verdict, and for each new problem a line with its reason and what to try."""
+    def _say(self, numbers: str, found: Verdict) -> None:
+        """Log a line with numbers and verdict, and for each new problem a warning with its reason and what to try."""
         note = self.settings.note(self.history)
         reasons = {found.word: found.reason} | ({note.word: note.meaning} if note else {})
-        trainer.print(f"{numbers}  {found.word}{f', {note}' if note else ''}", file=sys.stderr)
+        progress.info(f"{numbers}  {found.word}{f', {note}' if note else ''}")
         for word, reason in reasons.items():
             if word in ADVICE and word not in self.said:
-                trainer.print(
-                    "  " + "; ".join(filter(None, [f"{word}: {reason}", advice(word, to_dict(self.settings))])),
-                    file=sys.stderr,
-                )
+                to_try = advice(word, to_dict(self.settings))
+                progress.warning("  " + "; ".join(filter(None, [f"{word}: {reason}", to_try])))
         self.said = set(reasons)

@@ -25,7 +25,7 @@ from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
 from adco.training.build import backbone_info, make_method, make_views
-from adco.training.console import Bar, TimeLeft, lines, outline, say
+from adco.training.console import Bar, TimeLeft, lines, outline, progress, say
 from adco.training.datamodule import PretrainData, WarmStart
 from adco.training.errors import Interrupted
 from adco.training.module import Pretraining
@@ -51,7 +51,7 @@ def training_images(settings: Asked | Used) -> Source:
 
 
 def open_images(settings: Asked | Used) -> Source:
-    """Print a line and open the training images: reading a large folder takes a while.
+    """Log a line and open the training images: reading a large folder takes a while.
 
     Raises:
         InputError: as `open_source`.
@@ -201,18 +201,18 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
         trainer = _make_trainer(settings, run, callbacks)
         if is_first_rank():
             facts = outline(settings, source, method, trainer.strategy.root_device, trainer.world_size)
-            print(lines({**facts, "run": str(run.path)}), file=sys.stderr, flush=True)
+            progress.info(lines({**facts, "run": str(run.path)}))
         resume = run.checkpoint if run.checkpoint.is_file() else None
         try:
             trainer.fit(Pretraining(method, settings.optimizer), datamodule=data, ckpt_path=resume, weights_only=True)
         except SIGTERMException as stop:  # the signal came before the first step
             raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from stop
         not_saved = checkpoints.save_last(trainer)
-    if not_saved:
-        say(not_saved)
     if trainer.is_global_zero:
+        if not_saved:
+            logger.warning(not_saved)
         run.write_finished()
-        print(f"{run.path}: {': '.join(monitor.verdict())}", file=sys.stderr)
+        progress.info(f"{run.path}: {': '.join(monitor.verdict())}")
     return checkpoints.run
 
 
