@@ -6,6 +6,7 @@ Finished runs are skipped, so the same call continues a comparison that was stop
 work on the same comparison, for example one per device: each takes the next run that no other process is working on.
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from adco.launcher import is_first_rank
 from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted
 
+logger = logging.getLogger("adco")
 BUSY = 75  # exit code if another process is already working on the run (EX_TEMPFAIL of sysexits.h)
 
 
@@ -62,23 +64,23 @@ def compare(recipe: str | Path, out: Path) -> Table:
             "or use --only for a single run"
         )
     plan = read_plan(recipe)
-    resolved = check_plan(plan, out, _say)
+    resolved = check_plan(plan, out, logger.info)
     locks = _locks(out)
     with FileLock(locks / "timing"):  # a second process waits here, then reads the first one's timings
-        timing = known_timings(plan.rows, resolved, out / "timing.json", _say)
+        timing = known_timings(plan.rows, resolved, out / "timing.json", logger.info)
     plan = replace(plan, rows=[replace(row, settings=resolved[row.name]) for row in plan.rows])  # for the table
     failed = []
     for number, (row, seed) in enumerate(plan.runs()):
         run = row.run(out, seed)
         if is_done(run, plan):
             continue
-        _say(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
+        logger.info(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
         code = 0
         for _ in range(1 + len(plan.evaluations)):  # stages: training, and at most one for each evaluation
             if not code and not is_done(run, plan):
                 code = _run_subprocess(recipe, out, run)
         if code == BUSY:
-            _say(f"skipped {row.name}, seed {seed}: another process is working on it")
+            logger.info(f"skipped {row.name}, seed {seed}: another process is working on it")
         elif not is_done(run, plan):
             failed.append(run.name)
         _write(out, plan, timing)
@@ -174,7 +176,3 @@ def _write(out: Path, plan: Plan, timing: dict[str, Any]) -> Table:
         write_text(out / "table.md", markdown(table))
         save_picture(out / "table.png", table)
     return table
-
-
-def _say(message: str) -> None:
-    print(f"adco: {message}", file=sys.stderr, flush=True)
