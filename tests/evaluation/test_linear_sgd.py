@@ -16,7 +16,6 @@ from adco.evaluation import sgd
 from adco.evaluation.evaluation import Task
 from adco.evaluation.extract import pixel_features
 from adco.evaluation.linear import LinearProbe
-from adco.evaluation.linear_sgd import LinearSGD
 from adco.evaluation.sgd import Classifier, Images, fit_by_sgd
 from adco.models.backbone import BackboneInfo
 from adco.optim.players import Schedule
@@ -49,7 +48,7 @@ def source() -> ArraySource:
 def fit(backbone: nn.Module, source: ArraySource, epochs: int = EPOCHS) -> LinearProbe:
     info = BackboneInfo("rows", 8, MEAN, STD)
     task = Task(source, source, backbone, info, 8, partial(pixel_features, image_size=8), "cpu")
-    return fit_by_sgd(backbone, 24, task, LinearSGD(epochs=epochs, batch_size=BATCH, learning_rate=RATE, devices=1))
+    return fit_by_sgd(backbone, 24, task, epochs=epochs, batch_size=BATCH, learning_rate=RATE, devices=1)
 
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")

@@ -47,7 +47,7 @@ class LinearSGD(Evaluation):
         from adco.evaluation.sgd import fit_by_sgd
 
         test = task.test_features
-        probe = fit_by_sgd(task.network, test.features.shape[1], task, self)
+        probe = fit_by_sgd(task.network, test.features.shape[1], task, **asdict(self))
         protocol = {"kind": self.NAME, "train_images": len(task.train), **self.recorded()}
         return summarise(probe.scores(test.features), test.labels, task.train.classes, protocol)
 

@@ -7,7 +7,7 @@ Shapes: n images of a batch, S image side in pixels, F feature width, C classes.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
@@ -24,9 +24,6 @@ from adco.evaluation.evaluation import Task
 from adco.evaluation.linear import LinearProbe
 from adco.optim.players import Schedule
 from adco.quiet import quiet_lightning
-
-if TYPE_CHECKING:
-    from adco.evaluation.linear_sgd import LinearSGD
 
 MOMENTUM = 0.9  # of SGD; there is no weight decay
 INIT_STD = 0.01  # standard deviation of the initial weights
@@ -91,47 +88,58 @@ class Images(L.LightningDataModule):
         return Loader(self.source, [self.view], order, workers=workers, pin_memory=pin_memory)
 
 
-def fit_by_sgd(backbone: nn.Module, width: int, task: Task, settings: "LinearSGD") -> LinearProbe:
+def fit_by_sgd(
+    backbone: nn.Module,
+    width: int,
+    task: Task,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    devices: int | str,
+) -> LinearProbe:
     """Train a linear layer on frozen features of augmented images, on one or several devices.
 
     Args:
         backbone: maps images [n, 3, S, S] to features [n, F]; left in eval mode and without gradients.
         width: F.
         task: its labelled training images are used.
-        settings: the learning rate decays to a thousandth along a cosine.
+        epochs: passes over them.
+        batch_size: images per step, over all devices together.
+        learning_rate: of the first step; it decays to a thousandth along a cosine.
+        devices: auto, or the number of devices.
 
     Raises:
         InputError: the source has fewer images than one batch, the batch size is not a multiple of the number of
             devices, or the weights are not finite after training.
     """
-    source, info, rate = task.train, task.info, settings.learning_rate
-    batches = len(source) // settings.batch_size
+    source, info = task.train, task.info
+    batches = len(source) // batch_size
     if not batches:
         raise InputError(
-            f"batch_size {settings.batch_size} must be at most {len(source)}, "
-            f"the number of training images of {source.name}"
+            f"batch_size {batch_size} must be at most {len(source)}, the number of training images of {source.name}"
         )
     assert source.labels is not None
-    schedule = Schedule(peak=rate, final=rate / 1000, warmup_steps=0, steps=settings.epochs * batches)
+    schedule = Schedule(peak=learning_rate, final=learning_rate / 1000, warmup_steps=0, steps=epochs * batches)
     torch.manual_seed(0)
     backbone.requires_grad_(False).eval()
     labels = torch.as_tensor(source.labels)
     classifier = Classifier(backbone, width, labels, len(source.classes), schedule, info.mean, info.std)
     with quiet_lightning():
-        trainer = _trainer(settings, torch.device(task.device))
-        trainer.fit(classifier, datamodule=Images(source, task.image_size, settings.batch_size))
+        trainer = _trainer(torch.device(task.device), devices, epochs)
+        trainer.fit(classifier, datamodule=Images(source, task.image_size, batch_size))
     weight, bias = classifier.linear.weight.detach().cpu(), classifier.linear.bias.detach().cpu()
     if not weight.isfinite().all():
-        raise InputError(f"the linear layer diverged at learning_rate {rate}: try a lower one")
+        raise InputError(f"the linear layer diverged at learning_rate {learning_rate}: try a lower one")
     # mean 0 and standard deviation 1: this probe is trained on features that are not standardised
     return LinearProbe(weight, bias, torch.zeros(width), torch.ones(width), l2=0.0, validation={})
 
 
-def _trainer(settings: "LinearSGD", device: torch.device) -> L.Trainer:
+def _trainer(device: torch.device, devices: int | str, epochs: int) -> L.Trainer:
     return L.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=settings.devices,
-        max_epochs=settings.epochs,
+        devices=devices,
+        max_epochs=epochs,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
