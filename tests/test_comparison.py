@@ -142,13 +142,13 @@ def test_figures_and_records_are_enough_to_go_on_from(done: Path) -> None:
     assert table(done) == before
 
 
-def test_what_another_process_is_at_is_left_to_it(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_another_process_is_at_is_left_to_it(done: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = table(done)
     shutil.rmtree(done / "out" / "adco-0")
     with FileLock(done / "out" / ".locks" / "adco-0"):
         assert do_one(done / "tiny.yaml", done / "out", "adco-0") == BUSY
         found = compare(done / "tiny.yaml", done / "out")
-    assert "skipped AdCo, seed 0: another process is working on it" in capsys.readouterr().err
+    assert "skipped AdCo, seed 0: another process is working on it" in caplog.text
     assert [len(entry.top1["linear"]) for entry in found.entries] == [2, 1]
     compare(done / "tiny.yaml", done / "out")
     assert table(done) == before
@@ -161,16 +161,16 @@ def test_a_run_that_fails_keeps_no_other_from_being_done(tmp_path: Path) -> None
     assert [row["name"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == ["MoCo"]
 
 
-def test_a_run_on_two_devices_is_one_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_two_devices_is_one_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Lightning starts the second process by the command line of the first; a second call finds all done."""
     row = {"MoCo": ROWS["MoCo v2"]}
     recipe = write(tmp_path / "r.yaml", seeds=[0], shared={**TINY, "devices": 2}, rows=row)
     first = compare(recipe, tmp_path / "out")
     assert [len(entry.top1["linear"]) for entry in first.entries] == [1]
     assert RunDirectory(tmp_path / "out" / "moco-0").read_config()["batch_norm"] == "shuffle"
-    capfd.readouterr()
+    caplog.clear()
     assert compare(recipe, tmp_path / "out") == first
-    assert "run 1" not in capfd.readouterr().err
+    assert "run 1" not in caplog.text
 
 
 def test_a_comparison_that_is_told_to_stop_saves_and_goes(tmp_path: Path) -> None:
