@@ -179,16 +179,16 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "is no YAML"),
-        ("- epochs\n- 3", "must hold settings, one per line"),
-        ("epochs 3", "must hold settings, one per line"),
-        ("", "must hold settings, one per line"),
+        ("a: [1", "is not valid YAML"),
+        ("- epochs\n- 3", "must contain settings, one per line"),
+        ("epochs 3", "must contain settings, one per line"),
+        ("", "must contain settings, one per line"),
         ("epohcs: 3", "unknown setting epohcs: did you mean epochs"),
-        ("3: 4", "recipe .*recipe.yaml must hold settings, one per line: name: value; 3 is no name"),
+        ("3: 4", "recipe .*recipe.yaml must contain settings, one per line: name: value; 3 is not a name"),
         ("method: [a]", "method \\['a'\\] must be one of adco"),
         ("momentum: 0.9\nema_decay: 0.99", "momentum is the old name of ema_decay, and both are given"),
         ("method: simclr\nmomentum: 0.9", "unknown setting momentum"),
-        ("!!python/object/apply:os.system ['true']", "is no YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )
 def test_a_broken_recipe_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -202,7 +202,7 @@ def test_a_broken_recipe_is_named_in_one_line(tmp_path: Path, text: str, message
 def test_bytes_that_are_no_text_are_no_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ValueError, match="is no YAML"):
+    with pytest.raises(ValueError, match="is not valid YAML"):
         pretrain_settings(path)
 
 
@@ -260,7 +260,7 @@ def test_a_broken_configuration_of_a_run_is_named_in_one_line(tmp_path: Path) ->
     path = tmp_path / "config.yaml"
     for text, message in (
         ("method: [a]", "method ['a'] must be one of adco"),
-        ("3: 4", "3 is no name"),
+        ("3: 4", "3 is not a name"),
         ("test_image_size: 32\ntest_size: 64", "test_size is the old name of test_image_size, and both are given"),
     ):
         path.write_text(text)

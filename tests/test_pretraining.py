@@ -380,5 +380,5 @@ def test_a_run_is_not_resumed_on_other_images(few: str, tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
     run.write_config(to_dict(resolve(pretrain_settings(data=few), open_source(few))))
     run.write_environment(images=3)
-    with pytest.raises(ValueError, match="the run had 3: start a new one"):
+    with pytest.raises(ValueError, match="the run had 3: start a new run"):
         adco.pretrain(resume=run.path)

@@ -354,7 +354,7 @@ def test_a_checkpoint_that_cannot_go_on_is_named(tmp_path: Path, whole: Callable
     config = run.read_config()
     run.write_config({**config, "hidden": 64})
     with pytest.raises(
-        ValueError, match=r"does not fit .*, was that edited\? encoder.projector.0.* is \[32.* and \[64"
+        ValueError, match=r"does not fit .*; was config.yaml edited\? .* encoder.projector.0.* is \[32.*, \[64"
     ):
         adco.pretrain(resume=run.path)
     run.write_config(config)

@@ -196,7 +196,7 @@ def test_a_mistake_in_a_methods_settings_is_told_to_its_author() -> None:
 
     for settings, message in (
         (Unexplained, "setting further of Unexplained has no explanation: add an entry 'further: …' under Args: in"),
-        (Undecorated, r"Undecorated is no dataclass: write @dataclass\(frozen=True, kw_only=True\) above it"),
+        (Undecorated, r"Undecorated is not a dataclass: write @dataclass\(frozen=True, kw_only=True\) above it"),
     ):
         with pytest.raises(TypeError, match=message):
             Parser([settings], "adco pretrain", "")

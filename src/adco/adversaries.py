@@ -4,11 +4,11 @@ The encoder minimises the contrastive loss, the adversaries maximise it:
 
     L(q, k, A; τ) = −1/N Σ_i log  exp(q_i·k_i/τ) / ( Σ_j exp(q_i·k_j/τ) + Σ_m exp(q_i·â_m/τ) ),   â = A / ‖A‖
 
-Each evaluates the loss at its own temperature, so there are two losses. The encoder's loss has no gradient for the
-adversaries, and the adversaries' loss has none for the encoder. One backward pass of their sum therefore gives both
-gradients at the same parameters.
+Each has its own temperature, so there are two losses. The encoder's loss has no gradient for the adversaries, and the
+adversaries' loss has none for the encoder. One backward pass of their sum therefore gives both gradients, at the same
+values of all parameters.
 
-Shapes: N queries, M keys (of all ranks), K adversaries, D the width of the embeddings.
+Shapes: N queries of this rank, M keys of all ranks, K adversaries, D the width of the embeddings.
 """
 
 from typing import NamedTuple

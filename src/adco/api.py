@@ -1,4 +1,4 @@
-"""`adco.pretrain` and `adco.evaluate`. The command calls the same functions, with the same names of settings."""
+"""`adco.pretrain` and `adco.evaluate`. Their keywords have the same names as the flags of the `adco` command."""
 
 import time
 from pathlib import Path
@@ -25,7 +25,7 @@ def pretrain(
     Args:
         recipe: a recipe of the package by name, or a YAML file, such as an earlier run's `config.yaml`.
         resume: a run directory to continue; takes no other setting than `epochs`, to make the run longer or shorter.
-        settings: these replace the recipe's; see `adco pretrain --help` or `adco.config.topics`.
+        settings: the settings of the run; they override the recipe's. See `adco pretrain --help`.
 
     Returns:
         The run directory, with `backbone.safetensors` for `adco.load_backbone`.
@@ -36,7 +36,7 @@ def pretrain(
         adco.training.errors.NotFiniteError: if the loss is NaN or infinite; the last good checkpoint is kept.
         adco.training.errors.CollapsedError: if the embeddings collapse and stay so; the last good checkpoint is kept.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     if resume is not None:
         given = [*(["recipe"] if recipe else []), *(name for name in settings if name != "epochs")]
         if given:
@@ -50,27 +50,29 @@ def pretrain(
     asked = pretrain_settings(recipe, **settings)
     asked.check()
     source = open_images(asked)
-    return pretrain_run(fit_epochs(asked, source, time.perf_counter() - begun), source).path
+    return pretrain_run(fit_epochs(asked, source, time.perf_counter() - start), source).path
 
 
 def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:
     """Evaluate a frozen backbone on labelled images.
 
     Args:
-        kind: "knn" for weighted nearest neighbours, "linear" for a linear probe, "linear_sgd" for the papers' one, or
-            any other name in `adco.evaluation.registry.EVALUATIONS`.
-        run: a run directory, a checkpoint or a backbone.safetensors; the newest run where no backbone is named either.
+        kind: "knn" for weighted nearest neighbours, "linear" for a linear probe, "linear_sgd" for the papers' linear
+            evaluation, or any other name in `adco.evaluation.registry.EVALUATIONS`.
+        run: a run directory, a checkpoint or a backbone.safetensors. By default the network named by `backbone` is
+            evaluated, or the newest run if none is named.
         settings: those of `adco.config.commands.EvaluateSettings` and those of the evaluation; see
             `adco evaluate KIND --help`.
 
     Returns:
-        What `results/KIND-DATA.json` in the run directory holds: top-1, top-5, per class, protocol, and the floors
-        if they were asked for, now or before.
+        The content of the result file in the run directory, `results/KIND-DATA.json`: top-1, top-5, accuracy per
+        class, protocol, and the floors if this call, or an earlier one with the same images and settings, asked for
+        them.
 
     Raises:
         InputError: if a setting is unknown or impossible, or the images have no labels.
     """
     given: dict[str, Any] = {**settings}
-    evaluation = evaluation_of(present_evaluation(kind, given.pop("protocol", None)))
-    of_images, of_evaluation = build(Parser([EvaluateSettings, evaluation], "adco evaluate", ""), given)
-    return evaluate_alone(of_evaluation, None if run is None else Path(run), of_images)
+    evaluation_class = evaluation_of(present_evaluation(kind, given.pop("protocol", None)))
+    common_settings, evaluation = build(Parser([EvaluateSettings, evaluation_class], "adco evaluate", ""), given)
+    return evaluate_alone(evaluation, None if run is None else Path(run), common_settings)

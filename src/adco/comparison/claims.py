@@ -19,8 +19,9 @@ class Claim:
         number: its number in the list below the table; claims with the same number belong together.
         measure: accuracy: the difference in top-1, in points; time: the ratio of the times per epoch; parameters: the
             ratio of the numbers of extra parameters.
-        of: names of rows. The value is that of each of these rows against the row at the same place in `to`.
-        to: names of rows.
+        of: names of rows. For accuracy, their mean is compared with the mean of the rows in `to`. For time and
+            parameters, there must be only one.
+        to: names of as many rows.
         at_least: the claim holds if no value in the 95 % interval is below this bound.
         at_most: the claim holds if no value in the 95 % interval is above this bound.
     """
@@ -34,13 +35,13 @@ class Claim:
     at_most: float | None = None
 
     def check(self, rows: Sequence[str]) -> None:
-        """Raise an InputError if the claim is incomplete or about other rows than these."""
+        """Raise an InputError if the claim is incomplete or names a row that is not one of `rows`."""
         if not self.claim:
-            raise InputError(f"a claim about {', '.join(self.of) or 'no row'} has no words: add claim: …")
+            raise InputError(f"a claim about {', '.join(self.of) or 'no row'} has no text: add claim: …")
         if not self.of or len(self.of) != len(self.to):
             raise InputError(f"claim {self.claim!r} must name as many rows in `of` as in `to`, at least one")
         if self.measure != "accuracy" and len(self.of) > 1:
-            raise InputError(f"claim {self.claim!r}: {self.measure} is measured of one row to another")
+            raise InputError(f"claim {self.claim!r}: measure {self.measure} compares only one row with one other")
         if self.at_least is None and self.at_most is None:
             raise InputError(f"claim {self.claim!r} needs a bound: at_least or at_most")
         for name in (*self.of, *self.to):
@@ -60,8 +61,8 @@ def read_claims(given: Any, rows: Sequence[str]) -> tuple[Claim, ...]:
     """
     if not isinstance(given, list) or not all(isinstance(values, Mapping) for values in given):
         raise InputError(
-            f"claims {given} must be a list of mappings, {{claim: …, of: [ROW], to: [ROW], at_least: X}}; those of the "
-            "paper's appendix are in the recipe cifar10_table5"
+            f"claims {given} must be a list of mappings, {{claim: …, of: [ROW], to: [ROW], at_least: X}}; "
+            "adco recipes cifar10_table5 shows examples"
         )
     parser = Parser([Claim], "adco compare", "")
     found = []

@@ -1,4 +1,4 @@
-"""What a table shows: its claims, tested on the measured values, or the differences between its rows."""
+"""What a table shows: its claims, tested on the measured values, or the differences from its first row."""
 
 import math
 import statistics
@@ -16,11 +16,11 @@ Measured = tuple[str, float | None, tuple[float, float] | None]  # what was meas
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with the measured value.
+    """A claim with the value that was measured for it.
 
     Args:
         number, claim, at_least, at_most: of the claim.
-        measured: what the value measures, and of which rows; or why there is no value.
+        measured: what was measured, and on which rows; or why there is no value.
         figure: the measured value; None if a row is missing.
         interval: 95 % confidence interval of the value, over seeds or rounds; None with a single seed.
     """
@@ -35,7 +35,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """One of "holds", "does not hold" and "cannot tell": the bound is in the interval, or there is no interval."""
+        """The verdict: "holds", "does not hold", or, if the interval contains a bound or is missing, "cannot tell"."""
         if self.interval is None:
             return "cannot tell"
         least = -math.inf if self.at_least is None else self.at_least
@@ -59,7 +59,7 @@ class Finding:
 
 
 def statements(table: Table) -> list[str]:
-    """Return the lines below the table: its claims if it has any, else differences between the rows."""
+    """Return the lines below the table: its claims if it has any, else the differences from its first row."""
     if table.claims:
         return [f"{finding.number}. {finding.sentence()}" for finding in findings(table)]
     return differences(table)
@@ -88,7 +88,7 @@ def differences(table: Table) -> list[str]:
 
 
 def _test(claim: Claim, table: Table) -> Finding:
-    """Measure what a claim is about; pairs of which a row is missing are left out."""
+    """Test a claim on the rows that the table has; a pair is left out if one of its rows is missing."""
     entries = {entry.name: entry for entry in table.entries}
     pairs = [
         (entries[of], entries[to]) for of, to in zip(claim.of, claim.to, strict=True) if of in entries and to in entries
@@ -101,13 +101,13 @@ def _test(claim: Claim, table: Table) -> Finding:
 
 
 def _accuracy(table: Table, of: Sequence[Entry], to: Sequence[Entry]) -> Measured:
-    """Return the difference in top-1 between the rows, in points, with Welch's interval.
+    """Return the difference in top-1 between the rows, in points, with the interval of Welch's t-test.
 
-    With several rows, each side is first averaged within each seed. Rows with the same seed share image order, views
-    and initial weights, so they are not independent samples; only seeds are.
+    With several rows, each side is first averaged over its rows, separately for each seed. Rows with the same seed
+    share image order, views and initial weights, so they are not independent samples; only seeds are.
     """
     a, b = (
-        [statistics.fmean(seed) for seed in zip(*(entry.top1[table.accuracy] for entry in side), strict=False)]
+        [statistics.fmean(rows) for rows in zip(*(entry.top1[table.accuracy] for entry in side), strict=False)]
         for side in (of, to)
     )
     interval = None
@@ -119,7 +119,7 @@ def _accuracy(table: Table, of: Sequence[Entry], to: Sequence[Entry]) -> Measure
 
 
 def _time(table: Table, of: Sequence[Entry], to: Sequence[Entry]) -> Measured:
-    """Return the ratio of times per epoch: the median of per-round ratios, with its rank-based interval."""
+    """Return the ratio of times per epoch: the median over rounds, with a rank-based interval."""
     per_round = ratios(of[0].seconds_per_image, to[0].seconds_per_image)
     ranks = quantile_test(per_round, p=0.5).confidence_interval(0.95)
     measured = f"time per epoch, {of[0].name} / {to[0].name}"

@@ -3,13 +3,13 @@
 shared: {data: cifar10, epochs: 10, ...}    settings of all rows
 seeds: [0, 1, 2]                            default: [0]
 evaluate_on: labelled/                      labelled images to evaluate all rows on; default: the rows' own data
-evaluations: {knn: {k: 20}, linear: {}}     evaluations with their settings; default: knn and linear. The last one is in
-                                            the picture and in the conclusions
+evaluations: {knn: {k: 20}, linear: {}}     evaluations with their settings; default: knn and linear. The picture and
+                                            the lines below the table use the last one
 relative_to: MoCo v2                        the row whose time per epoch is 1; default: the first
 rows:
   AdCo: {method: adco, symmetric: true}     settings of one row; they override the shared ones
   MoCo v2: {recipe: imagenet_moco}          or start from a recipe
-claims:                                     what to test on the table; default: the rows' differences to the first
+claims:                                     what to test; default: show the differences from the first row
 - {claim: AdCo beats MoCo v2, measure: accuracy, of: [AdCo], to: [MoCo v2], at_least: 1.0}
 images: 1281167                             number of training images, for a dry run without the data
 """
@@ -31,7 +31,7 @@ from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.registry import evaluation_of
 
 KEYS = ("shared", "seeds", "evaluate_on", "evaluations", "relative_to", "rows", "claims", "images")  # of the YAML file
-NO_DIFFERENCE = ("seed", "out", "log_every", "stop_when_collapsed")  # settings in which runs of one row may differ
+MAY_DIFFER = ("seed", "out", "log_every", "stop_when_collapsed")  # settings in which runs of one row may differ
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Row:
     """A row of the table."""
 
     name: str
-    settings: Asked  # the seed in it is not used
+    settings: Asked  # its seed is not used: the plan has the seeds
 
     def run(self, out: Path, seed: int) -> Path:
         """Return the run directory of this row with `seed`."""
@@ -150,10 +150,10 @@ def _rows(recipe: str | Path, values: Mapping[str, Any]) -> list[Row]:
 
 
 def first_difference(settings: Asked, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """Return the name of the first setting whose known value differs from the one asked for; None if all agree.
+    """Return the name of the first setting whose value in `known` differs from that in `asked`; None if all agree.
 
-    Settings in NO_DIFFERENCE, and those that are unset or "auto" in `asked`, are not compared. A setting
-    that did not exist yet when the known values were written differs only if `settings` does not have its default.
+    Settings in MAY_DIFFER, and those that are unset or "auto" in `asked`, are not compared. A setting
+    that is missing in `known`, because it did not exist yet, differs only if `settings` does not have its default.
 
     Args:
         settings: as given by the user, not resolved.
@@ -162,7 +162,7 @@ def first_difference(settings: Asked, known: Mapping[str, Any], asked: Mapping[s
     """
     defaults = to_dict(type(settings)(method=settings.method))
     for name, value in asked.items():
-        if name in NO_DIFFERENCE or value is None or value == "auto":
+        if name in MAY_DIFFER or value is None or value == "auto":
             continue
         if known[name] != value if name in known else to_dict(settings)[name] != defaults[name]:
             return name

@@ -93,9 +93,9 @@ def compare(recipe: str | Path, out: Path) -> Table:
 def do_one(recipe: str | Path, out: Path, name: str) -> int:
     """Do the next stage of one run: start or resume its training, or evaluate it if it is trained.
 
-    Training and each evaluation on all devices are stages of their own, because each may start processes. The
-    floors, baselines that every row should beat (raw pixels, and the same network with random weights), are evaluated
-    only with the plan's first run.
+    Training is one stage, and so is each evaluation that uses all devices, because each of these may start processes.
+    All other evaluations are one stage together. The floors, baselines that every row should beat (raw pixels, and the
+    same network with random weights), are evaluated only with the plan's first run.
 
     Args:
         recipe, out: as in `compare`.
@@ -139,7 +139,7 @@ def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
 def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:
     """Run `do_one` in a subprocess and return its exit code.
 
-    The subprocess is the command `adco compare --only`, which Lightning repeats to start further ranks.
+    The subprocess is the command `adco compare --only`. Lightning starts the same command again for each further rank.
 
     Raises:
         Interrupted: this process received a signal; it was forwarded, and the subprocess has ended.

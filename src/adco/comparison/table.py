@@ -42,7 +42,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """An entry for each row with at least one finished run, and the facts that all rows share.
+    """An entry for each row with at least one finished run, and what all rows have in common.
 
     Args:
         entries: the rows.
@@ -68,7 +68,7 @@ class Table:
 
     @property
     def accuracy(self) -> str:
-        """The evaluation that the picture and the conclusions use: the last one."""
+        """Name of the evaluation that the picture and the lines below the table use: the last one."""
         return [*self.evaluations][-1]
 
     @property
@@ -98,9 +98,11 @@ def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
     machine = timing["machine"]["processor"] or timing["machine"]["platform"]
     all_results = {row.name: [results(row.run(out, seed), plan) for seed in plan.seeds] for row in plan.rows}
     done = {name: [found for found in seeds if _is_complete(found, plan)] for name, seeds in all_results.items()}
-    seconds = timing["rows"][plan.relative_to]["seconds_per_image"]
+    reference = timing["rows"][plan.relative_to]["seconds_per_image"]
     return Table(
-        entries=[_entry(row, done[row.name], timing["rows"][row.name], seconds) for row in plan.rows if done[row.name]],
+        entries=[
+            _entry(row, done[row.name], timing["rows"][row.name], reference) for row in plan.rows if done[row.name]
+        ],
         evaluations={evaluation.NAME: evaluation.TITLE for evaluation in plan.evaluations},
         floors=_floors(all_results[plan.rows[0].name][0]),
         costs_of=f"{machine}, threads: {timing['threads']}",
@@ -119,7 +121,9 @@ def _training_images(plan: Plan, out: Path, data: str) -> int | None:
     return next((count for count in counts if count is not None), None)
 
 
-def _entry(row: Row, results: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], to: Sequence[float]) -> Entry:
+def _entry(
+    row: Row, results: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], reference: Sequence[float]
+) -> Entry:
     settings = row.settings
     assert settings.batch_size is not None  # resolved for the images
     seconds = timing["seconds_per_image"]
@@ -134,7 +138,7 @@ def _entry(row: Row, results: Sequence[Mapping[str, Any]], timing: Mapping[str, 
         extra_parameters=timing["extra_parameters"],
         top1={name: [result[name]["top1"] for result in results] for name in results[0]},
         seconds_per_image=seconds,
-        relative_time=relative_time(seconds, to),
+        relative_time=relative_time(seconds, reference),
         peak_megabytes=timing["peak_megabytes"],
     )
 
@@ -166,7 +170,7 @@ def results(path: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _floors(first_run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the floors' top-1 in % by name and evaluation, from the results of the run that includes them."""
+    """Return the floors' top-1 in % by name and evaluation. Only the results of the plan's first run include them."""
     found: dict[str, dict[str, float]] = {}
     for evaluation, result in first_run.items():
         for name, floor in result.get("floors", {}).items():

@@ -1,8 +1,8 @@
 """The keywords of `adco.pretrain` and `adco.evaluate` and their types, for editors and type checkers.
 
 Explanations, defaults and bounds are in the settings classes. `tests/test_configure.py` checks that all settings of the
-package's methods and evaluations are listed here, with the same types. Those of a method or evaluation of your own are
-accepted, too, but a type checker does not know them: pass them as `**{"name": value}`.
+package's methods and evaluations are listed here, with the same types. The settings of your own method or evaluation
+are accepted, too, but a type checker does not know them: pass them as `**{"name": value}`.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PretrainKeywords(TypedDict, total=False):
-    """The settings of all methods. None: a value is chosen for the images, the length of the run and the machine."""
+    """The settings of all methods. None: a value is chosen for the images, the run's length and the machine."""
 
     method: str
     # data
@@ -70,7 +70,7 @@ class PretrainKeywords(TypedDict, total=False):
     checkpoint_every: int | None
     knn_images: int
     tensorboard: bool
-    # AdCo, MoCo and BYOL; temperature also SimCLR
+    # AdCo and MoCo; ema_decay also BYOL, temperature also SimCLR
     symmetric: bool
     ema_decay: float | None
     projector_norm: bool | None
@@ -93,7 +93,7 @@ class PretrainKeywords(TypedDict, total=False):
 
 
 class EvaluateKeywords(TypedDict, total=False):
-    """The settings of all evaluations. None: the default."""
+    """The settings of all evaluations. None means the default."""
 
     data: str | Path | None
     class_level: int | None
@@ -112,5 +112,5 @@ class EvaluateKeywords(TypedDict, total=False):
     batch_size: int
     learning_rate: float
     devices: int | str
-    # linear with protocol sgd is linear_sgd; until 0.2
+    # former setting of linear, accepted until version 0.2: protocol sgd is now the evaluation linear_sgd
     protocol: str | None

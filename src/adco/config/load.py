@@ -1,4 +1,4 @@
-"""Settings from recipes, flags and keywords, all through one parser, with errors of one line."""
+"""Settings from recipes, flags and keywords, all read by one parser, with one-line error messages."""
 
 import difflib
 import math
@@ -20,7 +20,7 @@ from adco.config.registry import settings_of
 from adco.config.versions import of_earlier_versions, present_names, with_defaults
 from adco.errors import InputError
 
-# Names of settings in other programs, and the names here.
+# Names of settings in other programs → the names here.
 FOREIGN = {
     "lr": "learning_rate",
     "wd": "weight_decay",
@@ -40,15 +40,22 @@ FOREIGN = {
     "config": "recipe",
 }
 NO_WEIGHTS = "training starts from random weights; starting from others is not supported"
-ABSENT = {"weights": NO_WEIGHTS, "pretrained": NO_WEIGHTS}  # settings that other programs have and this one does not
+UNSUPPORTED = {"weights": NO_WEIGHTS, "pretrained": NO_WEIGHTS}  # settings of other programs
 
-# jsonargparse's names of types, in words.
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-KINDS |= {"tuple": "a list as --help shows it", "list": "a list as --help shows it", "dict": "a mapping, {name: value}"}
+# jsonargparse's names of types → words for error messages.
+TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+TYPE_NAMES |= dict.fromkeys(("tuple", "list"), "a list as --help shows it") | {"dict": "a mapping, {name: value}"}
 
 
 class Parser(ArgumentParser):
-    """A parser whose flags are the fields of one or several settings classes."""
+    """A parser whose flags are the fields of one or several settings classes.
+
+    Args:
+        settings: the settings classes.
+        prog: the command, for its help.
+        description: what the command does.
+        arguments: the command's positional arguments, as its help shows them.
+    """
 
     def __init__(self, settings: Sequence[type[Any]], prog: str, description: str, arguments: str = "") -> None:
         self.actions: list[Action] = []
@@ -77,7 +84,7 @@ class Parser(ArgumentParser):
         return plain_help(self.settings, self.types, usage, self.purpose, self.actions)
 
     def spelled(self, flags: Sequence[str]) -> list[str]:
-        """Return the flags as they are spelled here: --image-size is --image_size, and old names are renamed."""
+        """Return the flags in standard spelling: --image_size for --image-size, and the current names for old ones."""
         spellings = {_bare(option): option for option in self._known() if option.startswith("--")}
         present = present_names([_bare(flag) for flag in flags if flag.startswith("--")], self.names)
 
@@ -91,7 +98,7 @@ class Parser(ArgumentParser):
         """Parse flags.
 
         Raises:
-            InputError: of one line; for an unknown flag it names the nearest known one.
+            InputError: with a one-line message; for an unknown flag it names the nearest known one.
         """
         flags = self.spelled(flags)
         known = self._known()
@@ -113,9 +120,9 @@ class Parser(ArgumentParser):
         return {option for action in self.actions for option in action.option_strings}
 
     def _with_true(self, flags: Sequence[str]) -> list[str]:
-        """Give yes-or-no flags their value: --symmetric alone means --symmetric true."""
+        """Add the value to boolean flags without one: --symmetric alone means --symmetric true."""
         switches = {f"--{name}" for name, kind in self.types.items() if kind is bool}
-        followed = zip(flags, [*flags[1:], ""], strict=False)  # without flags, this is empty
+        followed = zip(flags, [*flags[1:], ""], strict=False)  # not strict: there may be no flags
         return [
             f"{flag}=true" if flag in switches and after not in ("true", "false") else flag for flag, after in followed
         ]
@@ -124,7 +131,7 @@ class Parser(ArgumentParser):
         """Check the types of a mapping of settings, and add the defaults of the others.
 
         Raises:
-            InputError: of one line; for an unknown setting it names the nearest known one.
+            InputError: with a one-line message; for an unknown setting it names the nearest known one.
         """
         known = set(self.names)
         for name, value in values.items():
@@ -140,11 +147,11 @@ class Parser(ArgumentParser):
 
 
 def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
-    """Return the settings of a recipe, replaced by the given values; their types are checked.
+    """Return the settings of a recipe, overridden by the given values. Types are checked, bounds are not.
 
     Raises:
-        InputError: of one line, for an unknown recipe or setting, a wrong type, both `minutes` and `epochs`, or both
-            the old and the present name of a setting.
+        InputError: with a one-line message, for an unknown recipe or setting, a wrong type, both `minutes` and
+            `epochs`, or both the old and the current name of a setting.
     """
     shared, values = (with_defaults(given) for given in ({} if recipe is None else read_recipe(recipe), values))
     for given in (shared, values):
@@ -152,12 +159,12 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
             raise InputError(
                 f"minutes {given['minutes']} chooses the epochs, but epochs {given['epochs']} is given: leave one out"
             )
-    # The length of a run is given in one way: that of the values replaces that of the recipe.
+    # If the values give the length of the run, as minutes or epochs, the recipe's minutes and epochs are dropped.
     length = {"minutes", "epochs"}
     kept = {name: value for name, value in shared.items() if name not in length or not length & values.keys()}
     parser = pretrain_parser({**kept, **values}.get("method", "adco"))
     merged: dict[str, Any] = {}
-    for given in (kept, values):  # a value goes over the recipe's under whichever name
+    for given in (kept, values):  # values override the recipe's, even if one of them uses an old name
         names = present_names(given, parser.names)
         merged |= {names[name]: value for name, value in given.items()}
     settings: Asked
@@ -184,31 +191,31 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     """Return the content of a recipe.
 
     Raises:
-        InputError: if there is no such recipe, or it is not a mapping from names in YAML.
+        InputError: if there is no such recipe, or it is not a YAML mapping from the names of settings.
     """
     path = recipes.find(str(recipe))
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} is no YAML: {one_line(error)}") from error
+        raise InputError(f"recipe {path} is not valid YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
-        raise InputError(f"recipe {path} must hold settings, one per line: name: value")
+        raise InputError(f"recipe {path} must contain settings, one per line: name: value")
     for name in values:
         if not isinstance(name, str):
-            raise InputError(f"recipe {path} must hold settings, one per line: name: value; {name!r} is no name")
+            raise InputError(f"recipe {path} must contain settings, one per line: name: value; {name!r} is not a name")
     is_of_a_run = path.name == "config.yaml" and (path.parent / "environment.json").is_file()
     return of_earlier_versions(values) if is_of_a_run else values
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message without line breaks and without Python's names of types."""
+    """Return an error's message on one line, with types in plain words instead of Python's names."""
     message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
     message = re.sub(r'^Parser key "?([\w.]+)"?: ', r"\1: ", message)
     wrong_type = re.match(r"(\w+): .*Expected an? .*(?:Given|Got) value:(.*)$", message)
     if not wrong_type:
         return message
     expected = re.findall(r"Expected an? (typing\.Literal\[[^]]*\]|\w+)", message)
-    kinds = [KINDS.get(kind) or _choices(kind) for kind in expected if kind != "NoneType"]
+    kinds = [TYPE_NAMES.get(kind) or _choices(kind) for kind in expected if kind != "NoneType"]
     value = wrong_type[2].strip() or "''"
     return f"{wrong_type[1]} {value} must be {' or '.join(dict.fromkeys(kinds))}"
 
@@ -220,9 +227,9 @@ def _explanations(settings: type[Any]) -> dict[str, str]:
         TypeError: if the class is not a dataclass or a setting has no explanation, which are mistakes in the class.
     """
     if "__dataclass_fields__" not in vars(settings):  # not those of a class it inherits from
-        raise TypeError(f"{settings.__name__} is no dataclass: write @dataclass(frozen=True, kw_only=True) above it")
+        raise TypeError(f"{settings.__name__} is not a dataclass: write @dataclass(frozen=True, kw_only=True) above it")
     parsed = [docstring_parser.parse(kind.__dict__.get("__doc__") or "") for kind in reversed(settings.__mro__)]
-    explained = {of.arg_name: " ".join((of.description or "").split()) for docs in parsed for of in docs.params}
+    explained = {arg.arg_name: " ".join((arg.description or "").split()) for docs in parsed for arg in docs.params}
     for field in fields(settings):
         if not explained.get(field.name):
             raise TypeError(
@@ -250,11 +257,11 @@ def _choices(literal: str) -> str:
 def _unknown(what: str, name: str, known: set[str]) -> str:
     dashes = "--" if name.startswith("--") else ""
     bare = _bare(name)
-    right = dashes + FOREIGN.get(bare, "")
-    if right in known:
-        return f"unknown {what} {name}: it is called {right} here"
-    if bare in ABSENT:
-        return f"unknown {what} {name}: {ABSENT[bare]}"
+    ours = dashes + FOREIGN.get(bare, "")
+    if ours in known:
+        return f"unknown {what} {name}: it is called {ours} here"
+    if bare in UNSUPPORTED:
+        return f"unknown {what} {name}: {UNSUPPORTED[bare]}"
     near = difflib.get_close_matches(name, sorted(known - {"--help"}), n=1)
     return f"unknown {what} {name}" + (f": did you mean {near[0]}?" if near else "; see --help")
 

@@ -1,8 +1,8 @@
-"""The settings of a pretraining run, and the hooks by which a method adds its own.
+"""The settings of a pretraining run, and what a method can override to add its own.
 
-A method's settings are a subclass of `PretrainSettings` in the method's file. It has the method's own fields and
-defaults, and overrides what the rest of the package needs to know about the method. No code outside that file tests
-which method it is.
+A method's settings are a subclass of `PretrainSettings` in the method's file. It adds the method's own fields and
+defaults, and overrides the methods and properties below that tell the rest of the package about the method. No code
+outside that file checks which method a run uses.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ class Devices:
 
     processes: int  # one per device
     batch_size: int  # images of one device in one forward pass
-    syncs: bool  # whether BatchNorm can use the statistics of all devices
+    syncs: bool  # whether these devices can synchronise BatchNorm statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class PretrainSettings(
 
     TOPIC: ClassVar[str] = "method"
 
-    # What the method's authors published. MUON_LEARNING_RATE is from a search (docs/results.md). OPTIMIZER,
+    # As the method's authors published, except MUON_LEARNING_RATE, from a search (docs/results.md). OPTIMIZER,
     # LEARNING_RATE, WARMUP_EPOCHS and WEIGHT_DECAY apply only to runs that are not short (config/defaults.py): a short
     # run uses Muon with MUON_LEARNING_RATE, unless the user chooses another optimizer.
     OPTIMIZER: ClassVar[Optimizer] = "sgd"
@@ -111,7 +111,7 @@ class PretrainSettings(
         return {}
 
     def choose_for_devices(self, devices: Devices) -> dict[str, Any]:
-        """Return values for the method's settings that depend on the devices. They replace those the user set, too.
+        """Return values for the method's settings that depend on the devices. They replace the user's values, too.
 
         Raises:
             InputError: if a setting is not possible on these devices.
@@ -127,7 +127,7 @@ class PretrainSettings(
         return set()
 
     def for_one_device(self, processes: int) -> Self:
-        """Return settings for one device's share of the work, without communication between processes.
+        """Return settings to measure one device's share of a run on one process, without communication.
 
         Args:
             processes: number of processes of the whole run.
@@ -149,12 +149,12 @@ class PretrainSettings(
         return ()
 
     def note(self, history: "Sequence[Record]") -> "Note | None":
-        """Return a problem of the method's own parts, such as AdCo's adversaries, found in a run's records, or None."""
+        """Return a problem with the method's own parts, such as AdCo's adversaries, that the records show, or None."""
         return None
 
     @property
     def images_before_first_step(self) -> int:
-        """How many images `Method.warm_start` needs; 0 for a method that needs no warm start."""
+        """How many images `Method.warm_start` needs before the first step; 0 if it is not to be called."""
         return 0
 
     @property
@@ -183,8 +183,8 @@ class PretrainSettings(
         return False
 
 
-Asked: TypeAlias = PretrainSettings[None]  # as the user gave them: some may be None
-Used: TypeAlias = PretrainSettings[Never]  # resolved: none is None
+Asked: TypeAlias = PretrainSettings[None]  # settings as the user gave them: some may be None
+Used: TypeAlias = PretrainSettings[Never]  # resolved settings: none is None
 
 
 def topics(settings: type[PretrainSettings[Any]]) -> dict[str, list[str]]:

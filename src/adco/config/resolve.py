@@ -13,19 +13,20 @@ from adco.data.sources import ArraySource, Source
 from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
 from adco.errors import InputError
 
-MOST_WORKERS = 16  # per process: they make views of 4 000 photographs per second
+MOST_WORKERS = 16  # per process; 16 workers make views of 4 000 photographs per second
 
 
 def resolve(settings: Asked, source: Source) -> Used:
     """Resolve every unset setting to a concrete value.
 
     Raises:
-        InputError: if the images are too few or too small for the settings, or the devices do not divide the batch.
+        InputError: if the images are too few or too small for the settings, or the batch cannot be divided equally
+            among the devices.
         TypeError: if the method chooses no value for a setting that is not given, which is a mistake in the method.
     """
     resolved = _for_devices(resolve_for_images(settings, source), source)
     for name in _unset(resolved):
-        raise TypeError(f"{name} has no value: it is not given, and {type(settings).__name__}.choose returns none")
+        raise TypeError(f"{name} has no value: it is not given, and {type(settings).__name__}.choose returns no value")
     return cast(Used, resolved)
 
 
@@ -112,8 +113,8 @@ def _for_devices(settings: Asked, source: Source) -> Asked:
         )
     if share < 2:
         raise InputError(
-            f"batch_size {settings.batch_size} leaves {share} image to each device and accumulated batch: "
-            f"it must be at least {2 * processes * settings.accumulate}, as contrast needs two"
+            f"batch_size {settings.batch_size} leaves {share} image for each device and accumulated part: "
+            f"it must be at least {2 * processes * settings.accumulate}, so that each has two images to compare"
         )
     devices = Devices(processes=processes, batch_size=share, syncs=can_sync_batch_norm(settings.accelerator))
     settings = _unless_set(settings, {"workers": default_workers(source, processes // settings.num_nodes)})

@@ -1,8 +1,8 @@
 """Batches of augmented views. The images of a batch and their augmentation are functions of (seed, position).
 
-The position of a batch is the number of batches before it since the start of the run. The batch at a position does not
-depend on the number of workers or on where the run was interrupted. A resumed run continues at the position it had
-reached.
+A batch here is the input of one forward pass; with `accumulate`, an optimizer step takes several batches. The position
+of a batch is the number of batches before it since the start of the run. The batch at a position does not depend on the
+number of workers or on where the run was interrupted. A resumed run continues at the position it had reached.
 """
 
 import signal
@@ -36,7 +36,7 @@ class Order(Sampler[list[Place]]):
 
     Args:
         length: number of images in the source.
-        batch_size: images per batch, over all ranks.
+        batch_size: images per batch, over all ranks together; the setting `batch_size` divided by `accumulate`.
         accumulate: batches per optimizer step. The last images of an epoch are dropped if they do not fill a step.
         seed: the seed of the run.
         rank, world_size: the rank of this process and the number of processes.
@@ -103,7 +103,7 @@ def _ignore_signals(worker: int) -> None:
 class Loader(DataLoader[Batch]):
     """Data loader that can start at any position.
 
-    The attribute `waited` is the total time in seconds that the consumer has waited for batches.
+    The attribute `waited` is the total time in seconds that the training loop has waited for batches.
 
     Args:
         source: the images.
@@ -142,8 +142,8 @@ class Loader(DataLoader[Batch]):
         """Make the batch at this position the next one."""
         self.order.position = position
 
-    # Lightning treats a loader with these two methods as resumable. They save nothing, because `PretrainData` passes
-    # the position to `Order`.
+    # Lightning treats a loader with these two methods as resumable. There is nothing to save, because `PretrainData`
+    # computes the position from the step and passes it to `Order`.
     def state_dict(self) -> dict[str, Any]:
         return {}
 

@@ -1,6 +1,6 @@
 """Views of images: random crops with colour jitter for training, a centre crop for testing.
 
-The random numbers of a view are functions of (seed, epoch, image, number of the view), see `draws.py`. The parameters
+The random numbers of a view are functions of (seed, epoch, image, number of the view); see `draws.py`. The parameters
 are drawn here, for a whole batch at once; `pixels.py` applies them to the pixels.
 
 Shapes: B images in the batch; S the side of a view, H and W the height and width of an image, in pixels.
@@ -88,7 +88,8 @@ def _crop_boxes(sizes: NDArray[np.int64], scale: tuple[float, float], u: NDArray
     """Draw crop boxes as torchvision's RandomResizedCrop does (Szegedy et al. 2015; aspect ratio 3/4 to 4/3).
 
     The first of ten random boxes that fits into the image is used. If none fits, the largest centre crop with an
-    allowed aspect ratio is used. `u` [B, 22] holds uniform random numbers for 10 areas, 10 aspect ratios, top, left.
+    allowed aspect ratio is used. `u` [B, 22] holds uniform random numbers: 10 for areas, 10 for aspect ratios, and one
+    each for the top and the left edge.
     """
     height, width = sizes[:, :1], sizes[:, 1:]
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, :10])

@@ -38,19 +38,19 @@ class Subject:
 
     backbone: nn.Module
     info: BackboneInfo
-    image_size: int  # pixels
+    image_size: int  # side in pixels
     data: str
     class_level: int
     train: Source
     test: Source
-    run: RunDirectory | None  # that the backbone is from
+    run: RunDirectory | None  # the run whose backbone it is; None for a timm network
 
 
 def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
     """Evaluate a backbone and, with `settings.floors`, the floors. Features are extracted once for all evaluations.
 
     Args:
-        evaluations: which, with their settings.
+        evaluations: the evaluations, with their settings.
         run: run directory, checkpoint or backbone.safetensors. If None, the network named by `settings.backbone` is
             evaluated, or the newest run if none is named.
         settings: what to evaluate, and on which images.
@@ -67,7 +67,7 @@ def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: Eval
     for evaluation in evaluations:
         evaluation.check()
     device = evaluation_device(settings.device)
-    subject = _of_name(settings, run) if settings.backbone else _of_run(settings, run)
+    subject = _named_subject(settings, run) if settings.backbone else _run_subject(settings, run)
     results: dict[str, Any] = {}
     for name, task in _tasks(subject, settings.floors, device):
         if task.network is None and not is_first_rank():
@@ -96,8 +96,8 @@ def evaluate_alone(evaluation: Evaluation, run: Path | None, settings: EvaluateS
     return result
 
 
-def _of_run(settings: EvaluateSettings, path: Path | None) -> Subject:
-    """Return a run's backbone, with the images given or else those of the run, which are read as for the run."""
+def _run_subject(settings: EvaluateSettings, path: Path | None) -> Subject:
+    """Return a run's backbone, with the data in the settings, or else that of the run, opened as the run opened it."""
     run = newest_run() if path is None else run_of(path)
     backbone, info = run_backbone(run, path)
     config = {} if settings.data else run.read_config()
@@ -112,8 +112,8 @@ def _of_run(settings: EvaluateSettings, path: Path | None) -> Subject:
     return Subject(backbone, info, image_size, data, class_level, train, test, run)
 
 
-def _of_name(settings: EvaluateSettings, run: Path | None) -> Subject:
-    """Return the timm network that is named in the settings, with the images given."""
+def _named_subject(settings: EvaluateSettings, run: Path | None) -> Subject:
+    """Return the timm network that the settings name, with the data in the settings."""
     if run:
         raise InputError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
     if settings.data is None:
@@ -125,15 +125,15 @@ def _of_name(settings: EvaluateSettings, run: Path | None) -> Subject:
 
 
 def _images(settings: EvaluateSettings, config: Mapping[str, Any]) -> tuple[str, int, float]:
-    """Return data, class level and share of unreadable files: as given, else of the run, else the usual ones."""
-    usual = {"class_level": 0, "max_unreadable": 0.01, **config}
+    """Return data, class level and share of unreadable files: as given, else as in the run, else the defaults."""
+    defaults = {"class_level": 0, "max_unreadable": 0.01, **config}
     given = {name: getattr(settings, name) for name in ("data", "class_level", "max_unreadable")}
-    chosen = usual | {name: value for name, value in given.items() if value is not None}
+    chosen = defaults | {name: value for name, value in given.items() if value is not None}
     return chosen["data"], chosen["class_level"], chosen["max_unreadable"]
 
 
 def _open(data: str, class_level: int, max_unreadable: float) -> tuple[Source, Source]:
-    """Return training and test images after a check of their classes."""
+    """Open training and test images and check that they have the same classes."""
     train, test = open_splits(data, max_unreadable, class_level)
     if is_first_rank():
         logging.getLogger("adco").info(f"training images: {train.description}")

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """Labelled images, and the network whose features are to tell their classes.
+    """Labelled images, and the network whose features are used to classify them.
 
     Args:
         train, test: training and test images of the same classes.
         network: the frozen backbone; None if the features are raw pixels.
-        info: of the backbone; mean and std normalise its input.
-        image_size: S, px.
+        info: describes the backbone; its mean and std normalise the images.
+        image_size: side of the images in pixels, as the backbone sees them.
         extract: returns the features of a source's images.
         device: where to compute.
     """
@@ -63,8 +63,8 @@ class Task:
 class Evaluation:
     """A way to classify images. Hyperparameters are chosen on training images; test images are scored once."""
 
-    NAME: ClassVar[str]  # in `EVALUATIONS`
-    TITLE: ClassVar[str]  # of its column in a comparison
+    NAME: ClassVar[str]  # its name in `EVALUATIONS`
+    TITLE: ClassVar[str]  # title of its column in a comparison
     ON_ALL_DEVICES: ClassVar[bool] = False  # whether every process takes part; if not, the first process is enough
 
     def check(self) -> None:
@@ -82,10 +82,10 @@ class Evaluation:
         Args:
             train, test: features [n, F] and [m, F] with the same width F.
             classes: the class name of each label; names must be unique.
-            device: where to compute; None keeps the features on the CPU.
+            device: where to compute; None: where the training features are.
 
         Returns:
-            Scores. Their `protocol` records the evaluation and every setting, including those chosen here.
+            Scores. Their `protocol` records the evaluation and the settings used, including those chosen here.
 
         Raises:
             InputError: there are fewer than two classes, or the training images have only one; a label is out of
@@ -93,13 +93,13 @@ class Evaluation:
         """
         self.check()
         _check_features(train, test, classes)
-        fitted = Features(train.features.to(device), train.labels.to(device))
-        scores, chosen = self.classify(fitted, test.features, len(classes))
+        on_device = Features(train.features.to(device), train.labels.to(device))
+        scores, used = self.classify(on_device, test.features, len(classes))
         protocol = {"kind": self.NAME, "train_images": len(train.labels), "width": train.features.shape[1]}
-        return summarise(scores, test.labels, classes, protocol | chosen)
+        return summarise(scores, test.labels, classes, protocol | used)
 
     def classify(self, train: Features, test: torch.Tensor, classes: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Return a score of each class for each test image [m, C], and the settings to record.
+        """Return scores [m, C], one per test image and class, and the settings used, for the protocol.
 
         Args:
             train: features [n, F] and labels [n].
@@ -109,7 +109,7 @@ class Evaluation:
         raise NotImplementedError
 
     def recorded(self) -> dict[str, Any]:
-        """Return the settings that change the scores; results with different ones are kept apart."""
+        """Return the settings that affect the scores; results with other values of them get files of their own."""
         return asdict(self)
 
     @classmethod

@@ -19,7 +19,7 @@ class LinearSGD(Evaluation):
     Args:
         epochs: passes over the training images (paper: 100).
         batch_size: images per step, over all devices together (paper: 256).
-        learning_rate: initial learning rate, which falls to a thousandth along a cosine (paper: 10 to 0.01).
+        learning_rate: initial learning rate; it falls along a cosine to a thousandth of itself (paper: 10 to 0.01).
         devices: auto, or the number of devices.
     """
 
@@ -41,7 +41,7 @@ class LinearSGD(Evaluation):
         return {name: value for name, value in asdict(self).items() if name != "devices"}
 
     def scores(self, task: Task) -> Scores:
-        """Return the scores of a task's test images; raw pixels get the linear probe without augmentation."""
+        """Return the scores of a task's test images. For raw pixels, they are those of the evaluation `linear`."""
         if task.network is None:
             return Linear().scores(task)
         from adco.evaluation.sgd import fit_by_sgd

@@ -1,4 +1,4 @@
-"""Result files of evaluations: results/NAME-DATA.json in the run directory, one file per data set and settings.
+"""Result files of evaluations: results/NAME-DATA.json in the run directory. Other data or settings get another file.
 
 results/knn-photos.json             first kNN evaluation on a folder named photos/
 results/knn-photos_confusion.png    its confusion matrix
@@ -48,7 +48,12 @@ def find_result(
 
 
 def result_file(run: RunDirectory, evaluation: dict[str, Any]) -> Path:
-    """Return the result file: NAME-DATA.json, or NAME-DATA-HASH.json if another evaluation already uses that name."""
+    """Return the result file: NAME-DATA.json, or NAME-DATA-HASH.json if another evaluation already uses that name.
+
+    Args:
+        run: the run that was evaluated.
+        evaluation: what `identity` returns for the evaluation.
+    """
     data = re.sub(r"[^\w.-]+", "_", Path(evaluation["data"]).name) or "data"
     file = run.results / f"{evaluation['kind']}-{data}.json"
     if not file.is_file() or _identity_of(_read(file)) == evaluation:
@@ -80,9 +85,9 @@ def save_result(run: RunDirectory, result: dict[str, Any]) -> None:
 
 
 def _identity_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what identifies the evaluation of a result; nothing if it is not a result of an evaluation.
+    """Return what identifies the evaluation of a result; {} if it is not a result of an evaluation.
 
-    Earlier versions called linear_sgd linear with protocol sgd, and the oldest recorded no identity.
+    In earlier versions, linear_sgd was the evaluation linear with protocol sgd. The oldest recorded no identity.
     """
     if "protocol" not in result:
         return {}
@@ -95,9 +100,9 @@ def _identity_of(result: Mapping[str, Any]) -> dict[str, Any]:
 def _oldest_identity(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the identity of a result that does not record it, from the settings that were used."""
     used = dict(result["protocol"])
-    usual = default_k(used["train_images"])
-    if used.get("k") == min(usual, used["train_images"]):
-        used["k"] = None  # as it was asked for
+    default = default_k(used["train_images"])
+    if used.get("k") == min(default, used["train_images"]):
+        used["k"] = None  # the default
     settings = ("kind", "protocol", "k", "temperature", "epochs", "batch_size", "learning_rate")
     return {name: used[name] for name in settings if name in used}
 
@@ -105,13 +110,13 @@ def _oldest_identity(result: Mapping[str, Any]) -> dict[str, Any]:
 def _image_counts(result: dict[str, Any]) -> tuple[int, list[str], list[int]]:
     """Return the number of training images, the classes, and the number of test images of each class.
 
-    They detect a folder whose images have changed since.
+    They show whether the images of a folder have changed since.
     """
     return result["protocol"]["train_images"], list(result["per_class"]), [sum(row) for row in result["confusion"]]
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Return the result in a file, or {} if the file holds something else; such a file is not overwritten."""
+    """Return the result in a file, or {} if the file contains something else. `result_file` avoids such a file."""
     try:
         result = json.loads(file.read_text())
     except ValueError:

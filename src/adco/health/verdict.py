@@ -1,4 +1,4 @@
-"""The verdict on a run: whether it is learning, collapsing or neither, as its records show.
+"""The verdict on a run, from its records: whether it is learning, collapsing or neither.
 
 Pure functions of plain numbers. What to try after a bad verdict is in `advice.py`.
 """
@@ -46,8 +46,8 @@ FINAL_AFTER = 1 / 20
 # embeddings limits the rank to less than 128, the level is scaled down, but not below 1, the rank of identical
 # embeddings.
 LOW_RANK = 5.0
-# Alarm level of the spread (standard deviation of the embeddings, see numbers.py). At 0.1, two different images have a
-# mean cosine of 1 − 0.1² = 0.99. Projectors without BatchNorm start at 0.2 to 0.5.
+# Alarm level of the spread (scaled standard deviation of the embeddings, see numbers.py). At 0.1, two different images
+# have a mean cosine of 1 − 0.1² = 0.99. Projectors without BatchNorm start at 0.2 to 0.5.
 LOW_SPREAD = 0.1
 # Embeddings may start with a low rank or spread. A low value that was never twice as high counts as collapse only after
 # this part of the run, or after this many values if the length of the run is unknown.
@@ -58,12 +58,12 @@ RECOVERY, RECOVERY_OF_LEVEL = 0.1, 0.05
 # A run is not collapsed if instance top-1 is this many percentage points above chance. In ten of eleven collapsed runs,
 # its mean over three records was below that.
 ABOVE_CHANCE = 2.0
-# A loss diverges if its rise is obvious: more than six standard deviations of a single value. Simulated without a
-# trend, this never happened with white noise or Student's t (3 degrees of freedom), and in 1 of 1 000 runs if
-# neighbouring values have a correlation of 0.5 ...
+# A loss diverges if it meets two conditions. First, its rise is obvious: more than six standard deviations of a single
+# value. In simulations without a trend, this never happened with white noise or Student's t (3 degrees of freedom), and
+# in 1 of 1 000 runs if neighbouring values have a correlation of 0.5.
 CLEAR_RISE = 6.0
-# ... and if it has risen by more than a quarter of its total decrease so far. Harder adversaries, or a queue that is
-# being filled, raise the loss by less.
+# Second, it has risen by more than a quarter of its total decrease so far. Harder adversaries, or a queue that is being
+# filled, raise the loss by less.
 REBOUND = 0.25
 # In the last tenth of a cosine schedule, the learning rate is below 2.5 % of its peak, so flat curves are expected.
 NEAR_END = 0.9
@@ -78,15 +78,17 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
     1. not a number: the latest value of any key is not finite.
     2. collapsing: in three consecutive records, effective rank is at most 5 of 128 or spread is at most 0.1; it was
        twice as high before, or a fifth of the run is over; and it is not recovering. collapsed: in addition, this has
-       lasted for a twentieth of the run, kNN is not above random weights, and instance top-1 is at chance level.
+       lasted for a twentieth of the run, whose length is known; kNN was not measured meanwhile, or is not above random
+       weights; and instance top-1 is at chance level.
     3. too early to say: no curve has 8 values and the run is not over, or rule 5 applies in the first fifth of the run.
     4. diverging, after the first fifth of the run: the loss rose by six times its noise and by a quarter of its total
        decrease so far, and there is no sign of a rise in kNN, instance top-1, effective rank or separation. A rising
        loss alone is not an alarm: it also rises when the adversaries get harder while the encoder learns.
     5. not learning: kNN is below that of random weights by more than noise, or the effective rank is at its alarm
        level. At the end of a run without labels, also if instance top-1 is not above both chance and the first step's.
-    6. learning: kNN (without labels, instance top-1) rose; or it did not fall, and either the loss fell, or instance
-       top-1, effective rank or separation rose.
+    6. learning: the run is not over, and kNN (without labels, instance top-1) rose; or it did not fall, while the loss
+       fell, or instance top-1, effective rank or separation rose. Separation is how much closer queries are to their
+       own keys than to other images.
     7. finished: the run is over, or in its last tenth and no longer learning.
     8. plateau: in all other cases.
 
@@ -105,7 +107,7 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
     rank, spread = curve(history, "effective_rank"), curve(history, "spread")
     longest = max(map(len, (loss, knn, rank, spread)))
     if longest < ENOUGH and done < 1:
-        return Verdict("too early to say", f"{counted(longest, 'record')} so far, a verdict needs at least {ENOUGH}")
+        return Verdict("too early to say", f"{counted(longest, 'record')} so far; a verdict needs at least {ENOUGH}")
     trends = _Trends(
         trend("loss", loss),
         trend("kNN top-1", knn),
@@ -193,6 +195,7 @@ def low_rank(max_rank: float) -> float:
 
 
 def _recovers(last: Curve, low: float) -> bool:
+    """Return True if these low values have grown clearly from their first third to their last."""
     third = max(1, len(last) // 3)
     before, now = float(np.median(last[:third])), float(np.median(last[-third:]))
     return now - before > RECOVERY * before + RECOVERY_OF_LEVEL * low
@@ -225,7 +228,7 @@ def _below_floor(history: Sequence[Record], at_end: bool) -> str | None:
 
 
 def _accuracy(history: Sequence[Record]) -> str | None:
-    """Return the accuracy and its difference to the floor, or None if there is no accuracy yet."""
+    """Return the accuracy and its difference from the floor, or None if there is no accuracy yet."""
     floor = floor_of(history)
     if floor is None:
         return None
@@ -236,8 +239,8 @@ def _accuracy(history: Sequence[Record]) -> str | None:
     return f"{floor.name} {floor.now:.1f} %, {floor.now - floor.random:.1f} points above {floor.source}"
 
 
-def _loss_diverges(loss: Curve, now: Trend) -> bool:
-    if len(loss) < 2 * ENOUGH or not now.now - now.before > CLEAR_RISE * now.noise:
+def _loss_diverges(loss: Curve, change: Trend) -> bool:
+    if len(loss) < 2 * ENOUGH or not change.now - change.before > CLEAR_RISE * change.noise:
         return False
-    known = levels(loss)
-    return now.now - float(known.min()) > REBOUND * float(known[0] - known.min())
+    medians = levels(loss)
+    return change.now - float(medians.min()) > REBOUND * float(medians[0] - medians.min())

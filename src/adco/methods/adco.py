@@ -12,7 +12,7 @@ multi-crop losses differ only in their list of (query view, key view) pairs:
 
 The warm start is the published one. In the first K/N steps of the run, the encoder trains against adversaries that are
 still random, and the keys of each step replace the next N of them. Then the momentum encoder is reset to a copy of the
-encoder. If the encoder were not trained meanwhile, the adversaries would be keys of an untrained encoder: these lie in
+encoder. If the encoder were not trained meanwhile, the adversaries would be keys of an untrained encoder. Those lie in
 a narrow cone, which the encoder soon leaves.
 
 Departures from the published code: the adversaries' gradient is exact, that is, it includes the derivative of their
@@ -56,15 +56,15 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
         adversaries: K, the number of trained negatives (paper: 65536, 16384 or 8192). Chosen: 8192, or 1024 for a short
             run; fewer if there are not as many images, or if filling them would take more than a quarter of the run.
         temperature: temperature of the encoder's loss (paper: 0.12; 0.14 for K = 8192 and symmetric). Chosen: 0.07 for
-            a short run, which learns more from a sharper loss; else 0.12.
+            a short run, which learns more from a sharper softmax; else 0.12.
         adversary_temperature: temperature of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric).
-            Chosen: 0.2 for a short run, where few adversaries would get gradient at 0.02; else 0.02.
+            Chosen: 0.2 for a short run, where only few adversaries would get a gradient at 0.02; else 0.02.
         adversary_learning_rate: learning rate of the adversaries, constant (paper: 3). 0 leaves them as the warm start
-            made them: the control experiment for the benefit of training them. Chosen: 3 for 8192 adversaries or more;
+            made them, as a control experiment for the benefit of training them. Chosen: 3 for 8192 adversaries or more;
             proportionally less for fewer, as each of them gets a larger share of the gradient; a quarter of that for a
             short run.
-        adversary_weight_decay: weight decay of the adversaries (paper). It shortens rows that get no gradient; the
-            shorter a row, the smaller the gradient that can turn it.
+        adversary_weight_decay: weight decay of the adversaries (paper). It shortens adversaries that get no gradient;
+            the shorter an adversary, the smaller the gradient that is enough to turn it.
         small_crops: multi-crop: for each further query view, its [size in pixels, smallest share, largest share of the
             image's area]; the paper's at 224 px are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571],
             [96, 0.086, 0.429]].
@@ -138,7 +138,7 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
         )
 
     def warm_steps(self: "AdCoSettings[Never]") -> int:
-        """Return the length of a warm start that trains the encoder: K/N steps; else 0."""
+        """Return how many steps the warm start trains the encoder: K/N, rounded up; 0 if it does not."""
         return -(-self.adversaries // self.batch_size) if self.warm_start and self.warm_start_trains else 0
 
     def warnings(self: "AdCoSettings[Never]", steps: int) -> Iterator[str]:
@@ -185,8 +185,8 @@ class AdCo(QueryKeyMethod):
         views: number of views per image. Views beyond the first two are queries only.
         temperature, adversary_temperature: τ and τ_adv.
         in_batch_negatives: whether the keys of other images are negatives too.
-        warm_steps: length of the warm start: in so many steps from the first, keys replace adversaries, which are not
-            trained meanwhile; 0 if they are filled before the first step, or start at random.
+        warm_steps: length of the warm start. In this number of steps from the start of the run, keys replace the
+            adversaries, which are not trained yet. 0 if they are filled before the first step, or start at random.
         adversary_learning_rate, adversary_weight_decay: learning rate (constant) and weight decay of the adversaries.
     """
 
@@ -248,7 +248,7 @@ class AdCo(QueryKeyMethod):
         ]
         loss, loss_adversary = (torch.stack(terms).sum() / self.key_views for terms in zip(*losses, strict=True))
         if in_warm_start:
-            loss_adversary = 0 * loss_adversary  # no gradient: SGD's momentum would apply it after the warm start
+            loss_adversary = 0 * loss_adversary  # zero: SGD's momentum would apply it after the warm start
             self.adversaries.fill(keys[0], batch.position * len(keys[0]))
         query, key = self.pairs[0]
         own_keys = keys[key][first_own : first_own + len(batch.indices)]
@@ -265,7 +265,7 @@ class AdCo(QueryKeyMethod):
         )
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
-        """Fill all adversaries with keys of these batches, which are the same on every rank.
+        """Fill all adversaries with keys of these batches. The keys are those of all ranks, the same on every rank.
 
         Raises:
             ValueError: if the batches are too few: rows that stay random would be unrelated to the images.

@@ -1,5 +1,5 @@
-"""The interface of a method: an encoder, the players (groups of parameters that are trained alike), and a step from
-views to losses.
+"""The interface of a method: an encoder, the players (groups of parameters that share a learning rate and weight
+decay), and a training step, which computes losses from views.
 
 Shapes: n images of a rank, S side of a view in pixels, D width of the embeddings.
 """
@@ -19,7 +19,7 @@ from adco.optim.players import Player, Schedule
 class Step(NamedTuple):
     """The result of a training step."""
 
-    losses: dict[str, Tensor]  # scalars by name; "loss" is the encoder's. Their sum is differentiated
+    losses: dict[str, Tensor]  # scalars by name; "loss" is the encoder's. `backward` is called on their sum
     queries: Tensor  # [n, D] unit-norm, for the monitor
     keys: Tensor  # [n, D] unit-norm, of the same images
 
@@ -85,9 +85,12 @@ class Method(nn.Module):
         return {}
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
-        """Prepare for the first step, with as many batches as needed.
+        """Initialise parts of the method from training images, before the first step of a run.
 
         Called only if `images_before_first_step` of the method's settings is above 0.
+
+        Args:
+            batches: an endless supply, in random order; take as many as needed.
         """
 
     def prepare(self, views: Tensor) -> Tensor:

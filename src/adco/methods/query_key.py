@@ -1,5 +1,5 @@
-"""What AdCo and MoCo have in common: the encoder's queries and a momentum encoder's keys, without shared BatchNorm
-statistics.
+"""What AdCo and MoCo have in common: queries from the encoder, keys from a momentum encoder, and ways to keep a query
+and its key from sharing BatchNorm statistics.
 
 Shapes: n images of a rank, N of all ranks, S side of a view in pixels, D width of the embeddings.
 """
@@ -36,11 +36,11 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
         ema_decay: decay of the momentum encoder, an exponential moving average of the encoder (paper, MoCo v2: 0.999).
             Chosen: such that it averages over a two-hundredth of the run, between 0.9 and 0.999.
         projector_norm: whether BatchNorm follows each layer of the projector, as in SimCLR. Chosen: true for a short
-            run, as embeddings start in a narrow cone without it; else false (paper, MoCo).
-        batch_norm: how queries and their keys avoid shared BatchNorm statistics, which would reveal that they belong
-            together. shuffle: images are shuffled across devices before they become keys; split: each device embeds
-            its batch in groups; sync: statistics are those of all devices, shared by queries and keys; auto: shuffle
-            on several devices, split on one.
+            run, because without it embeddings start in a narrow cone; else false (paper, MoCo).
+        batch_norm: how to keep BatchNorm from revealing which query and key belong together, as it does if both are
+            normalised with the same few images. shuffle: images are shuffled across devices before they become keys;
+            split: each device embeds its batch in groups, shuffled for the keys; sync: queries and keys are both
+            normalised with the images of all devices; auto: shuffle on several devices, split on one.
         split_groups: number of groups for split. Chosen: groups of 32 images, 2 to 8 of them (MoCo's code for one GPU:
             8 for 256 images).
     """
@@ -79,12 +79,12 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
         return {"batch_norm": batch_norm, "split_groups": groups}
 
     def limited_by_devices(self, used: Mapping[str, Any]) -> set[str]:
-        limited = used["split_groups"] < (self.split_groups or 0)  # the device's share of the batch has fewer groups
+        limited = used["split_groups"] < (self.split_groups or 0)  # too few images on a device
         return {"split_groups"} if used["batch_norm"] != "split" or limited else set()
 
     def for_one_device(self, processes: int) -> Self:
         if self.batch_norm == "shuffle" or (self.batch_norm == "auto" and processes > 1):
-            return replace(self, batch_norm="split", split_groups=1)  # the device's share of the batch is one group
+            return replace(self, batch_norm="split", split_groups=1)  # each device embeds its share as one group
         return self
 
     @property
@@ -97,7 +97,7 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
 
 
 class QueryKeyMethod(Method):
-    """A method with queries from the encoder and keys from a momentum encoder, without shared BatchNorm statistics.
+    """A method with queries from the encoder and keys from a momentum encoder.
 
     Args:
         encoder, common: see `Method`.

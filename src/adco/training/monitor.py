@@ -1,4 +1,4 @@
-"""Records of a run in metrics.jsonl, the line logged after each epoch, and the end of a collapsed run."""
+"""Write the records of a run to metrics.jsonl, log a line after each epoch, and stop a run that has collapsed."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from adco.training.module import ends_step, losses_of, method_of, require_finite
 from adco.training.online_knn import OnlineKNN
 
 Record = dict[str, Any]
-WAITS = 0.1  # if at least this share of the time was spent waiting for views, the epoch's line says so
+WAITS = 0.1  # from this share of the time spent waiting for views, the epoch's line reports it
 
 
 class Monitor(Callback):
@@ -46,8 +46,8 @@ class Monitor(Callback):
         self.log_every: int = settings.log_every
         self.history: list[Record] = []
         self.latest: Record = {}  # the latest value of each key
-        self.said: set[str] = {"too early to say"}  # words in the line logged last
-        # Since the last record: images, and the start. And the seconds waited for views until then.
+        self.logged_words: set[str] = {"too early to say"}  # verdict and note in the line logged last
+        # images: number since the last record; waited: total seconds waited for views until then; since: its time.
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -70,7 +70,7 @@ class Monitor(Callback):
     ) -> None:
         self.images += len(batch.indices) * trainer.world_size
         step = trainer.global_step
-        # The embeddings of step 1 are those of the untrained network, to which later ones are compared.
+        # The embeddings of step 1 are those of the untrained network. Later ones are compared with them.
         recorded = step == 1 or step % self.log_every == 0 or trainer.is_last_batch
         if not ends_step(trainer, batch_idx) or not recorded:
             return
@@ -117,7 +117,7 @@ class Monitor(Callback):
         return verdict(self.history, self.steps)
 
     def may_save(self, trainer: L.Trainer) -> bool:
-        """Return whether a checkpoint may replace the last one: not while the latest record looks collapsed."""
+        """Return whether a checkpoint may replace the last one. A collapsed run must not, if it is to stop."""
         collapsed = self.settings.stop_when_collapsed and looks_collapsed(self.history, self.steps)
         # Ranks save together, and only the first rank has records.
         return trainer.strategy.reduce_boolean_decision(not collapsed)
@@ -128,18 +128,19 @@ class Monitor(Callback):
         return self.log_every * max(1, self.steps // (400 * self.log_every))
 
     def _act_on_verdict(self, trainer: L.Trainer) -> None:
-        """Raise CollapsedError if the run has collapsed; within an epoch, log the first verdict and new bad ones."""
+        """Stop a collapsed run by a CollapsedError; within an epoch, log the first verdict and new bad ones."""
         found = self.verdict() if self.run else Verdict("too early to say", "")
         collapsed = found.word == "collapsed" and self.settings.stop_when_collapsed
         if trainer.strategy.reduce_boolean_decision(collapsed, all=False):
             saved = self.run is not None and self.run.checkpoint.is_file()
             kept = "the last checkpoint is kept" if saved else "there is no checkpoint yet"
-            to_try = f"{advice(found.word, to_dict(self.settings))}; {kept}; --stop_when_collapsed false trains on"
-            raise CollapsedError(f"collapsed at step {trainer.global_step}: {found.reason}; {to_try}")
+            to_try = f"{advice(found.word, to_dict(self.settings))}; {kept}"
+            anyway = "to continue anyway, use --stop_when_collapsed false"
+            raise CollapsedError(f"collapsed at step {trainer.global_step}: {found.reason}; {to_try}; {anyway}")
         if trainer.is_last_batch:  # the epoch's line follows, with the verdict
             return
-        is_first = "too early to say" in self.said
-        if found.word not in self.said and (is_first or found.word in ADVICE):
+        is_first = "too early to say" in self.logged_words
+        if found.word not in self.logged_words and (is_first or found.word in ADVICE):
             self._say(f"step {trainer.global_step}/{self.steps}{self._numbers({})}", found)
 
     def _seconds_waited(self, trainer: L.Trainer) -> float:
@@ -147,7 +148,7 @@ class Monitor(Callback):
         return getattr(trainer.train_dataloader, "waited", 0.0) - self.waited
 
     def _restart_speed(self, trainer: L.Trainer) -> None:
-        """Measure the speed from now on."""
+        """Start a new measurement of the speed."""
         self.images, self.waited, self.since = 0, self.waited + self._seconds_waited(trainer), time.perf_counter()
 
     def _write(self, trainer: L.Trainer, record: Record) -> None:
@@ -173,7 +174,7 @@ class Monitor(Callback):
         reasons = {found.word: found.reason} | ({note.word: note.meaning} if note else {})
         progress.info(f"{numbers}  {found.word}{f', {note}' if note else ''}")
         for word, reason in reasons.items():
-            if word in ADVICE and word not in self.said:
+            if word in ADVICE and word not in self.logged_words:
                 to_try = advice(word, to_dict(self.settings))
                 progress.warning("  " + "; ".join(filter(None, [f"{word}: {reason}", to_try])))
-        self.said = set(reasons)
+        self.logged_words = set(reasons)

@@ -51,7 +51,7 @@ def training_images(settings: Asked | Used) -> Source:
 
 
 def open_images(settings: Asked | Used) -> Source:
-    """Log a line and open the training images: reading a large folder takes a while.
+    """Open the training images after logging a line, because reading a large folder takes a while.
 
     Raises:
         InputError: as `open_source`.
@@ -109,7 +109,7 @@ def _default_out(settings: Used) -> Path:
 
 
 def announce(settings: Used, source: Source) -> None:
-    """Log a description of the images, and warnings about slow or pointless settings."""
+    """Log a description of the images, and what is slow or has no effect in the settings."""
     logger.info(source.description)
     if settings.stem == "cifar" and 48 <= settings.image_size <= 64:
         logger.info(SLOW_STEM, settings.image_size)
@@ -126,8 +126,8 @@ def resume_run(run: RunDirectory, settings: Used, epochs: int) -> RunDirectory:
         epochs: the total number of epochs; if it differs from the settings, the run becomes longer or shorter.
 
     Raises:
-        InputError: if the images cannot be read, or their number has changed; if more than `epochs` are done; if the
-            checkpoint cannot be read or does not fit the settings; if another process trains in the directory.
+        InputError: if the images cannot be read, or their number has changed; if the run is already past `epochs`; if
+            the checkpoint cannot be read or does not fit the settings; if another process is training in the directory.
         Interrupted, NotFiniteError, CollapsedError: as `pretrain_run`.
     """
     if run.is_finished and epochs == settings.epochs:
@@ -139,7 +139,7 @@ def resume_run(run: RunDirectory, settings: Used, epochs: int) -> RunDirectory:
     source = open_images(settings)
     before = run.read_environment().get("images", len(source))
     if len(source) != before:
-        raise InputError(f"{source.name} has {len(source)} images, the run had {before}: start a new one")
+        raise InputError(f"{source.name} has {len(source)} images, but the run had {before}: start a new run")
     with run.locked():
         if epochs != settings.epochs:
             settings = _change_length(run, settings, epochs, len(source) // settings.batch_size)
@@ -175,15 +175,18 @@ def _check_fits(run: RunDirectory, method: Method) -> None:
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
-            shapes = f"{name} is {list(found.get(name, ()))} in it and {list(wanted.get(name, ()))} by these settings"
-            raise InputError(f"checkpoint {run.checkpoint} does not fit {run.config}, was that edited? {shapes}")
+            shapes = f"{list(found.get(name, ()))} in the checkpoint, {list(wanted.get(name, ()))} with these settings"
+            raise InputError(
+                f"checkpoint {run.checkpoint} does not fit {run.config}; was {run.config.name} edited? "
+                f"The shape of {name} is {shapes}"
+            )
 
 
 def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
     torch.manual_seed(settings.seed)  # for the initial weights; other random numbers are functions of a key (draws.py)
     method = make_method(settings, len(source) // settings.batch_size)
     if settings.precision == "64-true":
-        method.double()  # before a checkpoint is read: Lightning would convert later, and round its weights
+        method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
     _check_fits(run, method)
     steps = method.schedule.steps
     data, clock, knn = PretrainData(settings, source), TimeLeft(steps), online_knn(settings, source)
