@@ -155,7 +155,7 @@ def folds(weights: Path, data: str) -> dict[str, float]:
         rest, part = (Features(all_of.features[mask], all_of.labels[mask]) for mask in (fold != number, fold == number))
         probe = fit_linear_probe(rest.features, rest.labels, len(train.classes), candidates=(0.1, 0.01))
         linear += int((probe.scores(part.features).argmax(dim=1) == part.labels).sum())
-        top1 = KNN(k=20).of_features(rest, part, train.classes).top1
+        top1 = KNN(k=20).score_features(rest, part, train.classes).top1
         knn += round(top1 / 100 * len(part.labels))
     return {"linear": 100 * linear / len(train), "knn": 100 * knn / len(train)}
 

@@ -35,7 +35,7 @@ from adco.config.commands import EvaluateSettings
 from adco.config.load import pretrain_settings
 from adco.config.resolve import resolve
 from adco.data.sources import ArraySource, open_source
-from adco.evaluation.evaluate import evaluate_alone
+from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.knn import KNN
 from adco.evaluation.linear import Linear
@@ -332,7 +332,7 @@ def test_what_was_evaluated_otherwise_is_another_file(done: Path, evaluation: Ev
     before, kind = table(done), evaluation.NAME
     results = done / "out" / "adco-0" / "results"
     files = {file: file.read_text() for file in results.glob("*.json")}
-    evaluate_alone(evaluation, done / "out" / "adco-0", EvaluateSettings(data=data))
+    evaluate_one(evaluation, done / "out" / "adco-0", EvaluateSettings(data=data))
     assert {file: file.read_text() for file in files} == files
     assert len(list(results.glob(f"{kind}-*.json"))) == sum(file.name.startswith(f"{kind}-") for file in files) + 1
     compare(done / "tiny.yaml", done / "out")

@@ -8,9 +8,9 @@ from adco.config.commands import EvaluateSettings
 from adco.config.keywords import EvaluateKeywords, PretrainKeywords
 from adco.config.load import Parser, build, pretrain_settings
 from adco.config.resolve import as_used
-from adco.config.versions import present_evaluation
+from adco.config.versions import current_evaluation
 from adco.errors import InputError
-from adco.evaluation.evaluate import evaluate_alone
+from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.registry import evaluation_of
 from adco.runs.directory import RunDirectory
 from adco.training.pretrain import open_images, pretrain_run, resume_run
@@ -73,6 +73,6 @@ def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[Evalua
         InputError: if a setting is unknown or impossible, or the images have no labels.
     """
     given: dict[str, Any] = {**settings}
-    evaluation_class = evaluation_of(present_evaluation(kind, given.pop("protocol", None)))
+    evaluation_class = evaluation_of(current_evaluation(kind, given.pop("protocol", None)))
     common_settings, evaluation = build(Parser([EvaluateSettings, evaluation_class], "adco evaluate", ""), given)
-    return evaluate_alone(evaluation, None if run is None else Path(run), common_settings)
+    return evaluate_one(evaluation, None if run is None else Path(run), common_settings)

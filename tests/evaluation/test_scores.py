@@ -76,7 +76,7 @@ def test_nan_scores_are_refused() -> None:
 
 @pytest.mark.parametrize("evaluation", [KNN(k=20), Linear()])
 def test_an_evaluation_is_json_and_says_how_it_was_made(evaluation: Evaluation) -> None:
-    found = evaluation.of_features(clusters(300, 1), clusters(200, 2), names(10))
+    found = evaluation.score_features(clusters(300, 1), clusters(200, 2), names(10))
     record = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert record["top1"] == found.top1 > 95
     assert record["protocol"]["kind"] == evaluation.NAME
@@ -89,7 +89,7 @@ def test_an_evaluation_is_json_and_says_how_it_was_made(evaluation: Evaluation) 
 def test_shuffled_test_labels_are_at_chance(evaluation: Evaluation) -> None:
     test = clusters(2000, 2)
     shuffled = Features(test.features, test.labels[torch.randperm(2000, generator=torch.Generator().manual_seed(3))])
-    found = evaluation.of_features(clusters(500, 1), shuffled, names(10))
+    found = evaluation.score_features(clusters(500, 1), shuffled, names(10))
     assert found.top1 == pytest.approx(10, abs=3)  # standard deviation 0.7
     assert found.top5 == pytest.approx(50, abs=5)
 
@@ -97,7 +97,7 @@ def test_shuffled_test_labels_are_at_chance(evaluation: Evaluation) -> None:
 def test_the_test_split_does_not_choose_the_l2() -> None:
     train, test = clusters(400, 1), clusters(100, 2)
     other = Features(-7 * test.features, test.labels.flip(0))
-    first, second = (Linear().of_features(train, split, names(10)).protocol for split in (test, other))
+    first, second = (Linear().score_features(train, split, names(10)).protocol for split in (test, other))
     assert first == second
 
 
@@ -116,7 +116,7 @@ def test_a_backbone_is_evaluated_and_left_untouched(evaluation: Evaluation) -> N
     train, test = (
         extract_features(backbone, source(n), image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3) for n in (60, 40)
     )
-    found = evaluation.of_features(train, test, ("dark", "bright"))
+    found = evaluation.score_features(train, test, ("dark", "bright"))
     assert found.top1 > 95
     assert found.top5 is None
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
@@ -151,7 +151,7 @@ def test_impossible_evaluations_are_refused() -> None:
         (two, two, ("a", "a"), "class names must be unique"),
     ):
         with pytest.raises(ValueError, match=message):
-            KNN().of_features(train, test, classes)
+            KNN().score_features(train, test, classes)
     with pytest.raises(ValueError, match="1 of 2 images are NaN"):
         Features(torch.tensor([[0.0], [torch.inf]]), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"features must be \[n, F\]"):

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Run `adco evaluate`."""
-    from adco.config.versions import present_evaluation
+    from adco.config.versions import current_evaluation
     from adco.evaluation.registry import evaluation_of
 
     name = _evaluation_in(arguments)
     parser = _parser(name, with_help=bool({"-h", "--help"} & {*arguments}))
     flags = parser.read_flags(arguments)
-    kind = present_evaluation(flags.kind, flags.protocol)
+    kind = current_evaluation(flags.kind, flags.protocol)
     evaluation_of(kind)  # an error if there is none of this name
     if kind != name:
         raise InputError(f"give the evaluation first: adco evaluate {kind} …")
@@ -29,13 +29,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     settings.check()
     evaluation.check()
     from adco.evaluation.backbones import run_of
-    from adco.evaluation.evaluate import evaluate_alone
+    from adco.evaluation.evaluate import evaluate_one
     from adco.evaluation.results import result_file
     from adco.launcher import is_first_rank
     from adco.runs.directory import newest_run
 
     run = None if settings.backbone and not flags.run else flags.run or str(newest_run().path)
-    result = evaluate_alone(evaluation, Path(run) if run else None, settings)
+    result = evaluate_one(evaluation, Path(run) if run else None, settings)
     if is_first_rank():
         print_results({kind: result}, run or f"{settings.backbone} ({settings.weights or 'random weights'})")
         if run:

@@ -80,7 +80,7 @@ def differences(table: Table) -> list[str]:
         _, figure, interval = _accuracy(table, [entry], table.entries[:1])
         if figure is not None and interval is not None:
             lines.append(
-                f"{entry.name} minus {table.entries[0].name}, {table.accuracy_title} top-1: "
+                f"{entry.name} minus {table.entries[0].name}, {table.main_title} top-1: "
                 f"{round(figure, 2) + 0.0:+.2f} points "
                 f"(95 % interval over seeds {interval[0]:+.2f} to {interval[1]:+.2f})"
             )
@@ -107,14 +107,14 @@ def _accuracy(table: Table, of: Sequence[Entry], to: Sequence[Entry]) -> Measure
     share image order, views and initial weights, so they are not independent samples; only seeds are.
     """
     a, b = (
-        [statistics.fmean(rows) for rows in zip(*(entry.top1[table.accuracy] for entry in side), strict=False)]
+        [statistics.fmean(rows) for rows in zip(*(entry.top1[table.main_evaluation] for entry in side), strict=False)]
         for side in (of, to)
     )
     interval = None
     if min(len(a), len(b)) > 1:
         welch = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
         interval = (float(welch.low), float(welch.high))
-    measured = f"{table.accuracy_title} top-1 in points, {_mean_of(of)} minus {_mean_of(to)}"
+    measured = f"{table.main_title} top-1 in points, {_mean_of(of)} minus {_mean_of(to)}"
     return measured, statistics.fmean(a) - statistics.fmean(b), interval
 
 

@@ -35,12 +35,17 @@ def draw(table: Table) -> Figure:
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.add_subplot()
     for number, entry in enumerate(table.entries):
-        _draw_row(axes, entry, entry.top1[table.accuracy], colormaps["turbo"]((number + 0.5) / len(table.entries)))
-    _draw_floors(axes, {name: top1[table.accuracy] for name, top1 in table.floors.items() if table.accuracy in top1})
+        _draw_row(
+            axes, entry, entry.top1[table.main_evaluation], colormaps["turbo"]((number + 0.5) / len(table.entries))
+        )
+    _draw_floors(
+        axes,
+        {name: top1[table.main_evaluation] for name, top1 in table.floors.items() if table.main_evaluation in top1},
+    )
     _set_limits(axes)
     axes.set_title(_title(table), fontsize="medium")
     axes.set_xlabel(f"time per epoch, relative to {table.relative_to}")
-    axes.set_ylabel(f"{table.accuracy_title} top-1, %")
+    axes.set_ylabel(f"{table.main_title} top-1, %")
     axes.grid(alpha=0.3)
     if table.entries:
         figure.legend(title="filled: symmetric loss", fontsize="small", loc="outside right center")

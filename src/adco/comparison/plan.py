@@ -25,7 +25,7 @@ from typing import Any
 from adco.comparison.claims import Claim, read_claims
 from adco.config.load import Parser, build, pretrain_settings, read_recipe
 from adco.config.pretrain import Asked, to_dict
-from adco.config.versions import present_evaluation
+from adco.config.versions import current_evaluation
 from adco.errors import InputError
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.registry import evaluation_of
@@ -98,7 +98,7 @@ def read_plan(recipe: str | Path) -> Plan:
     plan = Plan(
         rows,
         _seeds(values.get("seeds", [0])),
-        _evaluations(values.get("evaluations", {"knn": {}, present_evaluation("linear", protocol): {}})),
+        _evaluations(values.get("evaluations", {"knn": {}, current_evaluation("linear", protocol): {}})),
         relative_to,
         values.get("images"),
         evaluate_on,

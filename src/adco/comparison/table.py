@@ -67,14 +67,14 @@ class Table:
     claims: tuple[Claim, ...]
 
     @property
-    def accuracy(self) -> str:
+    def main_evaluation(self) -> str:
         """Name of the evaluation that the picture and the lines below the table use: the last one."""
         return [*self.evaluations][-1]
 
     @property
-    def accuracy_title(self) -> str:
+    def main_title(self) -> str:
         """The title of that evaluation."""
-        return self.evaluations[self.accuracy]
+        return self.evaluations[self.main_evaluation]
 
     @property
     def columns(self) -> list[str]:

@@ -17,7 +17,7 @@ from adco.config import recipes
 from adco.config.help import plain_help, pretrain_help
 from adco.config.pretrain import Asked, PretrainSettings
 from adco.config.registry import settings_of
-from adco.config.versions import of_earlier_versions, present_names, with_defaults
+from adco.config.versions import current_names, of_earlier_versions, with_defaults
 from adco.errors import InputError
 
 # Names of settings in other programs → the names here.
@@ -86,7 +86,7 @@ class Parser(ArgumentParser):
     def spelled(self, flags: Sequence[str]) -> list[str]:
         """Return the flags in standard spelling: --image_size for --image-size, and the current names for old ones."""
         spellings = {_bare(option): option for option in self._known() if option.startswith("--")}
-        present = present_names([_bare(flag) for flag in flags if flag.startswith("--")], self.names)
+        present = current_names([_bare(flag) for flag in flags if flag.startswith("--")], self.names)
 
         def spell(flag: str) -> str:
             name, *value = flag.split("=", 1)
@@ -165,7 +165,7 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
     parser = pretrain_parser({**kept, **values}.get("method", "adco"))
     merged: dict[str, Any] = {}
     for given in (kept, values):  # values override the recipe's, even if one of them uses an old name
-        names = present_names(given, parser.names)
+        names = current_names(given, parser.names)
         merged |= {names[name]: value for name, value in given.items()}
     settings: Asked
     (settings,) = build(parser, merged)

@@ -18,7 +18,7 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 
 
-def present_names(given: Iterable[str], known: Container[str]) -> dict[str, str]:
+def current_names(given: Iterable[str], known: Container[str]) -> dict[str, str]:
     """Return the present name of each setting given, with a warning for each old one.
 
     Args:
@@ -49,7 +49,7 @@ def _warn_of_old_name(old: str, new: str) -> None:
     warnings.warn(text, FutureWarning, stacklevel=5)  # shows the line that calls adco.pretrain
 
 
-def present_evaluation(name: str, protocol: Any) -> str:
+def current_evaluation(name: str, protocol: Any) -> str:
     """Return the present name of an evaluation: in earlier versions, linear_sgd was linear with the protocol sgd.
 
     Args:

@@ -86,7 +86,7 @@ def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: Eval
     return results
 
 
-def evaluate_alone(evaluation: Evaluation, run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
+def evaluate_one(evaluation: Evaluation, run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
     """Return the result of one evaluation, as `evaluate` does, and warn if there are few test images."""
     result: dict[str, Any] = evaluate([evaluation], run, settings)[evaluation.NAME]
     if result["images"] < FEW:

@@ -4,7 +4,7 @@ A new evaluation is a subclass of `Evaluation` in one file, and a line in `EVALU
 its settings: flags of `adco evaluate NAME`, and keywords of `adco.evaluate`.
 
     train, test = (extract_features(backbone, source, image_size=32, mean=mean, std=std) for source in sources)
-    KNN(k=20).of_features(train, test, classes).top1
+    KNN(k=20).score_features(train, test, classes).top1
 
 Shapes: n training images, m test images, F feature width, C classes.
 """
@@ -72,9 +72,9 @@ class Evaluation:
 
     def scores(self, task: Task) -> Scores:
         """Return the scores of a task's test images."""
-        return self.of_features(task.train_features, task.test_features, task.train.classes, task.device)
+        return self.score_features(task.train_features, task.test_features, task.train.classes, task.device)
 
-    def of_features(
+    def score_features(
         self, train: Features, test: Features, classes: Sequence[str], device: torch.device | str | None = None
     ) -> Scores:
         """Fit a classifier on the training features and score its predictions for the test features.

@@ -43,7 +43,7 @@ class OnlineKNN:
             )
             for part in (self.bank, self.queries)
         )
-        return KNN().of_features(bank, queries, self.bank.classes).top1
+        return KNN().score_features(bank, queries, self.bank.classes).top1
 
 
 def online_knn(settings: Used, source: Source) -> OnlineKNN | None:
