@@ -339,20 +339,20 @@ def test_what_was_evaluated_otherwise_is_another_file(done: Path, evaluation: Ev
     assert table(done) == before
 
 
-def test_a_comparison_names_its_evaluations(done: Path, tmp_path: Path) -> None:
+def test_a_comparison_names_its_evaluations(tmp_path: Path) -> None:
     """Results that are there count, others are added: nothing is trained again, and each table has its own columns."""
-    folder = shutil.copytree(done, tmp_path / "done")
-    weights = {path: path.stat().st_mtime_ns for path in folder.rglob("backbone.safetensors")}
-    evaluations = {"linear": None, "knn": {"k": 3}}
-    found = compare(write(folder / "other.yaml", evaluations=evaluations), folder / "out")
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("backbone.safetensors")} == weights
-    assert found.evaluations == {"linear": "linear", "knn": "kNN"}
-    assert found.entries[0].top1["linear"] == table(done)["rows"][0]["linear"]
-    k3 = json.loads(next((folder / "out" / "moco-v2-0" / "results").glob("knn-digits-*.json")).read_text())
+    one: dict[str, Any] = {"seeds": [0], "rows": {"MoCo": ROWS["MoCo v2"]}}
+    out = tmp_path / "out"
+    usual = compare(write(tmp_path / "usual.yaml", **one), out)
+    weights = (out / "moco-0" / "backbone.safetensors").stat().st_mtime_ns
+    found = compare(write(tmp_path / "other.yaml", **one, evaluations={"linear": None, "knn": {"k": 3}}), out)
+    assert (out / "moco-0" / "backbone.safetensors").stat().st_mtime_ns == weights
+    assert (found.evaluations, found.main_evaluation) == ({"linear": "linear", "knn": "kNN"}, "knn")
+    assert found.entries[0].top1["linear"] == usual.entries[0].top1["linear"]
+    (k3,) = (json.loads(file.read_text()) for file in (out / "moco-0" / "results").glob("knn-digits-*.json"))
     assert (k3["protocol"]["k"], k3["top1"]) == (3, found.entries[0].top1["knn"][0])
-    assert "kNN top-1: " in statements(found)[0]  # of the last one
-    compare(folder / "tiny.yaml", folder / "out")
-    assert table(folder) == table(done)
+    assert set(found.floors["raw pixels"]) == {"linear", "knn"}
+    assert compare(tmp_path / "usual.yaml", out) == usual
 
 
 def test_the_papers_probe_of_earlier_versions_counts_as_done(done: Path, tmp_path: Path) -> None:
