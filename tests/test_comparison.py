@@ -40,6 +40,7 @@ from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.knn import KNN
 from adco.evaluation.linear import Linear
 from adco.evaluation.linear_sgd import LinearSGD
+from adco.evaluation.results import find_result, result_file, save_result, with_known_floors
 from adco.methods.adco import AdCoSettings
 from adco.methods.byol import BYOLSettings
 from adco.methods.moco import MoCoSettings
@@ -372,6 +373,44 @@ def test_the_papers_probe_of_earlier_versions_counts_as_done(done: Path, tmp_pat
     assert set(results(run, read_plan(folder / "tiny.yaml"))) == {"knn", "linear"}
 
 
+def test_a_new_result_replaces_that_of_earlier_versions(done: Path, tmp_path: Path) -> None:
+    """Its file has another name than today's, and its floors are kept."""
+    run = RunDirectory(shutil.copytree(done, tmp_path / "done") / "out" / "adco-0")
+    known = json.loads((run.results / "linear-digits.json").read_text())
+    about = known.pop("evaluation")
+    sgd = {"epochs": 100, "batch_size": 256, "learning_rate": 10.0}
+    file = run.results / "linear-digits-12345678.json"
+    file.write_text(json.dumps({**known, "evaluation": {**about, "protocol": "sgd", **sgd}, "floors": {"a": {}}}))
+    result = with_known_floors(run, {**known, "evaluation": {**about, "kind": "linear_sgd", **sgd}} | {"top1": 1.0})
+    save_result(run, result)
+    found = find_result(run, LinearSGD(), "digits", 0, 8)
+    assert found is not None
+    assert (found["top1"], result_file(run, result["evaluation"])) == (1.0, file)
+
+
+@pytest.mark.parametrize("content", [3, [1], "protocol", {"protocol": 3}, {"protocol": {"k": 3}, "data": "digits"}])
+def test_other_files_beside_the_results_are_no_results(done: Path, tmp_path: Path, content: object) -> None:
+    run = RunDirectory(shutil.copytree(done, tmp_path / "done") / "out" / "adco-0")
+    before = find_result(run, KNN(), "digits", 0, 8)
+    (run.results / "a.json").write_text(json.dumps(content))
+    assert find_result(run, KNN(), "digits", 0, 8) == before
+
+
+def test_names_of_rows_may_be_numbers(tmp_path: Path) -> None:
+    claims = [{"claim": "more", "of": [16], "to": [32], "at_least": 1}]
+    plan = read_plan(write(tmp_path / "a.yaml", rows={16: {}, 32: {}}, relative_to=32, claims=claims))
+    assert (plan.relative_to, plan.claims[0].of) == ("32", ["16"])
+
+
+def test_a_ratio_to_no_parameters_is_not_measured(done: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(done, tmp_path / "done")
+    claim = {"claim": "larger", "measure": "parameters", "of": ["AdCo"], "to": ["MoCo v2"], "at_least": 1}
+    found = compare(write(folder / "claims.yaml", claims=[claim]), folder / "out")
+    assert statements(found) == [
+        "1. larger: not measured (MoCo v2 has no trained parameters outside backbone and projector)"
+    ]
+
+
 def test_results_of_earlier_versions_count_as_done(done: Path) -> None:
     """Their files are named by the kind alone and say nothing of the image size."""
     before = table(done)
@@ -407,7 +446,14 @@ def test_results_of_earlier_versions_count_as_done(done: Path) -> None:
         ({"relative_to": "MoCo"}, "relative_to MoCo must be one of the rows: MoCo v2, AdCo"),
         ({"evaluations": ["knn"]}, r"evaluations \['knn'\] must be a mapping from names to settings"),
         ({"evaluations": {"tree": {}}}, "evaluation 'tree' must be one of knn, linear, linear_sgd"),
-        ({"evaluations": {"knn": {"k": 0}}}, "k 0 must be at least 1"),
+        ({"evaluations": {"knn": {"k": 0}}}, "evaluation knn: k 0 must be at least 1"),
+        ({"evaluations": {"knn": {3: 4}}}, "evaluation knn: unknown setting 3"),
+        ({"evaluations": {"knn": {}}, "protocol": "sgd"}, "protocol sgd .*: leave it out beside evaluations"),
+        ({"claims": [{False: ["AdCo"]}]}, "unknown setting False"),  # what YAML reads for `off`
+        ({"shared": {"data": "digits", 3: 4}}, "shared in .* must be a mapping of settings"),
+        ({"shared": 5, "rows": {"shared": {}}}, "shared in .* must be a mapping of settings"),
+        ({"images": "many"}, "images many must be a whole number, 1 or above"),
+        ({"seeds": [True]}, r"seeds \[True\] must be a list of whole numbers"),
         (
             {"evaluate_on": ["a/"]},
             r"evaluate_on \['a/'\] must be a folder of labelled images or the name of a data",

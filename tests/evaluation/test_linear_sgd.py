@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adco.cli import main as cli
+from adco.config.versions import current_evaluation
 from adco.data.loader import Order
 from adco.data.sources import ArraySource, open_source
 from adco.evaluation import sgd
@@ -112,3 +113,16 @@ def test_the_command_knows_it_by_both_names(capsys: pytest.CaptureFixture[str]) 
     assert "trained by SGD on augmented images for 1 epoch" in by_name.out
     assert cli.run(["evaluate", "linear", "--protocol", "adam", *arguments]) == 2
     assert "protocol adam must be one of cached, sgd" in capsys.readouterr().err
+    assert cli.run(["evaluate", "linear_sgd", *arguments, "--devices", "two"]) == 2
+    assert "adco: devices two are not available on cpu" in capsys.readouterr().err
+
+
+def test_a_flags_value_may_be_named_like_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["evaluate", "--data", "linear", "knn", "--k", "3", "--backbone", "resnet18"]) == 2
+    assert "data 'linear' is neither a folder nor one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["knn", "linear_sgd"])
+def test_a_protocol_changes_no_other_evaluation(name: str) -> None:
+    with pytest.warns(FutureWarning, match="protocol sgd is a former setting of linear and changes nothing here"):
+        assert current_evaluation(name, "sgd") == name

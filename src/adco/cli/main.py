@@ -20,7 +20,7 @@ Image representations without labels, by adversarial contrast (AdCo, CVPR 2021).
 commands:
   demo       pretrain on CIFAR-10 for three epochs, and show what was learned
   pretrain   pretrain a backbone on your images, into a run directory
-  evaluate   classify labelled images with a frozen backbone: knn or linear
+  evaluate   classify labelled images with a frozen backbone: knn, linear or linear_sgd
   compare    train the rows of a table alike, several seeds each, and print it
   recipes    list the recipes, or show one
 

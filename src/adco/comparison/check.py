@@ -33,7 +33,7 @@ def check_plan(plan: Plan, out: Path, say: Callable[[str], None]) -> dict[str, A
     opened = cache(open_source)
     sources, resolved = {}, {}
     for row in plan.rows:
-        with naming(row.name):
+        with naming(f"row {row.name}"):
             sources[row.name] = opened(
                 row.settings.require_data(), "train", row.settings.max_unreadable, row.settings.class_level
             )
@@ -44,7 +44,7 @@ def check_plan(plan: Plan, out: Path, say: Callable[[str], None]) -> dict[str, A
         _check_image_count(run, "trained", run.read_environment().get("images"), len(sources[row.name]))
     missing = [row for row in plan.rows if not all(is_done(row.run(out, seed), plan) for seed in plan.seeds)]
     for row in missing:
-        with naming(row.name):
+        with naming(f"row {row.name}"):
             _check_builds(row.settings, sources[row.name])
     if missing:
         test_images = check_labels(plan, sources[plan.rows[0].name], say)

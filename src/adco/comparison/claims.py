@@ -67,7 +67,10 @@ def read_claims(given: Any, rows: Sequence[str]) -> tuple[Claim, ...]:
     parser = Parser([Claim], "adco compare", "")
     found = []
     for values in given:
-        (claim,) = build(parser, values)
+        named = {
+            side: [str(name) for name in values[side]] for side in ("of", "to") if isinstance(values.get(side), list)
+        }
+        (claim,) = build(parser, {**values, **named})  # names of rows may be numbers
         claim.check(rows)
         found.append(claim)
     return tuple(found)

@@ -127,7 +127,9 @@ def _time(table: Table, of: Sequence[Entry], to: Sequence[Entry]) -> Measured:
 
 
 def _parameters(table: Table, of: Sequence[Entry], to: Sequence[Entry]) -> Measured:
-    """Return the ratio of numbers of parameters, which is exact."""
+    """Return the ratio of numbers of parameters, which is exact; none if the second row has no such parameters."""
+    if not to[0].extra_parameters:
+        return f"{to[0].name} has no trained parameters outside backbone and projector", None, None
     ratio = of[0].extra_parameters / to[0].extra_parameters
     measured = f"trained parameters outside backbone and projector, {of[0].name} / {to[0].name}"
     return measured, ratio, (ratio, ratio)

@@ -82,6 +82,8 @@ def read_plan(recipe: str | Path) -> Plan:
     """
     values = read_recipe(recipe)
     protocol = values.pop("protocol", None)  # of earlier versions
+    if protocol is not None and "evaluations" in values:
+        raise InputError(f"protocol {protocol} is the old way to name the evaluations: leave it out beside evaluations")
     unknown = [key for key in values if key not in KEYS]
     if unknown or not isinstance(values.get("rows"), Mapping) or not values["rows"]:
         reason = "rows must be a mapping from names to settings"
@@ -92,15 +94,18 @@ def read_plan(recipe: str | Path) -> Plan:
     evaluate_on, names = values.get("evaluate_on"), [row.name for row in rows]
     if not isinstance(evaluate_on, str | None):
         raise InputError(f"evaluate_on {evaluate_on} must be a folder of labelled images or the name of a data set")
-    relative_to = values.get("relative_to", names[0])
+    relative_to = str(values.get("relative_to", names[0]))  # as the names of rows, which may be numbers
     if relative_to not in names:
         raise InputError(f"relative_to {relative_to} must be one of the rows: {', '.join(names)}")
+    images = values.get("images")
+    if images is not None and (type(images) is not int or images < 1):
+        raise InputError(f"images {images} must be a whole number, 1 or above")
     plan = Plan(
         rows,
         _seeds(values.get("seeds", [0])),
         _evaluations(values.get("evaluations", {"knn": {}, current_evaluation("linear", protocol): {}})),
         relative_to,
-        values.get("images"),
+        images,
         evaluate_on,
         read_claims(values.get("claims", []), names),
     )
@@ -113,7 +118,7 @@ def read_plan(recipe: str | Path) -> Plan:
 
 
 def _seeds(seeds: Any) -> list[int]:
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise InputError(f"seeds {seeds} must be a list of whole numbers, 0 or above")
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {seeds} must differ from each other: a repeated run is not a new sample")
@@ -129,16 +134,18 @@ def _evaluations(given: Any) -> tuple[Evaluation, ...]:
         raise InputError(f"evaluations {given} must be a mapping from names to settings, such as {{knn: {{k: 20}}}}")
     found = []
     for name, settings in given.items():
-        (evaluation,) = build(Parser([evaluation_of(name)], "adco evaluate", ""), settings or {})
-        evaluation.check()
+        parser = Parser([evaluation_of(name)], "adco evaluate", "")
+        with naming(f"evaluation {name}"):
+            (evaluation,) = build(parser, settings or {})
+            evaluation.check()
         found.append(evaluation)
     return tuple(found)
 
 
 def _rows(recipe: str | Path, values: Mapping[str, Any]) -> list[Row]:
     shared = values.get("shared") or {}
-    for name, given in {"shared": shared, **values["rows"]}.items():
-        if not isinstance(given, Mapping | None):
+    for name, given in (("shared", shared), *values["rows"].items()):
+        if not isinstance(given, Mapping | None) or not all(isinstance(key, str) for key in given or {}):
             raise InputError(f"{name} in {recipe} must be a mapping of settings, {{name: value, ...}}; got {given}")
     rows = [_row(str(name), shared, given or {}) for name, given in values["rows"].items()]
     folders = [row.run(Path(), 0) for row in rows]
@@ -170,12 +177,12 @@ def first_difference(settings: Asked, known: Mapping[str, Any], asked: Mapping[s
 
 
 @contextmanager
-def naming(row: str) -> Iterator[None]:
-    """Prefix the messages of InputErrors with the row's name."""
+def naming(part: str) -> Iterator[None]:
+    """Prefix the messages of InputErrors with the part of the recipe they are about, such as "row AdCo"."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"row {row}: {error}") from error
+        raise InputError(f"{part}: {error}") from error
 
 
 def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
@@ -185,7 +192,7 @@ def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
     if "recipe" in shared:
         raise InputError("recipe must be set in a row, not in shared")
     overrides = {key: value for key, value in {**shared, **given}.items() if key != "recipe"}
-    with naming(name):
+    with naming(f"row {name}"):
         settings = pretrain_settings(given.get("recipe"), **overrides)
         settings.check()
         if settings.minutes != math.inf:

@@ -136,7 +136,7 @@ class Parser(ArgumentParser):
         known = set(self.names)
         for name, value in values.items():
             if name not in known:
-                raise InputError(_unknown("setting", name, known))
+                raise InputError(_unknown("setting", str(name), known))
             if value is None and type(None) not in get_args(self.types[name]):  # jsonargparse would accept it
                 raise InputError(f"{name} has no value: give one, or leave it out")
         try:

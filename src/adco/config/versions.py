@@ -60,7 +60,10 @@ def current_evaluation(name: str, protocol: Any) -> str:
         return name
     if protocol not in ("cached", "sgd"):
         raise InputError(f"protocol {protocol} must be one of cached, sgd")
-    present = "linear_sgd" if (name, protocol) == ("linear", "sgd") else name
+    if name != "linear":
+        warnings.warn(f"protocol {protocol} is a former setting of linear and changes nothing here", FutureWarning, 3)
+        return name
+    present = "linear_sgd" if protocol == "sgd" else name
     warnings.warn(f"protocol {protocol} is now the evaluation {present}: the old setting goes in 0.2", FutureWarning, 3)
     return present
 

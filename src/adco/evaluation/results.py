@@ -48,15 +48,20 @@ def find_result(
 
 
 def result_file(run: RunDirectory, evaluation: dict[str, Any]) -> Path:
-    """Return the result file: NAME-DATA.json, or NAME-DATA-HASH.json if another evaluation already uses that name.
+    """Return the file of an earlier result of the same evaluation, under whichever name.
+
+    Without one, NAME-DATA.json, or NAME-DATA-HASH.json if another evaluation already uses that name.
 
     Args:
         run: the run that was evaluated.
         evaluation: what `identity` returns for the evaluation.
     """
+    for known in sorted(run.results.glob("*.json")):
+        if _identity_of(_read(known)) == evaluation:
+            return known
     data = re.sub(r"[^\w.-]+", "_", Path(evaluation["data"]).name) or "data"
     file = run.results / f"{evaluation['kind']}-{data}.json"
-    if not file.is_file() or _identity_of(_read(file)) == evaluation:
+    if not file.is_file():
         return file
     digest = hashlib.sha256(json.dumps(evaluation, sort_keys=True).encode()).hexdigest()[:8]
     return file.with_name(f"{file.stem}-{digest}.json")
@@ -84,17 +89,25 @@ def save_result(run: RunDirectory, result: dict[str, Any]) -> None:
     write_json(file, result)
 
 
-def _identity_of(result: Mapping[str, Any]) -> dict[str, Any]:
+def _identity_of(result: Any) -> dict[str, Any]:
     """Return what identifies the evaluation of a result; {} if it is not a result of an evaluation.
 
     In earlier versions, linear_sgd was the evaluation linear with protocol sgd. The oldest recorded no identity.
     """
-    if "protocol" not in result:
+    if not _is_result(result):
         return {}
     known = dict(result.get("evaluation") or _oldest_identity(result))
     if known.pop("protocol", "cached") == "sgd":
         known["kind"] = "linear_sgd"
     return known
+
+
+def _is_result(content: Any) -> bool:
+    """Return True if a file's content is a result of an evaluation; other files may be in the folder, too."""
+    if not isinstance(content, Mapping) or not {"protocol", "data", "top1"} <= content.keys():
+        return False
+    used, about = content["protocol"], content.get("evaluation", {})
+    return isinstance(used, Mapping) and isinstance(used.get("train_images"), int) and isinstance(about, Mapping)
 
 
 def _oldest_identity(result: Mapping[str, Any]) -> dict[str, Any]:

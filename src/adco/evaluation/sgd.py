@@ -136,13 +136,17 @@ def fit_by_sgd(
 
 
 def _trainer(device: torch.device, devices: int | str, epochs: int) -> L.Trainer:
-    return L.Trainer(
-        accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=devices,
-        max_epochs=epochs,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
+    try:
+        return L.Trainer(
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=devices,
+            max_epochs=epochs,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+    except Exception as error:  # Lightning has a different exception for each kind of mismatch
+        reason = " ".join(str(error).split())
+        raise InputError(f"devices {devices} are not available on {device.type}: {reason}") from error
