@@ -114,7 +114,7 @@ def test_the_command_knows_it_by_both_names(capsys: pytest.CaptureFixture[str]) 
     assert cli.run(["evaluate", "linear", "--protocol", "adam", *arguments]) == 2
     assert "protocol adam must be one of cached, sgd" in capsys.readouterr().err
     assert cli.run(["evaluate", "linear_sgd", *arguments, "--devices", "two"]) == 2
-    assert "adco: devices two are not available on cpu" in capsys.readouterr().err
+    assert "adco: devices two must be auto or a number" in capsys.readouterr().err
 
 
 def test_a_flags_value_may_be_named_like_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:

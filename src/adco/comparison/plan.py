@@ -107,7 +107,7 @@ def read_plan(recipe: str | Path) -> Plan:
         relative_to,
         images,
         evaluate_on,
-        read_claims(values.get("claims", []), names),
+        read_claims(values.get("claims") or [], names),
     )
     if len(plan.training_data) > 1 and not evaluate_on:
         data = ", ".join(plan.training_data)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from adco.config.checks import require
+from adco.errors import InputError
 from adco.evaluation.evaluation import Evaluation, Task
 from adco.evaluation.linear import Linear
 from adco.evaluation.scores import Scores, summarise
@@ -36,6 +37,8 @@ class LinearSGD(Evaluation):
         require(self, "epochs", at_least=1)
         require(self, "batch_size", at_least=1)
         require(self, "learning_rate", above=0)
+        if self.devices != "auto" and not (isinstance(self.devices, int) and self.devices > 0):
+            raise InputError(f"devices {self.devices} must be auto or a number of devices")
 
     def recorded(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "devices"}

@@ -40,9 +40,10 @@ def find_result(
     for file in sorted(run.results.glob("*.json")):
         result: dict[str, Any] = read_json(file)
         known = _identity_of(result)
-        # A folder is compared as it was given, because comparisons may be moved together with their images. The oldest
-        # results do not record class level and image size.
-        if known and result["data"] == data and asked == asked | known | {"data": asked["data"]}:
+        if known and "evaluation" not in result:  # the oldest results do not record class level and image size
+            known = asked | known
+        # A folder is compared as it was given, because comparisons may be moved together with their images.
+        if known and known | {"data": asked["data"]} == asked and result["data"] == data:
             return result
     return None
 
