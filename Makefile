@@ -18,9 +18,8 @@ DOCS := .venv-docs/.installed
 demo: $(INSTALLED)
 	$(BIN)/adco demo
 
-# Two processes with one thread each: the tests are so small that synchronising threads costs more than it saves.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

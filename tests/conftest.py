@@ -1,13 +1,34 @@
-"""Every test can read what the package logs, even after a test in which the command has attached its handlers."""
+"""What tests of several files use; `tiny.py` has what is no fixture."""
 
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import matplotlib
 import pytest
+
+import tiny as tiny  # makes `few` a data set
+from adco.runs.directory import RunDirectory
+
+# For the tests and the processes they start. Matplotlib need not make its list of fonts again where the cache is empty.
+os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on images this small, threads cost more than they give
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache: tests neither see nor change the user's."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.delenv("ADCO_DATA", raising=False)
+    return cache
 
 
 @pytest.fixture(autouse=True)
 def _loggers(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Every test can read what the package logs, even after one in which the command has attached its handlers."""
     caplog.set_level(logging.INFO, "adco")
     yield
     for name in ("adco", "adco.progress"):
@@ -15,3 +36,15 @@ def _loggers(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
+
+
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no curves, which takes longer than a tiny run itself."""
+    monkeypatch.setattr("adco.training.saving.plot_curves", lambda records, path: None)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A new run directory."""
+    return RunDirectory.create(tmp_path / "run")

@@ -110,11 +110,6 @@ def batch() -> Batch:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(tmp_path / "run")
-
-
-@pytest.fixture
 def start() -> Iterator[Callable[[Any, Any], None]]:
     """Starts a callback that takes signals, and gives the signals back at the end."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+import tiny
 from adco.adversaries import adversarial_info_nce
 from adco.config import defaults
 from adco.config.pretrain import PretrainSettings
 from adco.config.registry import METHODS, settings_of
 from adco.config.resolve import resolve_for_images
-from adco.data.sources import ArraySource
 from adco.methods.adco import AdCoSettings
 from adco.methods.byol import BYOLSettings
 
@@ -56,13 +55,8 @@ PUBLISHED = {
 }
 
 
-def images(count: int, side: int = 32) -> ArraySource:
-    """So many black images, without memory for them."""
-    return ArraySource("black", np.broadcast_to(np.uint8(0), (count, side, side, 3)), None, ())
-
-
 def resolved(count: int, method: str = "adco", side: int = 32, **given: Any) -> PretrainSettings[None]:
-    return resolve_for_images(settings_of(method)(method=method, **given), images(count, side))
+    return resolve_for_images(settings_of(method)(method=method, **given), tiny.black(count, side, side))
 
 
 @pytest.mark.parametrize("method", METHODS)

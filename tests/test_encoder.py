@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import adco
+import tiny
 from adco.config.topics import Stem
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone, save_backbone
 from adco.models.encoder import Encoder, mlp, unit
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-TINY = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 
 
 def info(image_size: int = 32, name: str = "resnet18", arguments: dict[str, object] | None = None) -> BackboneInfo:
@@ -64,13 +64,13 @@ def test_plain_timm_and_torchvision_load_what_is_saved(tmp_path: Path, image_siz
 @pytest.mark.parametrize("image_size", [32, 65])
 def test_what_is_saved_is_read_back(tmp_path: Path, image_size: int) -> None:
     path = tmp_path / "backbone.safetensors"
-    backbone = trained(build_backbone(info(image_size, arguments=dict(TINY))), image_size)
-    save_backbone(path, backbone.to(memory_format=torch.channels_last), info(image_size, arguments=dict(TINY)))
+    backbone = trained(build_backbone(info(image_size, arguments=tiny.NETWORK)), image_size)
+    save_backbone(path, backbone.to(memory_format=torch.channels_last), info(image_size, arguments=tiny.NETWORK))
     for given in (path, str(path)):
         found, known = load_backbone(given)
         assert known.name == "resnet18"
         assert (known.image_size, tuple(known.mean), tuple(known.std)) == (image_size, MEAN, STD)
-        assert known.arguments == TINY
+        assert known.arguments == tiny.NETWORK
         assert not any(module.training for module in found.modules())
         expected = backbone.state_dict()
         assert found.state_dict().keys() == expected.keys()
@@ -82,7 +82,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path, image_size: int) -> None:
 
 def test_small_images_keep_their_size_through_the_stem() -> None:
     for image_size, side in [(64, 8), (65, 3)]:  # a 32nd of 65 px is 3 after rounding up; without the stem's quarter, 8
-        backbone = build_backbone(info(image_size, arguments=dict(TINY)))
+        backbone = build_backbone(info(image_size, arguments=tiny.NETWORK))
         features = backbone.forward_features(torch.zeros(1, 3, image_size, image_size))  # type: ignore[operator]
         assert features.shape == (1, 16, side, side)
 
@@ -120,7 +120,7 @@ def test_stems_of_all_kinds_are_fitted_to_small_images(name: str, side: int) -> 
 
 @pytest.mark.parametrize(("stem", "image_size", "side"), [("standard", 64, 2), ("cifar", 96, 12), ("auto", 96, 3)])
 def test_the_stem_can_be_chosen_and_is_kept_in_the_file(tmp_path: Path, stem: Stem, image_size: int, side: int) -> None:
-    given = BackboneInfo("resnet18", image_size, MEAN, STD, dict(TINY), stem)
+    given = BackboneInfo("resnet18", image_size, MEAN, STD, tiny.NETWORK, stem)
     save_backbone(tmp_path / "b.safetensors", build_backbone(given), given)
     network, known = load_backbone(tmp_path / "b.safetensors")
     assert known.stem == stem
@@ -129,8 +129,8 @@ def test_the_stem_can_be_chosen_and_is_kept_in_the_file(tmp_path: Path, stem: St
 
 
 def test_a_file_of_before_stems_could_be_chosen_is_read(tmp_path: Path) -> None:
-    network = build_backbone(info(arguments=dict(TINY)))
-    before = {"name": "resnet18", "image_size": 32, "mean": MEAN, "std": STD, "arguments": TINY}
+    network = build_backbone(info(arguments=tiny.NETWORK))
+    before = {"name": "resnet18", "image_size": 32, "mean": MEAN, "std": STD, "arguments": tiny.NETWORK}
     save_file(network.state_dict(), tmp_path / "b.safetensors", {"adco": json.dumps(before)})
     assert isinstance(load_backbone(tmp_path / "b.safetensors")[0].maxpool, nn.Identity)
 
@@ -192,7 +192,7 @@ def test_the_public_name_is_the_same_function() -> None:
 
 
 def test_embeddings_have_unit_norm_in_every_precision() -> None:
-    encoder = Encoder(build_backbone(info(arguments=dict(TINY))), mlp(16, 32, 16))
+    encoder = Encoder(build_backbone(info(arguments=tiny.NETWORK)), mlp(16, 32, 16))
     images = torch.randn(6, 3, 32, 32)
     embeddings = encoder(images)
     assert embeddings.shape == (6, 16)

@@ -11,24 +11,17 @@ import pytest
 from sklearn.neighbors import NearestCentroid  # type: ignore[import-untyped]
 
 import adco
+import tiny
 from adco.config.registry import METHODS
 from adco.data.registry import NAMED
 from adco.data.sources import open_splits
 from adco.evaluation.extract import extract_features
 from adco.evaluation.registry import EVALUATIONS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SMALL: dict[str, Any] = {
-    "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
-    "hidden": 32,
-    "dim": 16,
-    "batch_size": 64,
-    "epochs": 2,
-    "knn_images": 0,
-    "accelerator": "cpu",
-}
+SMALL = {**tiny.SETTINGS, "dim": 16, "batch_size": 64, "epochs": 1, "knn_images": 0}
 
 
 @pytest.fixture
@@ -49,6 +42,7 @@ def test_the_loss_falls_in_a_bare_loop(example: ModuleType) -> None:
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["own_method"], indirect=True)
 def test_a_method_of_ones_own_trains_and_is_in_the_help(
     example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -63,6 +57,7 @@ def test_a_method_of_ones_own_trains_and_is_in_the_help(
     assert "--off_diagonal X" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["own_data"], indirect=True)
 def test_a_data_set_of_ones_own_is_trained_on_and_evaluated(example: ModuleType, tmp_path: Path) -> None:
     run = adco.pretrain(data="shapes", out=str(tmp_path / "run"), **SMALL)

@@ -18,56 +18,33 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]
 
 import adco
+import tiny
 from adco.config.load import pretrain_settings
 from adco.config.pretrain import to_dict
 from adco.config.resolve import resolve
-from adco.data.digits import digits as load_digits
-from adco.data.registry import NAMED, Loaded
 from adco.data.sources import open_source
 from adco.methods.adco import AdCo
 from adco.models.backbone import load_backbone
 from adco.runs.directory import RunDirectory
-from adco.training import saving
 from adco.training.errors import NotFiniteError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("no_curves")
 
-TINY: dict[str, Any] = {
-    "backbone_args": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]},
-    "hidden": 64,
-    "adversaries": 256,
-    "epochs": 2,
-    "log_every": 1,
-    "accelerator": "cpu",
-}
+TINY = {**tiny.SETTINGS, "adversaries": 256, "epochs": 2, "log_every": 1}
+FEW = {**TINY, "data": "few", "batch_size": 50, "epochs": 1, "adversaries": 40}  # filled in the first step of two
 DIGITS = {**TINY, "data": "digits", "batch_size": 256, "knn_images": 300}
 DIGITS |= {"adversary_learning_rate": 12.0, "adversary_temperature": 0.1}  # a few steps show beside rounding
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run of seconds, with its curves."""
     return RunDirectory(adco.pretrain(**DIGITS, out=str(tmp_path_factory.mktemp("runs") / "digits")))
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch, hundred: Loaded) -> str:
-    """A hundred digits as a set of their own, for runs of a second; curves, which take as long, are left out."""
-    monkeypatch.setitem(NAMED, "few", lambda split: hundred)
-    monkeypatch.setattr(saving, "plot_curves", lambda records, path: None)
-    return "few"
-
-
-@pytest.fixture(scope="module")
-def hundred() -> Loaded:
-    images, labels, classes = load_digits("train")
-    return images[:100], labels[:100], classes
+def train(out: Path, **settings: Any) -> RunDirectory:
+    """An epoch of few images, with these settings."""
+    return RunDirectory(adco.pretrain(**{**FEW, **settings}, out=str(out)))
 
 
 def pieces(folder: Path, number: int = 64, side: int = 40) -> Path:
@@ -86,6 +63,7 @@ def state(run: RunDirectory) -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything(digits: RunDirectory) -> None:
     assert sorted(path.name for path in digits.path.iterdir()) == [
         "backbone.safetensors",
@@ -105,16 +83,18 @@ def test_a_run_leaves_everything(digits: RunDirectory) -> None:
     assert json.loads((digits.path / "unreadable.json").read_text()) == []
     assert matplotlib.image.imread(digits.curves).ndim == 3
     backbone, info = load_backbone(digits.backbone)
-    assert (info.name, info.image_size, info.arguments) == ("resnet18", 8, DIGITS["backbone_args"])
-    assert backbone(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
+    assert (info.name, info.image_size, info.arguments) == ("resnet18", 8, tiny.NETWORK)
+    assert backbone(torch.zeros(2, 3, 8, 8)).shape == (2, tiny.NETWORK["channels"][-1])
 
 
+@pytest.mark.slow
 def test_what_is_exported_is_what_was_trained(digits: RunDirectory) -> None:
     exported, trained = load_file(digits.backbone), state(digits)
     for name, tensor in exported.items():
         assert torch.equal(tensor, trained[f"encoder.backbone.{name}"])
 
 
+@pytest.mark.slow
 def test_every_step_has_a_record_and_every_epoch_a_verdict(digits: RunDirectory) -> None:
     records = digits.records()
     assert [record["step"] for record in records if "loss" in record] == list(range(1, 11))
@@ -128,6 +108,7 @@ def test_every_step_has_a_record_and_every_epoch_a_verdict(digits: RunDirectory)
         assert all(math.isfinite(value) for value in numbers)
 
 
+@pytest.mark.slow
 def test_both_players_and_the_momentum_encoder_have_moved(digits: RunDirectory) -> None:
     weights = state(digits)
     norms = weights["adversaries.weight"].norm(dim=1)
@@ -136,6 +117,7 @@ def test_both_players_and_the_momentum_encoder_have_moved(digits: RunDirectory) 
     assert 0 < (query - key).norm() < 0.5 * query.norm()
 
 
+@pytest.mark.slow
 def test_a_run_can_be_done_again_from_its_configuration(digits: RunDirectory, tmp_path: Path) -> None:
     again = RunDirectory(adco.pretrain(digits.config, out=str(tmp_path / "again")))
     assert again.read_config() == digits.read_config()
@@ -145,16 +127,8 @@ def test_a_run_can_be_done_again_from_its_configuration(digits: RunDirectory, tm
     assert all(torch.equal(others[name], weights[name]) for name in weights)
 
 
-def test_another_seed_is_another_run(few: str, tmp_path: Path) -> None:
-    runs = [
-        RunDirectory(
-            adco.pretrain(
-                **{**TINY, "data": few, "batch_size": 50, "epochs": 1, "seed": seed}, out=str(tmp_path / str(seed))
-            )
-        )
-        for seed in (0, 1)
-    ]
-    first, second = map(state, runs)
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    first, second = (state(train(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     assert (first["encoder.projector.0.weight"] != second["encoder.projector.0.weight"]).any()
 
 
@@ -175,20 +149,17 @@ def test_another_seed_is_another_run(few: str, tmp_path: Path) -> None:
     ],
     ids=lambda variant: ",".join(variant),
 )
-def test_variants_run(few: str, tmp_path: Path, variant: dict[str, Any]) -> None:
-    run = RunDirectory(
-        adco.pretrain(**{**TINY, "data": few, "batch_size": 50, "epochs": 1, **variant}, out=str(tmp_path / "run"))
-    )
+def test_variants_run(tmp_path: Path, variant: dict[str, Any]) -> None:
+    run = train(tmp_path / "run", **variant)
     steps = [record["step"] for record in run.records() if "loss" in record]
     assert steps == list(range(1, len(steps) + 1))
     assert all(tensor.isfinite().all() for tensor in state(run).values())
     assert load_backbone(run.backbone)[1].image_size == variant.get("test_image_size", 8)
 
 
-def test_accumulated_epochs_are_whole_steps(few: str, tmp_path: Path) -> None:
-    """A hundred images are three batches of 30, so six of 15, though seven of 15 would fit."""
-    settings = {**TINY, "data": few, "batch_size": 30, "accumulate": 2, "knn_images": 0}
-    run = RunDirectory(adco.pretrain(**settings, out=str(tmp_path / "run")))
+def test_accumulated_epochs_are_whole_steps(tmp_path: Path) -> None:
+    """A hundred images are three batches of 28, so six of 14, though seven of 14 would fit."""
+    run = train(tmp_path / "run", batch_size=28, accumulate=2, epochs=2, knn_images=0)
     steps = [(record["step"], record["epoch"]) for record in run.records() if "loss" in record]
     assert steps == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]
     rates = [float(record["lr"]) for record in run.records() if "loss" in record]
@@ -275,6 +246,7 @@ def test_what_cannot_be_is_told_before_writing(tmp_path: Path, values: dict[str,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_directory_in_use_is_not_touched(digits: RunDirectory) -> None:
     before = {path: path.stat().st_mtime_ns for path in digits.path.rglob("*")}
     with pytest.raises(ValueError, match=r"out '.*' is not empty: continue with --resume .*, or choose another --out"):
@@ -282,26 +254,23 @@ def test_a_directory_in_use_is_not_touched(digits: RunDirectory) -> None:
     assert {path: path.stat().st_mtime_ns for path in digits.path.rglob("*")} == before
 
 
-def test_a_run_is_named_after_its_method_data_and_time(
-    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_named_after_its_method_data_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = adco.pretrain(**{**TINY, "data": few, "epochs": 1, "batch_size": 50})
+    path = adco.pretrain(**FEW)
     assert path.parent == Path("runs")
     assert path.name.startswith("adco-few-20")
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
-    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learning rate explodes at the sixth step of eight."""
     from adco.optim.players import Schedule
 
     monkeypatch.setattr(Schedule, "__call__", lambda self, step: 1e30 if step >= 5 else 0.03)
-    settings = {**TINY, "data": few, "batch_size": 25, "checkpoint_every": 2, "knn_images": 0}
     run = RunDirectory(tmp_path / "run")
     with pytest.raises(NotFiniteError, match="try a lower learning_rate"):
-        adco.pretrain(**settings, out=str(run.path))
+        train(run.path, batch_size=25, epochs=2, checkpoint_every=2, knn_images=0)
     checkpoint = torch.load(run.checkpoint, weights_only=True)
     assert checkpoint["global_step"] in (4, 6)
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
@@ -312,37 +281,37 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
         assert torch.equal(weights, checkpoint["state_dict"][f"encoder.backbone.{name}"])
 
 
-def test_a_run_that_explodes_at_once_says_so(few: str, tmp_path: Path) -> None:
+def test_a_run_that_explodes_at_once_says_so(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     with pytest.raises(NotFiniteError, match="at step 2: try a lower learning_rate"):
-        adco.pretrain(**{**TINY, "data": few, "batch_size": 25, "learning_rate": 1e30}, out=str(run.path))
+        train(run.path, learning_rate=1e30)
     assert run.records()[-1]["loss"] == "nan"
 
 
 def test_a_run_that_fails_in_its_first_step_leaves_no_folder_in_the_way(
-    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, out = {**TINY, "data": few, "batch_size": 50, "knn_images": 0}, tmp_path / "run"
-    step = AdCo.step
+    out, step = tmp_path / "run", AdCo.step
 
     def fail(self: AdCo, batch: Any) -> Any:
         raise MemoryError("CUDA out of memory")
 
     monkeypatch.setattr(AdCo, "step", fail)
     with pytest.raises(MemoryError):
-        adco.pretrain(**settings, out=str(out))
+        train(out, knn_images=0)
     assert not out.exists()
     monkeypatch.setattr(AdCo, "step", lambda self, batch: step(self, batch) if batch.position == 0 else fail(self, 0))
     with pytest.raises(MemoryError):
-        adco.pretrain(**settings, out=str(out))
+        train(out, knn_images=0)
     assert len(RunDirectory(out).records()) == 1  # a step that was made is kept
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="files have other permissions there")
 @pytest.mark.parametrize("mask", [0o022, 0o027])
-def test_files_have_the_permissions_of_the_umask(few: str, tmp_path: Path, mask: int) -> None:
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        run = adco.pretrain(**{**TINY, "epochs": 1}, data=few, batch_size=50, out=str(tmp_path / "run"))
+        run = train(tmp_path / "run").path
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in run.rglob("*") if path.is_file()}
@@ -350,12 +319,13 @@ def test_files_have_the_permissions_of_the_umask(few: str, tmp_path: Path, mask:
     assert set(modes.values()) == {0o666 & ~mask}, modes
 
 
+@pytest.mark.slow
 def test_python_hears_of_the_run_if_it_logs_and_nothing_of_lightning(tmp_path: Path) -> None:
     """In a process of its own, with Python's own warnings and logging: before and after logging is configured."""
     code = f"""
 import logging, sys, adco
 settings = dict(data="digits", epochs=1, batch_size=360, hidden=16, adversaries=64, workers=1, accelerator="cpu")
-settings |= dict(backbone_args={TINY["backbone_args"]}, knn_images=0)
+settings |= dict(backbone_args={tiny.NETWORK}, knn_images=0)
 adco.pretrain(**settings, out="silent")
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 adco.pretrain(**settings, out="run")
@@ -369,6 +339,7 @@ adco.pretrain(**settings, out="run")
     assert last.startswith("run: ")
 
 
+@pytest.mark.slow
 def test_config_is_yaml_that_the_parser_takes(digits: RunDirectory) -> None:
     values = yaml.safe_load(digits.config.read_text())
     settings = pretrain_settings(**values)
@@ -376,9 +347,8 @@ def test_config_is_yaml_that_the_parser_takes(digits: RunDirectory) -> None:
     assert settings.out == ""
 
 
-def test_a_run_is_not_resumed_on_other_images(few: str, tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
-    run.write_config(to_dict(resolve(pretrain_settings(data=few), open_source(few))))
+def test_a_run_is_not_resumed_on_other_images(run: RunDirectory) -> None:
+    run.write_config(to_dict(resolve(pretrain_settings(data="few"), open_source("few"))))
     run.write_environment(images=3)
     with pytest.raises(ValueError, match="the run had 3: start a new run"):
         adco.pretrain(resume=run.path)

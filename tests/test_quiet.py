@@ -10,8 +10,8 @@ import pytest
 from adco.quiet import LOGGERS, StderrHandler, quiet_lightning
 
 
-def test_settings_are_restored_even_after_an_error() -> None:
-    logging.getLogger(LOGGERS[0]).setLevel(logging.DEBUG)
+def test_settings_are_restored_even_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, LOGGERS[0])
     before = [logging.getLogger(name).level for name in LOGGERS], list(warnings.filters), warnings.showwarning
     with quiet_lightning():
         assert not logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.WARNING)

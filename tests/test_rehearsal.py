@@ -4,37 +4,19 @@ import math
 import time
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 import adco
+import tiny
 from adco.config.load import pretrain_settings
-from adco.data.digits import digits
-from adco.data.registry import NAMED
 from adco.data.sources import open_source
 from adco.runs.directory import RunDirectory
 from adco.training import rehearsal
 from adco.training.rehearsal import Cost, Training, dry_run, fit_epochs
 
-pytestmark = pytest.mark.slow
-
-TINY: dict[str, Any] = {
-    "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
-    "hidden": 32,
-    "adversaries": 64,
-    "batch_size": 32,
-    "knn_images": 60,
-    "accelerator": "cpu",
-    "data": "few",
-}
-
-
-@pytest.fixture(autouse=True)
-def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels, classes = digits("train")
-    monkeypatch.setitem(NAMED, "few", lambda split: (images[:100], labels[:100], classes))
+TINY = {**tiny.SETTINGS, "data": "few", "adversaries": 64, "batch_size": 32, "knn_images": 60}
 
 
 def cost(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
@@ -64,6 +46,7 @@ def test_as_many_epochs_are_chosen_as_fit(
     assert words in caplog.text
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_by_the_clock_repeats_from_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its epochs are in it, and what was measured before it left no trace in the random numbers."""
     monkeypatch.setattr(rehearsal, "RESERVE", 0.0)
@@ -97,14 +80,14 @@ def test_steps_are_timed_behind_a_warm_up(monkeypatch: pytest.MonkeyPatch, worke
     settings = pretrain_settings(**TINY, workers=workers, accumulate=2)
     training = Training(settings, open_source("few"))
     clock = iter([0.0, 100.0, 200.0, *(300.0 + 2 * step for step in range(1000))])
-    monkeypatch.setattr(training, "_now", lambda: next(clock))
+    monkeypatch.setattr(Training, "_now", lambda self: next(clock))
     assert training.seconds_per_step(budget=1e6) == pytest.approx(2.0)
 
 
 def test_measuring_ends_with_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(pretrain_settings(**TINY), open_source("few"))
     clock = count(step=7)
-    monkeypatch.setattr(training, "_now", lambda: next(clock))
+    monkeypatch.setattr(Training, "_now", lambda self: next(clock))
     assert training.seconds_per_step(budget=10.0) == pytest.approx(7.0)
     assert next(clock) < 7 * 8
 

@@ -23,46 +23,41 @@ import torch
 from safetensors.torch import load_file
 
 import adco
+import tiny
 from adco.cli import main as cli
 from adco.config.load import pretrain_settings
 from adco.config.pretrain import to_dict
-from adco.data.digits import digits
-from adco.data.registry import NAMED, Loaded
 from adco.optim.optimizers import MuonSGD
 from adco.runs.directory import RunDirectory
-from adco.training import saving
 from adco.training.errors import Interrupted
 from adco.training.monitor import Monitor
 from adco.training.saving import StopOnSignal
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_curves")]
 
 STEPS, EPOCHS = 4, 3  # steps an epoch
 LAST = STEPS * EPOCHS
 TINY: dict[str, Any] = {
-    "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
-    "hidden": 32,
+    **tiny.SETTINGS,
+    "data": "few",
     "adversaries": 100,
     "epochs": EPOCHS,
-    "batch_size": 16,
+    "batch_size": 24,
     "log_every": 1,
     "knn_images": 0,
     "seed": 3,
-    "accelerator": "cpu",
 }
 
-# What a process of its own does first: digits are few, curves are not drawn, and no thread takes the other's core.
-FEW = """
-import os, sys, signal
-sys.stdout = open(os.devnull, "w"); sys.stderr = open({errors!r}, "w", buffering=1)
-import torch; torch.set_num_threads(1)
+# The command in a process and a group of its own, without curves.
+PROGRAM = """
+import multiprocessing, os, sys, signal
+os.setsid()
+multiprocessing.set_start_method(None, force=True)  # workers start as in any other process
+for number, path in ((1, {folder!r} + "/stdout"), (2, {folder!r} + "/stderr")):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+import tiny
 from adco.cli import main as cli
 from adco.training import saving, monitor
-from adco.data import sources
-from adco.data.digits import digits
-from adco.data.registry import NAMED
-few = [part[:70] for part in digits("train")[:2]]
-NAMED["few"] = lambda split: (*few, tuple("0123456789"))
 saving.plot_curves = lambda records, path: None
 {hook}
 sys.exit(cli.run({arguments!r}))
@@ -79,20 +74,6 @@ owner.on_train_batch_end = hook
 """
 
 
-@pytest.fixture(autouse=True)
-def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NAMED, "few", lambda split: FIRST)
-    monkeypatch.setattr(saving, "plot_curves", lambda records, path: None)
-
-
-def _first_digits() -> Loaded:
-    images, labels, classes = digits("train")
-    return images[:70], labels[:70], classes
-
-
-FIRST = _first_digits()
-
-
 PARTS = {  # of a checkpoint, by method
     "adco": {"encoder", "momentum_encoder", "adversaries"},
     "moco": {"encoder", "momentum_encoder", "queue", "oldest"},
@@ -102,7 +83,7 @@ PARTS = {  # of a checkpoint, by method
 }
 
 
-def tiny(**settings: Any) -> dict[str, Any]:
+def with_settings(**settings: Any) -> dict[str, Any]:
     """TINY and these; None takes one away."""
     return {name: value for name, value in {**TINY, **settings}.items() if value is not None}
 
@@ -116,7 +97,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDirector
         key = json.dumps(settings, sort_keys=True)
         if key not in known:
             out = tmp_path_factory.mktemp("whole") / "run"
-            known[key] = RunDirectory(adco.pretrain(**tiny(**settings), data="few", out=str(out)))
+            known[key] = RunDirectory(adco.pretrain(**with_settings(**settings), out=str(out)))
         return known[key]
 
     return train
@@ -185,16 +166,31 @@ def losses(run: RunDirectory) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if k not in clocks} for record in records if "loss" in record]
 
 
-def start(context: ForkServerContext, arguments: list[str], hook: str = "", errors: str = os.devnull) -> BaseProcess:
-    code = FEW.format(arguments=arguments, hook=hook, errors=errors)
+def start(context: ForkServerContext, folder: Path, arguments: list[str], hook: str = "") -> BaseProcess:
+    """Start the command; what it says is in `stdout` and `stderr` in the folder."""
+    code = PROGRAM.format(folder=str(folder), arguments=arguments, hook=hook)
     process = context.Process(target=exec, args=(code, {}))
     process.start()
     return process
 
 
 def flags(out: Path, **settings: Any) -> list[str]:
-    values = {**TINY, **settings, "data": "few", "out": str(out)}
+    values = {**TINY, **settings, "out": str(out)}
     return ["pretrain", *(f"--{name}={json.dumps(v) if isinstance(v, dict) else v}" for name, v in values.items())]
+
+
+def wait_for(run: RunDirectory, step: int, is_alive: Callable[[], bool]) -> None:
+    """Until the run has recorded the step, or its process has ended."""
+    while is_alive() and not any(float(record["step"]) >= step for record in run.records()):
+        time.sleep(0.01)
+
+
+def assert_stopped(run: RunDirectory, out: str, err: str) -> None:
+    """The command has said how to go on and nothing in anyone else's words."""
+    assert out == ""
+    *before, last = err.splitlines()
+    assert last == f"adco: stopped and saved; continue with: adco pretrain --resume {run.path}"
+    assert all(line.startswith(("adco: ", "  ", "step ", "epoch ")) for line in before), err
 
 
 # In this process, at every kind of step
@@ -208,7 +204,7 @@ def test_a_run_stopped_at_any_step_goes_on(
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Interrupted):
-            adco.pretrain(**TINY, data="few", out=str(run.path))
+            adco.pretrain(**TINY, out=str(run.path))
     assert_backbone_of(run, step)
     adco.pretrain(resume=run.path)
     assert_same_run(run, expected)
@@ -228,7 +224,7 @@ def test_a_signal_between_two_epochs_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Monitor, "on_train_epoch_end", end)
         with pytest.raises(Interrupted, match="stopped and saved") as stop:
-            adco.pretrain(**TINY, data="few", out=str(run.path))
+            adco.pretrain(**TINY, out=str(run.path))
     assert stop.value.exit_code == 143
     assert_backbone_of(run, STEPS + 1)
     adco.pretrain(resume=run.path)
@@ -241,7 +237,7 @@ def test_a_signal_before_the_first_step_is_a_stop(
 ) -> None:
     monkeypatch.setattr(Monitor, "on_train_start", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match=f"{words}; continue with: adco pretrain --resume") as stop:
-        adco.pretrain(**TINY, data="few", out=str(tmp_path / "run"), accumulate=accumulate)
+        adco.pretrain(**TINY, out=str(tmp_path / "run"), accumulate=accumulate)
     assert stop.value.exit_code == 143
 
 
@@ -254,7 +250,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"method": "moco", "queue": 40, "adversaries": None},
     {"method": "simclr", "adversaries": None},
     {"method": "byol", "accumulate": 2, "adversaries": None},
-    {"method": "simsiam", "optimizer": "muon", "adversaries": None},
+    {"method": "simsiam", "optimizer": "muon", "dim": 16, "adversaries": None},
 ]
 
 
@@ -263,7 +259,7 @@ def test_a_run_stopped_twice_goes_on_with_any_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[..., RunDirectory], variant: dict[str, Any]
 ) -> None:
     expected, run = whole(**variant), RunDirectory(tmp_path / "run")
-    for step, settings in [(STEPS + 1, tiny(**variant, data="few", out=str(run.path))), (2 * STEPS, None)]:
+    for step, settings in [(STEPS + 1, with_settings(**variant, out=str(run.path))), (2 * STEPS, None)]:
         with monkeypatch.context() as patch:
             stop_at(patch, step, signal.SIGINT)
             with pytest.raises(Interrupted):
@@ -277,7 +273,7 @@ def test_workers_change_nothing(whole: Callable[..., RunDirectory]) -> None:
 
 
 def test_a_finished_run_resumed_stays_what_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = RunDirectory(adco.pretrain(**TINY, data="few", out=str(tmp_path / "run")))
+    run = RunDirectory(adco.pretrain(**TINY, out=str(tmp_path / "run")))
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     caplog.clear()
     assert adco.pretrain(resume=run.path) == run.path
@@ -289,9 +285,8 @@ def test_a_finished_run_resumed_stays_what_it_is(tmp_path: Path, caplog: pytest.
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
-def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
+def test_a_run_without_a_checkpoint_starts_anew(run: RunDirectory, whole: Callable[..., RunDirectory]) -> None:
     """As one that was killed in its first steps."""
-    run = RunDirectory.create(tmp_path / "run")
     run.write_config(whole().read_config())
     run.append({"step": 1, "loss": 7.0})
     adco.pretrain(resume=run.path)
@@ -306,7 +301,7 @@ def test_a_run_stopped_while_it_looks_collapsed_goes_on_from_before(
         patch.setattr(Monitor, "may_save", lambda self, trainer: trainer.global_step <= STEPS)
         stop_at(patch, STEPS + 2)
         with pytest.raises(Interrupted, match=f"step {STEPS + 2} looks collapsed"):
-            adco.pretrain(**TINY, data="few", out=str(run.path))
+            adco.pretrain(**TINY, out=str(run.path))
     assert_backbone_of(run, STEPS)
     adco.pretrain(resume=run.path)
     assert_same_run(run, whole())
@@ -318,7 +313,7 @@ def test_a_run_that_ends_collapsed_keeps_its_last_good_checkpoint(
     run = RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(Monitor, "may_save", lambda self, trainer: trainer.global_step <= 2 * STEPS)
-        adco.pretrain(**TINY, data="few", out=str(run.path))
+        adco.pretrain(**TINY, out=str(run.path))
     kept = f"step {LAST} looks collapsed, so the checkpoint of step {2 * STEPS} is kept"
     assert ("adco", logging.WARNING, kept) in caplog.record_tuples
     assert_backbone_of(run, 2 * STEPS)
@@ -336,7 +331,7 @@ def test_every_epoch_has_one_verdict_though_the_run_was_stopped(
     with monkeypatch.context() as patch:
         stop_at(patch, STEPS + 2)
         with pytest.raises(Interrupted):
-            adco.pretrain(**TINY, data="few", out=str(run.path))
+            adco.pretrain(**TINY, out=str(run.path))
     adco.pretrain(resume=run.path)
     assert [record["epoch"] for record in run.records() if "word" in record] == list(range(EPOCHS))
 
@@ -402,7 +397,7 @@ def test_a_run_becomes_longer_or_shorter(
         if done:
             stop_at(patch, done)
         with pytest.raises(Interrupted) if done else nullcontext():
-            adco.pretrain(**SGD, data="few", out=str(run.path))
+            adco.pretrain(**SGD, out=str(run.path))
     before, kept = losses(run), done or LAST
     caplog.clear()
     adco.pretrain(resume=run.path, epochs=epochs)
@@ -428,14 +423,14 @@ def test_the_first_step_behind_a_change_of_length_has_the_new_rate(
         taken.append(self.param_groups[0]["lr"])
         return step(self, closure)
 
-    run = RunDirectory(adco.pretrain(**SGD, data="few", out=str(tmp_path / "run")))
+    run = RunDirectory(adco.pretrain(**SGD, out=str(tmp_path / "run")))
     monkeypatch.setattr(MuonSGD, "step", watch)
     adco.pretrain(resume=run.path, epochs=2 * EPOCHS)
     assert taken == pytest.approx([cosine(number, 2 * LAST) for number in range(LAST, 2 * LAST)])
 
 
 def test_a_longer_run_stopped_again_goes_on_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [RunDirectory(adco.pretrain(**TINY, data="few", out=str(tmp_path / name))) for name in ("a", "b")]
+    runs = [RunDirectory(adco.pretrain(**TINY, out=str(tmp_path / name))) for name in ("a", "b")]
     with monkeypatch.context() as patch:
         stop_at(patch, LAST + 2)
         with pytest.raises(Interrupted):
@@ -447,9 +442,8 @@ def test_a_longer_run_stopped_again_goes_on_as_long(tmp_path: Path, monkeypatch:
 
 
 def test_a_run_made_longer_before_its_first_checkpoint_is_one_of_that_length(
-    tmp_path: Path, whole: Callable[..., RunDirectory]
+    run: RunDirectory, whole: Callable[..., RunDirectory]
 ) -> None:
-    run = RunDirectory.create(tmp_path / "run")
     run.write_config({**whole().read_config(), "epochs": 7})
     adco.pretrain(resume=run.path, epochs=EPOCHS)
     assert_same_run(run, whole())
@@ -460,7 +454,7 @@ def test_a_run_is_not_made_shorter_than_what_is_done(tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         stop_at(patch, STEPS + 1)
         with pytest.raises(Interrupted):
-            adco.pretrain(**TINY, data="few", out=str(run.path))
+            adco.pretrain(**TINY, out=str(run.path))
     before = run.config.read_text()
     with pytest.raises(ValueError, match=f"^epochs 1 must be at least 2: the run has done {STEPS + 1} steps"):
         adco.pretrain(resume=run.path, epochs=1)
@@ -472,26 +466,23 @@ def test_a_run_is_not_made_shorter_than_what_is_done(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_command_stopped_by_a_signal_says_how_to_go_on(
-    tmp_path: Path, processes: ForkServerContext, whole: Callable[..., RunDirectory], workers: int
+    tmp_path: Path, processes: ForkServerContext, workers: int
 ) -> None:
-    run, said = RunDirectory(tmp_path / "run"), tmp_path / "stderr"
+    run = RunDirectory(tmp_path / "run")
     epochs = 200  # it will not finish first
-    process = start(processes, flags(run.path, workers=workers, epochs=epochs), errors=str(said))
-    while process.is_alive() and len(run.metrics.read_bytes().splitlines() if run.metrics.exists() else []) < STEPS + 2:
-        time.sleep(0.01)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGTERM)
+    process = start(processes, tmp_path, flags(run.path, workers=workers, epochs=epochs))
+    wait_for(run, STEPS + 2, process.is_alive)
+    process.terminate()
     process.join()
-    assert process.exitcode == 143, said.read_text()
-    assert said.read_text().splitlines()[-1] == (
-        f"adco: stopped and saved; continue with: adco pretrain --resume {run.path}"
-    )
+    out, err = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
+    assert process.exitcode == 143, err
+    assert_stopped(run, out, err)
     stopped = torch.load(run.checkpoint, weights_only=True)
     assert STEPS < stopped["global_step"] < epochs * STEPS
     twin = RunDirectory(tmp_path / "twin")  # the same, stopped at the same step in another process
     assert stopped["global_step"] == len(losses(run))
     hook = SIGNAL_AT.format(step=stopped["global_step"], callback="StopOnSignal", number=int(signal.SIGTERM))
-    other = start(processes, flags(twin.path, workers=2 - workers, epochs=epochs), hook)
+    other = start(processes, tmp_path, flags(twin.path, workers=2 - workers, epochs=epochs), hook)
     other.join()
     assert other.exitcode == 143
     again = torch.load(twin.checkpoint, weights_only=True)
@@ -519,7 +510,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     settings = {"checkpoint_every": 2, "workers": workers}
     expected, run = whole(**settings), RunDirectory(tmp_path / "run")
     hook = SIGNAL_AT.format(step=killed, callback=callback, number=int(signal.SIGKILL))
-    process = start(processes, flags(run.path, **settings), hook)
+    process = start(processes, tmp_path, flags(run.path, **settings), hook)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert torch.load(run.checkpoint, weights_only=True)["global_step"] == saved
@@ -528,57 +519,49 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
 
 
 def test_the_installed_command_is_stopped_and_resumed(tmp_path: Path) -> None:
-    """All of it once as a user has it: the command, digits, SIGTERM in the second epoch, --resume, a comparison."""
+    """All of it once as a user has it: the command, digits, Ctrl-C in the second epoch, --resume, a comparison."""
     stopped, expected = RunDirectory(tmp_path / "stopped"), RunDirectory(tmp_path / "expected")
-    settings = {**TINY, "data": "digits", "batch_size": 128}
-    command = [sys.executable, "-c", "from adco.cli.main import main; main()"]
-    given = [f"--{name}={json.dumps(v) if isinstance(v, dict) else v}" for name, v in settings.items()]
+    settings: dict[str, Any] = {"data": "digits", "batch_size": 128, "workers": 2}
+    command = [sys.executable, "-c", "from adco.cli.main import main; main()", *flags(stopped.path, **settings)]
     with subprocess.Popen(
-        [*command, "pretrain", *given, f"--out={stopped.path}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        while process.poll() is None and not any(record["step"] == 13 for record in stopped.records()):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate()
-    assert process.returncode == 143, said
-    assert said.splitlines()[-1].endswith(f"continue with: adco pretrain --resume {stopped.path}")
+        wait_for(stopped, 13, lambda: process.poll() is None)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert_stopped(stopped, out, err)
     assert cli.run(["pretrain", "--resume", str(stopped.path)]) == 0
-    adco.pretrain(**settings, out=str(expected.path))
+    adco.pretrain(**with_settings(**settings), out=str(expected.path))
     assert_same_run(stopped, expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_process_group_saves(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+def test_a_signal_to_the_whole_process_group_saves(
+    tmp_path: Path, processes: ForkServerContext, workers: int, number: signal.Signals
+) -> None:
     """As docker stop, systemd and scancel send SIGTERM, and a terminal's Ctrl-C sends SIGINT."""
     run = RunDirectory(tmp_path / "run")
-    command = [sys.executable, "-c", "from adco.cli.main import main; main()", "pretrain"]
-    settings = {**TINY, "data": "digits", "batch_size": 128, "workers": workers, "epochs": 200, "out": str(run.path)}
-    given = [f"--{name}={json.dumps(v) if isinstance(v, dict) else v}" for name, v in settings.items()]
-    with subprocess.Popen(
-        [*command, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        while process.poll() is None and not any(record["step"] == 13 for record in run.records()):
-            time.sleep(0.01)
-        children = list_children(process.pid)
-        os.killpg(process.pid, number)
-        out, said = process.communicate()
-    assert process.returncode == 128 + number, said
-    assert out == ""
-    *before, last = said.splitlines()
-    assert last == f"adco: stopped and saved; continue with: adco pretrain --resume {run.path}"
-    assert all(line.startswith(("adco: ", "  ", "step ", "epoch ")) for line in before), said  # nobody else's words
+    # Epochs of 60 steps: workers end with the last batch of an epoch.
+    process = start(processes, tmp_path, flags(run.path, data="digits", workers=workers, epochs=200))
+    wait_for(run, STEPS + 2, process.is_alive)
+    assert process.pid is not None
+    children = descendants(process.pid)
+    os.killpg(process.pid, number)
+    process.join()
+    out, err = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
+    assert process.exitcode == 128 + number, err
+    assert_stopped(run, out, err)
     assert_backbone_of(run, torch.load(run.checkpoint, weights_only=True)["global_step"])
     assert len(children) >= workers
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def list_children(pid: int) -> list[int]:
-    """Process numbers of the children, where /proc tells them."""
-    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+def descendants(pid: int) -> list[int]:
+    """Process numbers of the children and of theirs, where /proc tells them."""
+    children = [int(n) for task in Path(f"/proc/{pid}/task").glob("*/children") for n in task.read_text().split()]
+    return [*children, *(number for child in children for number in descendants(child))]
 
 
 def test_the_configuration_holds_what_resuming_needs(whole: Callable[..., RunDirectory]) -> None:

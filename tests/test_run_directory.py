@@ -46,15 +46,13 @@ def test_only_a_run_directory_is_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- epochs", "", "3: 4\nepochs: 3"])
-def test_a_configuration_without_settings_is_named(tmp_path: Path, text: str) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+def test_a_configuration_without_settings_is_named(run: RunDirectory, text: str) -> None:
     run.config.write_text(text)
     with pytest.raises(ValueError, match=f"^{run.config} does not contain the settings of a run"):
         run.read_config()
 
 
-def test_files_are_read_back(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+def test_files_are_read_back(run: RunDirectory) -> None:
     values = {
         "method": "simsiam",
         "data": "photos",
@@ -74,8 +72,7 @@ def test_files_are_read_back(tmp_path: Path) -> None:
     assert json.loads((run.path / "unreadable.json").read_text()) == [{"file": "a.jpg", "reason": "empty file"}]
 
 
-def test_records_are_appended_and_cut(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+def test_records_are_appended_and_cut(run: RunDirectory) -> None:
     assert run.records() == []
     for number in range(1, 8):
         run.append(step(number))
@@ -91,8 +88,7 @@ def test_records_are_appended_and_cut(tmp_path: Path) -> None:
     assert run.records() == []
 
 
-def test_a_record_that_a_crash_cut_is_dropped_before_others_follow(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+def test_a_record_that_a_crash_cut_is_dropped_before_others_follow(run: RunDirectory) -> None:
     run.append(step(1))
     with run.metrics.open("a") as file:
         file.write('{"step": 2, "lo')
@@ -101,8 +97,7 @@ def test_a_record_that_a_crash_cut_is_dropped_before_others_follow(tmp_path: Pat
     assert run.records() == [step(1), step(2)]
 
 
-def test_nothing_to_forget_is_no_error(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+def test_nothing_to_forget_is_no_error(run: RunDirectory) -> None:
     run.forget_after(3)
     assert run.records() == []
 
@@ -112,9 +107,8 @@ def test_nothing_to_forget_is_no_error(tmp_path: Path) -> None:
     [([], False, False), ([{"step": 1, "loss": "nan"}], False, False), ([step(1)], False, True), ([], True, True)],
 )
 def test_a_run_that_did_nothing_is_discarded(
-    tmp_path: Path, records: list[dict[str, float]], checkpoint: bool, kept: bool
+    run: RunDirectory, records: list[dict[str, float]], checkpoint: bool, kept: bool
 ) -> None:
-    run = RunDirectory.create(tmp_path / "run")
     run.write_config({})
     for record in records:
         run.append(record)
@@ -124,8 +118,7 @@ def test_a_run_that_did_nothing_is_discarded(
     assert run.path.exists() == kept
 
 
-def test_finished_is_taken_back(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+def test_finished_is_taken_back(run: RunDirectory) -> None:
     run.write_environment(images=7)
     run.write_finished()
     assert run.is_finished
@@ -160,8 +153,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_damaged_json_file_is_named_in_one_line(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+def test_a_damaged_json_file_is_named_in_one_line(run: RunDirectory) -> None:
     (run.path / "environment.json").write_text("{")
     with pytest.raises(InputError, match=r"^.*environment\.json is damaged: Expecting property name") as raised:
         run.read_environment()

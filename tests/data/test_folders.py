@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+import tiny
 from adco.data import decode, listing
 from adco.data.folder import FolderSource
 from adco.data.sources import labelled, open_source, open_splits
@@ -19,7 +20,6 @@ from adco.data.sources import labelled, open_source, open_splits
 
 @pytest.fixture(autouse=True)
 def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_left_out(monkeypatch: pytes
         assert opened().classes == ("cat", "dog")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_says_what_its_images_and_classes_are(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     import adco
 
@@ -278,13 +278,11 @@ def test_a_run_says_what_its_images_and_classes_are(caplog: pytest.LogCaptureFix
             class_level=2,
             epochs=1,
             batch_size=4,
-            backbone_args={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
-            hidden=8,
+            **tiny.SETTINGS,
             adversaries=4,
             image_size=3,
             precision="32-true",  # bf16 gradients of a 3 x 3 convolution over one pixel were seen to hold NaN
             workers=0,
-            accelerator="cpu",
             knn_images=0,
             out=str(tmp_path / "run"),
         )

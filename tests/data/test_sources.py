@@ -13,14 +13,6 @@ from adco.data import decode
 from adco.data.sources import ArraySource, FolderSource, open_source, open_splits
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.delenv("ADCO_DATA", raising=False)
-    return cache
-
-
 def put(path: Path, colour: str = "red", size: tuple[int, int] = (4, 3)) -> Path:
     """An image, width by height."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,9 +177,8 @@ def test_few_images(tmp_path: Path) -> None:
 
 def test_unknown_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^data 'nowhere' is neither a folder nor one of cifar10, fashion-mnist, digits$"
-    ):
+    names = "cifar10, fashion-mnist, digits, few"  # the last is the tests' own
+    with pytest.raises(ValueError, match=rf"^data 'nowhere' is neither a folder nor one of {names}$"):
         open_source("nowhere")
     with pytest.raises(ValueError, match=r"did you mean cifar10\?"):
         open_source("CIFAR-10")

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import tiny
 from adco.config.pretrain import PretrainSettings
 from adco.config.resolve import resolve
 from adco.data.batch import Batch
-from adco.data.sources import ArraySource
 from adco.methods.byol import BYOL, BYOLSettings
 from adco.methods.method import Common
 from adco.methods.moco import MoCo, MoCoSettings
@@ -199,11 +199,8 @@ def widths(head: nn.Module) -> list[Any]:
 
 def built(settings: PretrainSettings[None]) -> Any:
     """With all that is chosen as for a long run on many images."""
-    small = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
-    many = ArraySource("black", np.broadcast_to(np.uint8(0), (1_281_167, 32, 32, 3)), None, ())
-    return make_method(
-        resolve(replace(settings, data="black", accelerator="cpu", backbone_args=small), many), steps_per_epoch=1
-    )
+    small = replace(settings, data="black", accelerator="cpu", backbone_args=tiny.NETWORK)
+    return make_method(resolve(small, tiny.black(1_281_167, 32, 32)), steps_per_epoch=1)
 
 
 def test_heads_are_the_papers() -> None:
