@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -281,11 +282,13 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
         assert torch.equal(weights, checkpoint["state_dict"][f"encoder.backbone.{name}"])
 
 
-def test_a_run_that_explodes_at_once_says_so(tmp_path: Path) -> None:
+def test_a_run_that_explodes_at_once_says_so_and_gives_the_signals_back(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(NotFiniteError, match="at step 2: try a lower learning_rate"):
         train(run.path, learning_rate=1e30)
     assert run.records()[-1]["loss"] == "nan"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_run_that_fails_in_its_first_step_leaves_no_folder_in_the_way(

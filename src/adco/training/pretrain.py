@@ -192,12 +192,13 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
     data, clock, knn = PretrainData(settings, source), TimeLeft(steps), online_knn(settings, source)
     monitor = Monitor(run if is_first_rank() else None, settings=settings, steps=steps, knn=knn, clock=clock)
     checkpoints = Checkpoints(run, backbone_info(settings), every=settings.checkpoint_every, may_save=monitor.may_save)
+    stop = StopOnSignal(checkpoints, agree_every=settings.log_every)
     callbacks: list[L.Callback] = [
         *([Bar(steps, clock, monitor.latest)] if sys.stderr.isatty() else []),
         monitor,  # before the warm start, because its first record is of random weights
         *([WarmStart(data)] if settings.images_before_first_step else []),
         clock,
-        StopOnSignal(checkpoints, agree_every=settings.log_every),
+        stop,
         checkpoints,
     ]
     with quiet_lightning():
@@ -208,8 +209,10 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
         resume = run.checkpoint if run.checkpoint.is_file() else None
         try:
             trainer.fit(Pretraining(method, settings.optimizer), datamodule=data, ckpt_path=resume, weights_only=True)
-        except SIGTERMException as stop:  # the signal came before the first step
-            raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from stop
+        except SIGTERMException as error:  # the signal came before the first step
+            raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from error
+        finally:
+            stop.restore_handlers()
         not_saved = checkpoints.save_last(trainer)
     if trainer.is_global_zero:
         if not_saved:

@@ -128,12 +128,7 @@ class StopOnSignal(Callback):
             not_saved = self.checkpoints.save_last(trainer, draw=not run.curves.is_file())
             raise Interrupted(self.received or signal.SIGTERM, run, not_saved)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._restore_handlers()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._restore_handlers()
-
-    def _restore_handlers(self) -> None:
+    def restore_handlers(self) -> None:
+        """Give both signals back. For after the run: Lightning's last act behind an exception is to set ours again."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
