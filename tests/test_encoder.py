@@ -108,7 +108,8 @@ def test_an_unknown_network_names_near_ones(name: str, near: str) -> None:
     [
         *((name, 8) for name in ("resnet10t", "resnet26d", "convnext_atto", "densenet121", "resnetv2_50")),
         *((name, 4) for name in ("efficientnet_b0", "regnety_002", "mobilenetv3_small_050")),
-        *((name, 2) for name in ("vgg11", "darknet17")),
+        ("darknet17", 2),
+        pytest.param("vgg11", 2, marks=pytest.mark.slow),  # 129 million weights
     ],
 )
 def test_stems_of_all_kinds_are_fitted_to_small_images(name: str, side: int) -> None:
@@ -135,7 +136,14 @@ def test_a_file_of_before_stems_could_be_chosen_is_read(tmp_path: Path) -> None:
     assert isinstance(load_backbone(tmp_path / "b.safetensors")[0].maxpool, nn.Identity)
 
 
-@pytest.mark.parametrize(("name", "width"), [("mobilenetv3_small_050", 1024), ("resnet18", 512), ("vgg11", 4096)])
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("mobilenetv3_small_050", 1024),
+        ("resnet18", 512),
+        pytest.param("vgg11", 4096, marks=pytest.mark.slow),  # 129 million weights
+    ],
+)
 def test_the_width_is_that_of_the_features(name: str, width: int) -> None:
     network = build_backbone(info(32, name))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

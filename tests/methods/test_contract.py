@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@cache
 def digits() -> Tensor:
     """[256, 3, 8, 8] uint8."""
     images = load_digits().images[:IMAGES] * (255 / 16)
