@@ -52,7 +52,7 @@ WRONG = [
     (["pretrain", "", "--epochs", "3"], "data is missing"),
     (
         ["evaluate", "knn", "mine.safetensors"],
-        "mine.safetensors is not a file: give a run directory, or --backbone NAME",
+        "mine.safetensors is not a file: give a run directory, or --weights FILE",
     ),
     (
         ["evaluate", "knn", "--backbone", "resnet18", "--data", "digits", "--device", "abacus"],

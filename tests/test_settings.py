@@ -97,7 +97,6 @@ def test_bounds_are_allowed(name: str, value: Any) -> None:
         (LinearSGD(epochs=0), "epochs 0 must be at least 1"),
         (LinearSGD(learning_rate=0.0), "learning_rate 0.0 must be above 0"),
         (EvaluateSettings(image_size=-1), "image_size -1 must be at least 1"),
-        (EvaluateSettings(weights="w.pth"), "weights 'w.pth' need --backbone"),
     ],
 )
 def test_an_impossible_evaluation_is_named(settings: EvaluateSettings | Evaluation, message: str) -> None:

@@ -145,7 +145,7 @@ def test_a_network_by_name_takes_weights(labelled: Path, tmp_path: Path, suffix:
         save_file(weights, path)
     given = adco.evaluate("linear", backbone="resnet10t", weights=str(path), data=str(labelled), image_size=96)
     assert given["images"] == 12
-    with pytest.raises(ValueError, match=f"weights .*{suffix} do not fit resnet18"):
+    with pytest.raises(ValueError, match=f"weights .*{suffix} have .* % of the backbone's parameters"):
         adco.evaluate("knn", backbone="resnet18", weights=str(path), data=str(labelled), image_size=96)
 
 
@@ -153,9 +153,13 @@ def test_a_network_by_name_takes_weights(labelled: Path, tmp_path: Path, suffix:
     ("values", "message"),
     [
         ({"backbone": "resnet18"}, "backbone resnet18 needs --data"),
-        ({"backbone": "resnet18", "data": "digits", "weights": "nowhere.pth"}, "weights 'nowhere.pth' is not a file"),
+        (
+            {"backbone": "resnet18", "data": "digits", "weights": "nowhere.pth"},
+            "weights 'nowhere.pth' is neither a file nor a run",
+        ),
         ({"backbone": "resnet19", "data": "digits"}, "backbone 'resnet19' is not a timm model: try .*resnet18"),
-        ({"weights": "w.pth"}, "weights 'w.pth' need --backbone"),
+        ({"weights": "w.pth"}, "the backbone of weights w.pth needs --data"),
+        ({"weights": "w.pth", "data": "digits"}, "weights w.pth need --backbone, the timm network"),
         ({"kk": 3}, "unknown setting kk"),
         ({"temperature": -1.0}, "temperature -1.0 must be above 0"),
     ],

@@ -34,10 +34,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     from adco.launcher import is_first_rank
     from adco.runs.directory import newest_run
 
-    run = None if settings.backbone and not flags.run else flags.run or str(newest_run().path)
+    named = settings.backbone or settings.weights
+    run = None if named and not flags.run else flags.run or str(newest_run().path)
     result = evaluate_one(evaluation, Path(run) if run else None, settings)
     if is_first_rank():
-        print_results({kind: result}, run or f"{settings.backbone} ({settings.weights or 'random weights'})")
+        network = f"{settings.backbone or 'backbone'} ({settings.weights or 'random weights'})"
+        print_results({kind: result}, run or network)
         if run:
             print(f"all figures and a picture of the confusion: {result_file(run_of(Path(run)), result['evaluation'])}")
     return 0

@@ -18,7 +18,8 @@ class EvaluateSettings:
             first level with at least two folders.
         max_unreadable: share of damaged files, as in pretraining; by default as in the run, or 0.01.
         backbone: name of a timm network to evaluate instead of a run; by default none.
-        weights: the network's weights, a .safetensors or .pth file; by default random weights.
+        weights: weights to evaluate instead of those of a run, as in pretraining; with a backbone by name, by default
+            random ones.
         stem: stem of a backbone given by name, as in pretraining.
         image_size: pixels; by default the run's test_image_size; for a network given by name, chosen as in pretraining.
         floors: also evaluate raw pixels and the same network with random weights.
@@ -40,8 +41,6 @@ class EvaluateSettings:
         require(self, "image_size", at_least=1)
         require(self, "class_level", at_least=0)
         require(self, "max_unreadable", at_least=0, at_most=1)
-        if self.weights and not self.backbone:
-            raise InputError(f"weights {self.weights!r} need --backbone, the timm network they belong to")
         if self.stem != "auto" and not self.backbone:
             raise InputError(f"stem {self.stem} is for a --backbone by name: a run keeps the stem it was trained with")
 

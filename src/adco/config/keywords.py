@@ -32,8 +32,9 @@ class PretrainKeywords(TypedDict, total=False):
     accumulate: int
     workers: int | None
     # network
-    backbone: str
-    backbone_args: dict[str, Any]
+    weights: str | Path
+    backbone: str | None
+    backbone_args: dict[str, Any] | None
     stem: Stem
     # views
     image_size: int | None
@@ -47,8 +48,8 @@ class PretrainKeywords(TypedDict, total=False):
     grayscale_probability: float
     blur_probability: float
     flip_probability: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
     # projector
     dim: int
     hidden: int

@@ -39,8 +39,7 @@ FOREIGN = {
     "ckpt": "resume",
     "config": "recipe",
 }
-NO_WEIGHTS = "training starts from random weights; starting from others is not supported"
-UNSUPPORTED = {"weights": NO_WEIGHTS, "pretrained": NO_WEIGHTS}  # settings of other programs
+UNSUPPORTED = {"pretrained": "give --weights pretrained"}  # settings of other programs
 
 # jsonargparse's names of types → words for error messages.
 TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}

@@ -71,7 +71,7 @@ class Devices:
 class PretrainSettings(
     DataSettings[Unset],
     RunSettings[Unset],
-    NetworkSettings,
+    NetworkSettings[Unset],
     ViewSettings[Unset],
     ProjectorSettings,
     OptimizationSettings[Unset],

@@ -9,10 +9,12 @@ from typing import Any, cast
 from adco.config import defaults
 from adco.config.pretrain import Asked, Devices, PretrainSettings, RunLength, Used
 from adco.config.topics import HardwareSettings
+from adco.config.weights import known_backbone
 from adco.data.sources import ArraySource, Source
 from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
 from adco.errors import InputError
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue, in [0, 1]
 MOST_WORKERS = 16  # per process; 16 workers make views of 4 000 photographs per second
 
 
@@ -60,7 +62,12 @@ def resolve_for_images(settings: Asked, source: Source) -> Asked:
     run = RunLength(images=len(source), batch_size=batch_size, epochs=settings.epochs)
     image_size = settings.image_size or default_image_size(source)
     _warn_of_enlargement(image_size, source)
+    known = known_backbone(settings.weights) if settings.weights else {}
     chosen = {
+        "backbone": known.get("backbone", "resnet18"),
+        "backbone_args": known.get("backbone_args", {}),
+        "mean": tuple(known.get("mean", IMAGENET_MEAN)),
+        "std": tuple(known.get("std", IMAGENET_STD)),
         "batch_size": batch_size,
         "image_size": image_size,
         "test_image_size": image_size,
@@ -70,7 +77,10 @@ def resolve_for_images(settings: Asked, source: Source) -> Asked:
         **_optimization(settings, run),
         **settings.choose(run),
     }
-    settings = replace(_unless_set(settings, chosen), stem=defaults.choose_stem(settings.stem, image_size))
+    stem = settings.stem
+    if settings.weights and stem == "auto":
+        stem = known.get("stem", "standard")
+    settings = replace(_unless_set(settings, chosen), stem=defaults.choose_stem(stem, image_size))
     for size, *_ in settings.further_crops:
         if size > image_size:
             raise InputError(f"small_crops has a size of {size}: it must be at most image_size {image_size}")

@@ -12,7 +12,7 @@ arXiv 2003.04297, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal
 
 from typing_extensions import TypeVar
@@ -113,22 +113,27 @@ class RunSettings(Topic, Generic[Unset]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings(Topic):
+class NetworkSettings(Topic, Generic[Unset]):
     """The backbone.
 
     Args:
-        backbone: name of a timm model, such as a CNN (paper: resnet50; resnet18 can be trained on a laptop).
-        backbone_args: further arguments for timm.create_model, such as {channels: [32, 64, 128, 256]}.
+        weights: weights to start from: a run directory, a file of weights or a checkpoint of this or another program
+            (.safetensors, .pth, .ckpt, ...), or pretrained for timm's own of that backbone. By default random weights.
+        backbone: name of a timm model, such as a CNN (paper: resnet50). Chosen: that of the weights, if they are from a
+            run; else resnet18, which can be trained on a laptop.
+        backbone_args: further arguments for timm.create_model, such as {channels: [32, 64, 128, 256]}. Chosen: those of
+            the weights, or none.
         stem: the first layers of the backbone. standard: as timm builds them; cifar: adapted to small images (ResNet: a
             3x3 convolution of stride 1 without max-pool; other CNNs: the strides of the stem set to 1); auto: cifar up
-            to an image_size of 64, else standard. Networks without such layers, such as vision transformers, are left
-            unchanged.
+            to an image_size of 64, else standard; with weights, the stem that they are for, which is standard unless
+            they are from a run. Networks without such layers, such as vision transformers, are left unchanged.
     """
 
     TOPIC: ClassVar[str] = "network"
 
-    backbone: str = "resnet18"
-    backbone_args: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    backbone: str | Unset = CHOSEN
+    backbone_args: dict[str, Any] | Unset = CHOSEN
     stem: Stem = "auto"
 
 
@@ -150,8 +155,10 @@ class ViewSettings(Topic, Generic[Unset]):
         grayscale_probability: probability that a view is converted to grey.
         blur_probability: probability that a view is blurred, with a sigma of 0.1 to 2 px.
         flip_probability: probability that a view is mirrored.
-        mean: mean of the red, green and blue pixel values in [0, 1], which is subtracted from views (ImageNet's).
-        std: standard deviation of the same values, by which views are divided (ImageNet's).
+        mean: mean of the red, green and blue pixel values in [0, 1], which is subtracted from views. Chosen: that of
+            the weights, or ImageNet's.
+        std: standard deviation of the same values, by which views are divided. Chosen: that of the weights, or
+            ImageNet's.
     """
 
     TOPIC: ClassVar[str] = "views"
@@ -167,8 +174,8 @@ class ViewSettings(Topic, Generic[Unset]):
     grayscale_probability: float = 0.2
     blur_probability: float = 0.5
     flip_probability: float = 0.5
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] | Unset = CHOSEN
+    std: tuple[float, float, float] | Unset = CHOSEN
 
     def check(self) -> None:
         super().check()
@@ -180,9 +187,9 @@ class ViewSettings(Topic, Generic[Unset]):
             require(self, name, at_least=0, at_most=1)
         require(self, "hue", at_least=0, at_most=0.5)
         check_crop_scale("crop_scale", self.crop_scale)
-        if not all(math.isfinite(value) for value in self.mean):
+        if self.mean is not None and not all(math.isfinite(value) for value in self.mean):
             raise InputError(f"mean {list(self.mean)} must be finite for each channel")
-        if not all(0 < value < math.inf for value in self.std):
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
             raise InputError(f"std {list(self.std)} must be above 0 and finite for each channel")
 
 

@@ -1,20 +1,19 @@
 """The backbone to evaluate: that of a run, or a timm network by name."""
 
+import logging
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from adco.config.commands import EvaluateSettings
 from adco.config.defaults import choose_stem
-from adco.config.resolve import default_image_size
+from adco.config.resolve import IMAGENET_MEAN, IMAGENET_STD, default_image_size
+from adco.config.weights import known_backbone
 from adco.data.sources import Source
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone
+from adco.models.pretrained import load_weights
 from adco.runs.checkpoints import read_checkpoint
 from adco.runs.directory import RunDirectory
 
@@ -29,7 +28,7 @@ def run_of(path: Path) -> RunDirectory:
     run = RunDirectory(path.parent if path.suffix == ".safetensors" else path.parent.parent)
     if not path.is_file() or not run.config.is_file():
         problem = "is not in a run directory" if path.is_file() else "is not a file"
-        raise InputError(f"{path} {problem}: give a run directory, or --backbone NAME --weights FILE for other weights")
+        raise InputError(f"{path} {problem}: give a run directory, or --weights FILE")
     return run
 
 
@@ -71,29 +70,21 @@ def named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modul
 
     Raises InputError if there is no such network, the weights do not fit it, or it does not take the image size.
     """
-    assert settings.backbone is not None
+    known = known_backbone(settings.weights) if settings.weights else {}
+    name = settings.backbone or known.get("backbone")
+    if name is None:
+        raise InputError(f"weights {settings.weights} need --backbone, the timm network they belong to")
     torch.manual_seed(0)
-    image_size = settings.image_size or default_image_size(source)
-    stem = choose_stem(settings.stem, image_size)
-    info = BackboneInfo(settings.backbone, image_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), stem=stem)
+    image_size = settings.image_size or known.get("test_image_size") or default_image_size(source)
+    stem = settings.stem
+    if settings.weights and stem == "auto":
+        stem = known.get("stem", "standard")
+    mean, std = (tuple(known.get(which, usual)) for which, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
+    arguments = known.get("backbone_args", {})
+    info = BackboneInfo(name, image_size, mean, std, arguments, choose_stem(stem, image_size))
     backbone = build_backbone(info)
     if settings.weights:
-        state = _read_weights(Path(settings.weights))
-        try:
-            backbone.load_state_dict(state)
-        except (RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"weights {settings.weights} do not fit {settings.backbone}: {reason}") from error
-    feature_width(backbone, settings.backbone, image_size)  # only a check that the network accepts this image size
+        loaded = load_weights(backbone, info, settings.weights)
+        logging.getLogger("adco").info(f"weights from {settings.weights}: {loaded}")
+    feature_width(backbone, name, image_size)  # only a check that the network accepts this image size
     return backbone, info
-
-
-def _read_weights(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"weights '{path}' is not a file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(f"weights {path} cannot be read: {' '.join(str(error).split())}") from error

@@ -67,7 +67,8 @@ def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: Eval
     for evaluation in evaluations:
         evaluation.check()
     device = evaluation_device(settings.device)
-    subject = _named_subject(settings, run) if settings.backbone else _run_subject(settings, run)
+    named = settings.backbone or settings.weights
+    subject = _named_subject(settings, run) if named else _run_subject(settings, run)
     results: dict[str, Any] = {}
     for name, task in _tasks(subject, settings.floors, device):
         if task.network is None and not is_first_rank():
@@ -115,13 +116,17 @@ def _run_subject(settings: EvaluateSettings, path: Path | None) -> Subject:
 def _named_subject(settings: EvaluateSettings, run: Path | None) -> Subject:
     """Return the timm network that the settings name, with the data in the settings."""
     if run:
-        raise InputError(f"evaluate either the run {run} or backbone {settings.backbone}, not both")
+        raise InputError(f"evaluate either the run {run} or {_name(settings)}, not both")
     if settings.data is None:
-        raise InputError(f"backbone {settings.backbone} needs --data: the labelled images to evaluate it on")
+        raise InputError(f"{_name(settings)} needs --data: the labelled images to evaluate it on")
     data, class_level, max_unreadable = _images(settings, {})
     train, test = _open(data, class_level, max_unreadable)
     backbone, info = named_backbone(settings, train)
     return Subject(backbone, info, info.image_size, data, class_level, train, test, None)
+
+
+def _name(settings: EvaluateSettings) -> str:
+    return f"backbone {settings.backbone}" if settings.backbone else f"the backbone of weights {settings.weights}"
 
 
 def _images(settings: EvaluateSettings, config: Mapping[str, Any]) -> tuple[str, int, float]:

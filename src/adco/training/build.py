@@ -4,6 +4,7 @@ from adco.config.pretrain import Used
 from adco.data.views import View
 from adco.methods.method import Common, Method
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
+from adco.models.pretrained import load_weights
 from adco.optim.players import Schedule
 
 
@@ -39,9 +40,17 @@ def backbone_info(settings: Used) -> BackboneInfo:
     )
 
 
-def make_method(settings: Used, steps_per_epoch: int) -> Method:
-    """Build the method with random weights, drawn from torch's global generator."""
+def make_method(settings: Used, steps_per_epoch: int, *, from_weights: bool = False) -> Method:
+    """Build the method with random weights, drawn from torch's global generator.
+
+    Args:
+        settings: resolved.
+        steps_per_epoch: of the run.
+        from_weights: whether the backbone gets the weights named in the settings.
+    """
     backbone = build_backbone(backbone_info(settings))
+    if from_weights and settings.weights:
+        load_weights(backbone, backbone_info(settings), settings.weights)
     width = feature_width(backbone, settings.backbone, settings.image_size)
     common = Common(
         schedule=Schedule(

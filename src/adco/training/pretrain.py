@@ -21,6 +21,7 @@ from adco.errors import InputError
 from adco.launcher import is_first_rank
 from adco.methods.method import Method
 from adco.models.backbone import build_backbone, feature_width
+from adco.models.pretrained import Loaded, load_weights
 from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
@@ -74,9 +75,11 @@ def pretrain_run(asked: Asked, source: Source) -> RunDirectory:
         CollapsedError: if the embeddings collapse and stay collapsed; the last good checkpoint is kept.
     """
     settings = resolve(asked, source)
-    _check_network(settings)
+    loaded = _check_network(settings)
     if is_first_rank():
         announce(settings, source)
+        if loaded:
+            logger.info(f"weights from {settings.weights}: {loaded}")
     path = Path(settings.out or _default_out(settings))
     run = RunDirectory(path)
     if is_first_rank():
@@ -95,12 +98,18 @@ def pretrain_run(asked: Asked, source: Source) -> RunDirectory:
         raise
 
 
-def _check_network(settings: Used) -> None:
-    """Raise an InputError unless timm has the backbone and it accepts all view sizes."""
+def _check_network(settings: Used) -> Loaded | None:
+    """Raise an InputError unless timm has the backbone, it accepts all view sizes, and the weights fit it.
+
+    Returns:
+        What is loaded; None without weights.
+    """
     info = backbone_info(settings)
     backbone = build_backbone(info)
+    loaded = load_weights(backbone, info, settings.weights) if settings.weights else None
     for size in {view.size for view in make_views(settings)} | {info.image_size}:
         feature_width(backbone, settings.backbone, size)
+    return loaded
 
 
 def _default_out(settings: Used) -> Path:
@@ -184,7 +193,8 @@ def _check_fits(run: RunDirectory, method: Method) -> None:
 
 def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
     torch.manual_seed(settings.seed)  # for the initial weights; other random numbers are functions of a key (draws.py)
-    method = make_method(settings, len(source) // settings.batch_size)
+    begins = not run.checkpoint.is_file()  # else the weights are in the checkpoint
+    method = make_method(settings, len(source) // settings.batch_size, from_weights=begins)
     if settings.precision == "64-true":
         method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
     _check_fits(run, method)

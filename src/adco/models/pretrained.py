@@ -1,0 +1,280 @@
+"""Weights of other programs for a backbone: find them in a file, whatever its layout, and load them.
+
+A file may hold a network alone, a method's networks under prefixes (`module.encoder_q.conv1.weight`), or a whole
+training state with either of these somewhere inside. There is no list of programs but one rule: each tensor of the file
+gets its full dotted name, and the prefix under which most of the backbone's tensors are found, by name and shape, is
+the backbone's. Its tensors may also have torchvision's names of a vision transformer, or the numbers of an
+`nn.Sequential` of its layers.
+
+Files are read without executing anything in them.
+"""
+
+import difflib
+import re
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from adco.errors import InputError
+from adco.models.backbone import BackboneInfo
+from adco.runs.directory import RunDirectory
+from adco.words import counted
+
+PRETRAINED = "pretrained"  # stands for timm's own weights
+ENOUGH = 0.95  # share of the backbone's parameters that a file must have
+# Of two networks that fit equally well, the one whose prefix has none of these words: MoCo, MoCo v3, BYOL and lightly
+# recommend the network that is trained, DINO the teacher.
+SECOND_CHOICE = ("encoder_k", "momentum", "target", "student")
+TORCHVISION_VIT = (  # timm's names of a vision transformer's tensors, and torchvision's
+    (r"^patch_embed\.proj\.", "conv_proj."),
+    (r"^cls_token$", "class_token"),
+    (r"^pos_embed$", "encoder.pos_embedding"),
+    (r"^norm\.", "encoder.ln."),
+    (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+    (r"\.norm([12])\.", r".ln_\1."),
+    (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
+    (r"\.attn\.proj\.", ".self_attention.out_proj."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was taken from a file.
+
+    Args:
+        prefix: of the backbone's tensors in the file; empty if there is none.
+        share: of the backbone's parameters that the file has.
+        missing: names of the backbone's tensors that the file lacks; they keep their values.
+        left_out: names of the file's other tensors under the prefix, such as those of a classifier.
+    """
+
+    prefix: str
+    share: float
+    missing: list[str]
+    left_out: list[str]
+
+    def __str__(self) -> str:
+        under = f" under {self.prefix.rstrip('.')}" if self.prefix else ""
+        rest = [f"{what}: {_heads(names)}" for what, names in _rest(self) if names]
+        return "; ".join([f"{100 * self.share:.4g} % of the backbone{under}", *rest])
+
+
+def load_weights(backbone: nn.Module, info: BackboneInfo, weights: str) -> Loaded:
+    """Copy weights into a backbone.
+
+    Args:
+        backbone: built from `info`.
+        weights: a run directory, a file, or "pretrained" for timm's own.
+
+    Raises:
+        InputError: if there are no such weights, a file cannot be read without executing code, or the weights do not
+            fit the backbone.
+    """
+    if weights == PRETRAINED:
+        return copy_weights(backbone, _of_timm(info), f"of timm for {info.name}")
+    path = weights_file(weights)
+    return copy_weights(backbone, read_tensors(path), str(path))
+
+
+def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Loaded:
+    """Copy weights into a backbone.
+
+    Args:
+        tensors: the weights by name.
+        source: where they are from, for errors.
+
+    Raises:
+        InputError: if the tensors have less than 95 % of the backbone's parameters, a tensor has another shape, or they
+            are of a larger network.
+    """
+    wanted = backbone.state_dict()
+    prefix, names = _find(backbone, wanted, tensors)
+    found = {
+        ours: _adapted(backbone, ours, tensors[prefix + theirs], wanted[ours])
+        for ours, theirs in names.items()
+        if prefix + theirs in tensors
+    }
+    fitting = {name: tensor for name, tensor in found.items() if tensor.shape == wanted[name].shape}
+    parameters = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
+    share = sum(parameters[name] for name in fitting if name in parameters) / sum(parameters.values())
+    missing = [name for name in wanted if name not in fitting and not name.endswith("num_batches_tracked")]
+    if share < ENOUGH:
+        raise InputError(
+            f"weights {source} have {100 * share:.0f} % of the backbone's parameters, and at least "
+            f"{100 * ENOUGH:.0f} % are needed: {_nearest(missing, wanted, tensors)}"
+        )
+    if len(fitting) < len(found):
+        name = next(name for name in found if name not in fitting)
+        stem = "; a stem of another kind? try --stem cifar or --stem standard" if name == next(iter(wanted)) else ""
+        raise InputError(
+            f"weights {source} do not fit: {name} is {list(found[name].shape)} in them, and {list(wanted[name].shape)} "
+            f"in the backbone{stem}"
+        )
+    used, stages = {prefix + theirs for theirs in names.values()}, {theirs.split(".")[0] for theirs in names.values()}
+    left_out = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix) and name not in used]
+    deeper = [name for name in left_out if name.split(".")[0] in stages]
+    if sum(tensors[prefix + name].numel() for name in deeper) > (1 - ENOUGH) * sum(parameters.values()):
+        raise InputError(
+            f"weights {source} are of a larger network: the backbone lacks {', '.join(deeper[:3])} …; choose the "
+            "--backbone they belong to"
+        )
+    backbone.load_state_dict(fitting, strict=False)
+    return Loaded(prefix, share, missing, left_out)
+
+
+def weights_file(weights: str) -> Path:
+    """Return the file of weights that a path stands for: of a run directory, its backbone or else its last checkpoint.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        run = RunDirectory.open(path)
+        path = run.backbone if run.backbone.is_file() else run.checkpoint
+    if not path.is_file():
+        raise InputError(f"weights '{path}' is neither a file nor a run directory; timm's own are called {PRETRAINED}")
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return all tensors in a file by their dotted names.
+
+    Raises:
+        InputError: if the file is damaged, or reading it would execute code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with safe_globals([Namespace]):  # DINO's options: an object that only has attributes
+            content = torch.load(path, "cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(f"weights {path} cannot be read without executing code in it: {_needs(path)}") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"weights {path} cannot be read: {' '.join(str(error).split())}") from error
+    return dict(_flat(content))
+
+
+def _of_timm(info: BackboneInfo) -> dict[str, Tensor]:
+    """Return timm's pretrained weights, from its cache or the network."""
+    try:
+        model = timm.create_model(info.name, pretrained=True, num_classes=0, **info.arguments)
+    except (OSError, RuntimeError, ValueError) as error:  # offline errors of the hub are OSErrors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"timm's pretrained weights of {info.name} are not available here: {reason}") from error
+    weights: dict[str, Tensor] = model.state_dict()
+    return weights
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield prefix.removesuffix("."), content
+    elif isinstance(content, Mapping):
+        for name, part in content.items():
+            yield from _flat(part, f"{prefix}{name}.")
+
+
+def _needs(path: Path) -> str:
+    """Return which global names a file asks for that are not allowed."""
+    try:
+        names = get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not a zip file, as torch has written since version 1.6
+        names = []
+    if not names:
+        return "it is damaged, or not a file of weights"
+    return f"it asks for {', '.join(names[:3])}; a file with the state_dict alone can be read"
+
+
+def _find(
+    backbone: nn.Module, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> tuple[str, dict[str, str]]:
+    """Return the prefix and the names under which most of the backbone is found: our name → name after the prefix."""
+    best: tuple[tuple[int, bool, int], str, dict[str, str]] = ((0, False, 0), "", {name: name for name in wanted})
+    for names in _namings(backbone, wanted):
+        ours = {theirs: name for name, theirs in names.items()}
+        found: Counter[str] = Counter()
+        for name, tensor in tensors.items():
+            for prefix, rest in _splits(name):
+                if rest in ours and tensor.shape == wanted[ours[rest]].shape:
+                    found[prefix] += tensor.numel()
+        for prefix, count in found.items():
+            first_choice = not any(word in prefix for word in SECOND_CHOICE)
+            best = max(best, ((count, first_choice, -len(prefix)), prefix, names), key=lambda option: option[0])
+    return best[1], best[2]
+
+
+def _namings(backbone: nn.Module, wanted: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
+    """Yield the ways in which a file may name the backbone's tensors: our name → theirs."""
+    yield {name: name for name in wanted}
+    places = {name: str(place) for place, (name, _) in enumerate(backbone.named_children())}
+    if all(name.split(".")[0] in places for name in wanted):
+        yield {name: ".".join([places[name.split(".")[0]], *name.split(".")[1:]]) for name in wanted}
+    if "patch_embed.proj.weight" in wanted:
+        yield {name: _of_torchvision(name) for name in wanted}
+
+
+def _of_torchvision(name: str) -> str:
+    for ours, theirs in TORCHVISION_VIT:
+        name = re.sub(ours, theirs, name)
+    return name
+
+
+def _splits(name: str) -> Iterator[tuple[str, str]]:
+    """Yield each prefix of a dotted name, with the rest: a.b.c → ("", a.b.c), (a., b.c), (a.b., c)."""
+    parts = name.split(".")
+    for place in range(len(parts)):
+        prefix = "".join(f"{part}." for part in parts[:place])
+        yield prefix, name[len(prefix) :]
+
+
+def _adapted(backbone: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Return a tensor in the wanted shape where timm has a way: position embeddings, and the stem's input channels."""
+    if tensor.shape == wanted.shape:
+        return tensor
+    patches: Any = getattr(backbone, "patch_embed", None)
+    if name == "pos_embed" and tensor.ndim == 3 and patches is not None:
+        tokens = getattr(backbone, "num_prefix_tokens", 0)
+        resampled: Tensor = resample_abs_pos_embed(tensor, list(patches.grid_size), num_prefix_tokens=tokens)
+        return resampled
+    if tensor.ndim == 4 and tensor.shape[1] == 3 and tensor[:, :1].shape == wanted[:, :1].shape:
+        channels: Tensor = adapt_input_conv(wanted.shape[1], tensor)
+        return channels
+    return tensor
+
+
+def _nearest(missing: list[str], wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Return the first tensors that were not found, each beside the one with the nearest name in the file."""
+    if not tensors:
+        return "there is no tensor in it"
+    pairs = []
+    for name in missing[:3]:
+        near = difflib.get_close_matches(name, tensors, n=1, cutoff=0.0)[0]
+        pairs.append(f"{name} {list(wanted[name].shape)} (nearest: {near} {list(tensors[near].shape)})")
+    return "missing " + ", ".join(pairs) + (" …" if len(missing) > 3 else "")
+
+
+def _rest(loaded: Loaded) -> Iterator[tuple[str, list[str]]]:
+    yield "left out", loaded.left_out
+    yield "missing", loaded.missing
+
+
+def _heads(names: list[str]) -> str:
+    """Return names in a few words: the first parts, with the number of tensors."""
+    counts = Counter(name.split(".")[0] for name in names)
+    shown = [f"{name} ({counted(count, 'tensor')})" for name, count in counts.most_common(3)]
+    return ", ".join(shown) + (" …" if len(counts) > 3 else "")

@@ -1,0 +1,254 @@
+"""Weights of other programs, under their own names: they are found, and give the same features."""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision  # type: ignore[import-untyped]
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import adco
+from adco.config.load import pretrain_settings
+from adco.config.resolve import resolve
+from adco.config.weights import known_backbone
+from adco.data.sources import open_source
+from adco.errors import InputError
+from adco.models.backbone import BackboneInfo, build_backbone, save_backbone
+from adco.models.pretrained import load_weights
+from adco.training.build import make_method
+
+State = dict[str, Any]
+RESNET18 = BackboneInfo("resnet18", 96, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+def resnet(seed: int) -> State:
+    torch.manual_seed(seed)
+    return dict(torchvision.models.resnet18().state_dict())
+
+
+RIGHT, OTHER = resnet(0), resnet(1)  # the network that is to be loaded, and another one in the same file
+QUEUE = {"queue": torch.randn(128, 16), "queue_ptr": torch.zeros(1, dtype=torch.int64)}
+
+
+def under(prefix: str, state: State, heads: bool = True) -> State:
+    return {prefix + name: tensor for name, tensor in state.items() if heads or not name.startswith("fc.")}
+
+
+def numbered(state: State) -> State:
+    """Return the state as `nn.Sequential` names the layers of a network without its classifier."""
+    network = torchvision.models.resnet18()
+    network.load_state_dict(state)
+    return dict(nn.Sequential(*list(network.children())[:-1]).state_dict())
+
+
+# Each as the project's code saves it: the keys of the file, the wrappers around the network, what else is in it.
+FILES: dict[str, Callable[[], Any]] = {
+    "torchvision": lambda: RIGHT,
+    "MoCo and AdCo": lambda: {
+        "epoch": 200,
+        "arch": "resnet18",
+        "state_dict": under("module.encoder_k.", OTHER) | under("module.encoder_q.", RIGHT) | under("module.", QUEUE),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.randn(64, 3, 7, 7)}}, "param_groups": [{"lr": 0.03}]},
+    },
+    "MoCo v3": lambda: {
+        "state_dict": under("module.momentum_encoder.", OTHER) | under("module.base_encoder.", RIGHT),
+        "scaler": {"scale": 65536.0},
+    },
+    "SimSiam": lambda: {
+        "state_dict": under("module.encoder.", RIGHT) | {"module.predictor.0.weight": torch.randn(8, 16)}
+    },
+    "BYOL with numbered layers": lambda: {
+        "online_network_state_dict": under("encoder.", numbered(RIGHT)),
+        "target_network_state_dict": under("encoder.", numbered(OTHER)),
+    },
+    "lightly": lambda: {
+        "state_dict": under("backbone_momentum.", numbered(OTHER))
+        | under("backbone.", numbered(RIGHT))
+        | {"projection_head.layers.0.weight": torch.randn(8, 512)},
+        "callbacks": {},
+        "global_step": 10,
+    },
+    "lightly-train": lambda: {
+        "state_dict": under("train_model.embedding_model.wrapped_model._model.", RIGHT, heads=False),
+        "ema": {"decay": 0.99},
+    },
+    "solo-learn": lambda: {
+        "state_dict": under("momentum_backbone.", OTHER, heads=False)
+        | under("backbone.", RIGHT, heads=False)
+        | {"classifier.weight": torch.randn(10, 512)}
+    },
+    "stable-pretraining": lambda: {
+        "state_dict": under("backbone.", RIGHT) | under("callbacks_modules.probe.", {"weight": torch.randn(10, 512)})
+    },
+    "DINO": lambda: {
+        "student": under("module.backbone.", OTHER) | {"module.head.mlp.0.weight": torch.randn(8, 512)},
+        "teacher": under("backbone.", RIGHT) | {"head.mlp.0.weight": torch.randn(8, 512)},
+        "args": argparse.Namespace(arch="resnet18"),
+    },
+    "VISSL": lambda: {
+        "classy_state_dict": {"base_model": {"model": {"trunk": under("_feature_blocks.", RIGHT), "heads": {}}}}
+    },
+    "a classifier in an attribute": lambda: {"model": under("net.encoder.", RIGHT), "epoch": torch.tensor(3)},
+}
+
+
+def features(network: nn.Module, size: int = 96) -> Tensor:
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found: Tensor = network.eval()(images)
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected() -> Tensor:
+    network = torchvision.models.resnet18()
+    network.load_state_dict(RIGHT)
+    network.fc = nn.Identity()
+    return features(network)
+
+
+@pytest.mark.parametrize("program", FILES)
+def test_weights_of_a_program_give_its_features(program: str, expected: Tensor, tmp_path: Path) -> None:
+    torch.save(FILES[program](), tmp_path / "file.pth.tar")
+    backbone = build_backbone(RESNET18)
+    loaded = load_weights(backbone, RESNET18, str(tmp_path / "file.pth.tar"))
+    assert (loaded.share, loaded.missing) == (1, [])
+    torch.testing.assert_close(features(backbone), expected, atol=1e-6, rtol=0)
+
+
+def test_weights_of_timm_and_norms_stay_as_loaded(tmp_path: Path) -> None:
+    network: Any = timm.create_model("resnet50", num_classes=10)
+    nn.init.uniform_(network.bn1.weight)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    info = BackboneInfo("resnet50", 96, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    backbone = build_backbone(info)
+    assert "left out: fc (2 tensors)" in str(load_weights(backbone, info, str(tmp_path / "model.safetensors")))
+    network.reset_classifier(0)
+    torch.testing.assert_close(features(backbone), features(network), atol=1e-6, rtol=0)
+
+
+def test_a_vision_transformer_of_torchvision_gives_its_features_also_at_another_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(64, 16, 12, 3, 192, 768, num_classes=10)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    network.heads = nn.Identity()
+    for size in (64, 96):
+        info = BackboneInfo("vit_tiny_patch16_224", size, (0.5,) * 3, (0.2,) * 3, {"img_size": size})
+        backbone = build_backbone(info)
+        loaded = load_weights(backbone, info, str(tmp_path / "vit.pth"))
+        assert (loaded.share, loaded.missing, loaded.left_out) == (1, [], ["heads.head.weight", "heads.head.bias"])
+        if size == 64:
+            torch.testing.assert_close(features(backbone, 64), features(network, 64), atol=1e-6, rtol=0)
+        assert features(backbone, size).shape == (2, 192)
+
+
+def test_input_channels_are_adapted_as_timm_does(tmp_path: Path) -> None:
+    torch.save(RIGHT, tmp_path / "three.pth")
+    info = BackboneInfo("resnet18", 96, (0.5,), (0.2,), {"in_chans": 1})
+    backbone = build_backbone(info)
+    load_weights(backbone, info, str(tmp_path / "three.pth"))
+    torch.testing.assert_close(backbone.state_dict()["conv1.weight"], RIGHT["conv1.weight"].sum(1, keepdim=True))
+
+
+class Executes:
+    def __reduce__(self) -> Any:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def truncated(path: Path) -> None:
+    torch.save(RIGHT, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (
+            lambda path: torch.save({"model": RIGHT, "hook": Executes()}, path),
+            r"without executing code.*builtins\.exec",
+        ),
+        (truncated, "cannot be read: PytorchStreamReader"),
+        (lambda path: path.write_text("hello"), "cannot be read"),
+        (lambda path: torch.save({"epoch": 3}, path), "0 % .* there is no tensor in it"),
+        (lambda path: torch.save(torchvision.models.resnet34().state_dict(), path), "larger network.* layer1.2.conv1"),
+        (
+            lambda path: torch.save(timm.create_model("regnetx_002").state_dict(), path),
+            r"conv1.weight .*nearest",
+        ),
+        (
+            lambda path: torch.save(RIGHT | {"conv1.weight": torch.randn(64, 3, 3, 3)}, path),
+            r"conv1.weight is \[64, 3, 3, 3\] in them, and \[64, 3, 7, 7\] in the backbone; a stem of another kind",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line(write: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    write(tmp_path / "file.pth")
+    backbone = build_backbone(RESNET18)
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    with pytest.raises(InputError, match=message) as raised:
+        load_weights(backbone, RESNET18, str(tmp_path / "file.pth"))
+    assert "\n" not in str(raised.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_what_is_known_of_the_backbone_is_in_its_file_wherever_it_is_copied(tmp_path: Path) -> None:
+    info = BackboneInfo("resnet18", 8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), {"layers": [1, 1, 1, 1]}, "cifar")
+    save_backbone(tmp_path / "copied.safetensors", build_backbone(info), info)
+    assert known_backbone(str(tmp_path / "copied.safetensors")) == {
+        "backbone": "resnet18",
+        "backbone_args": {"layers": [1, 1, 1, 1]},
+        "stem": "cifar",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "test_image_size": 8,
+    }
+    save_file(RIGHT, tmp_path / "foreign.safetensors")
+    assert known_backbone(str(tmp_path / "foreign.safetensors")) == {}
+    assert known_backbone(str(tmp_path / "missing.safetensors")) == {}
+
+
+TINY: dict[str, Any] = {
+    "data": "digits",
+    "batch_size": 360,
+    "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+    "hidden": 16,
+    "knn_images": 0,
+    "accelerator": "cpu",
+}
+
+
+@pytest.mark.slow
+def test_a_run_begins_from_the_weights_of_another_and_its_backbone_is_the_same(tmp_path: Path) -> None:
+    """Also the momentum encoder's; and after a resume no weights are needed any more."""
+    first = adco.pretrain(**TINY, epochs=1, mean=(0.4, 0.4, 0.4), out=tmp_path / "first")
+    copied = shutil.copy(first / "backbone.safetensors", tmp_path / "copied.safetensors")
+    further = {name: value for name, value in TINY.items() if name != "backbone_args"}
+    asked = pretrain_settings(**further, epochs=1, weights=str(first))
+    settings = resolve(asked, open_source("digits"))
+    assert (settings.backbone_args, settings.stem, settings.mean) == (TINY["backbone_args"], "cifar", (0.4, 0.4, 0.4))
+    state = make_method(settings, 4, from_weights=True).state_dict()
+    before = adco.load_backbone(copied)[0].state_dict()
+    for encoder in ("encoder", "momentum_encoder.encoder"):
+        assert all(torch.equal(state[f"{encoder}.backbone.{name}"], tensor) for name, tensor in before.items())
+    second = adco.pretrain(**further, epochs=1, weights=copied, out=tmp_path / "second")
+    Path(copied).unlink()
+    adco.pretrain(resume=second, epochs=2)
+    after = adco.load_backbone(second / "backbone.safetensors")[0].state_dict()
+    assert not torch.equal(after["conv1.weight"], before["conv1.weight"])
+    alone = adco.evaluate("knn", weights=first, data="digits")
+    assert alone["top1"] == adco.evaluate("knn", first)["top1"]
+
+
+@pytest.mark.slow
+def test_weights_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
+    torch.save(RIGHT, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"conv1.weight is \[64, 3, 7, 7\] in them"):
+        adco.pretrain(data="digits", weights=tmp_path / "w.pth", stem="cifar", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
