@@ -249,6 +249,13 @@ def test_below_random_weights_is_never_learning(done: float) -> None:
     assert found.reason.endswith("random weights 50.0 %")
 
 
+def test_a_run_that_begins_from_weights_is_measured_against_them() -> None:
+    """Below them it has unlearned, even far above random weights."""
+    records = history(100, loss=falling(100, 9, 4), knn_top1=ramp(100, 40, 45), knn_every=5)
+    found = verdict([{"step": 0.0, "knn_top1_start": 60.0, "knn_queries": 1000}, *records], steps_of(records, 1.0))
+    assert (found.word, found.reason.split(":")[0]) == ("not learning", "below the weights it began from")
+
+
 @pytest.mark.parametrize(("knn", "queries", "word"), [(47, 1000, "learning"), (46, 1000, "not learning")])
 def test_noise_of_a_floor_is_that_of_its_images(knn: float, queries: int, word: str) -> None:
     """Two standard errors of 50 % on 1 000 images are 3.2 points; so are those of a difference of correlated hits."""

@@ -1,4 +1,4 @@
-"""Compare a run's accuracy with its floor: the accuracy of the untrained network, or chance.
+"""Compare a run's accuracy with its floor: the accuracy of the network at its start, or chance.
 
 Accuracy is kNN top-1 if there are labels, else instance top-1: how often a query's nearest key is its own.
 """
@@ -19,7 +19,7 @@ class Floor(NamedTuple):
     name: str  # kNN or instance top-1
     now: float
     random: float  # the floor
-    source: str  # origin of the floor: "random weights", "the first step" or "chance"
+    source: str  # its origin: "random weights", "the weights it began from", "the first step" or "chance"
     noise: float  # two standard errors of now − random
 
     @property
@@ -36,9 +36,10 @@ class Floor(NamedTuple):
 
 def floor_of(history: Sequence[Record]) -> Floor | None:
     """Return kNN top-1 with its floor, or instance top-1 if there is no kNN; None before either is known."""
-    knn, random = latest(history, "knn_top1"), latest(history, "knn_top1_random")
+    knn, random, start = (latest(history, f"knn_top1{of}") for of in ("", "_random", "_start"))
     if not math.isnan(knn):
-        return Floor("kNN", knn, random, "random weights", _noise(knn, random, latest(history, "knn_queries")))
+        floor, source = (random, "random weights") if math.isnan(start) else (start, "the weights it began from")
+        return Floor("kNN", knn, floor, source, _noise(knn, floor, latest(history, "knn_queries")))
     hits = curve(history, "instance_top1")
     if len(hits) < MIN_RECORDS:
         return None

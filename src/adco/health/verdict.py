@@ -78,13 +78,13 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
     1. not a number: the latest value of any key is not finite.
     2. collapsing: in three consecutive records, effective rank is at most 5 of 128 or spread is at most 0.1; it was
        twice as high before, or a fifth of the run is over; and it is not recovering. collapsed: in addition, this has
-       lasted for a twentieth of the run, whose length is known; kNN was not measured meanwhile, or is not above random
-       weights; and instance top-1 is at chance level.
+       lasted for a twentieth of the run, whose length is known; kNN was not measured meanwhile, or is not above that
+       of the start; and instance top-1 is at chance level.
     3. too early to say: no curve has 8 values and the run is not over, or rule 5 applies in the first fifth of the run.
     4. diverging, after the first fifth of the run: the loss rose by six times its noise and by a quarter of its total
        decrease so far, and there is no sign of a rise in kNN, instance top-1, effective rank or separation. A rising
        loss alone is not an alarm: it also rises when the adversaries get harder while the encoder learns.
-    5. not learning: kNN is below that of random weights by more than noise, or the effective rank is at its alarm
+    5. not learning: kNN is below that of the start by more than noise, or the effective rank is at its alarm
        level. At the end of a run without labels, also if instance top-1 is not above both chance and the first step's.
     6. learning: the run is not over, and kNN (without labels, instance top-1) rose; or it did not fall, while the loss
        fell, or instance top-1, effective rank or separation rose. Separation is how much closer queries are to their
@@ -94,8 +94,8 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
 
     Args:
         history: the records, oldest first. The keys read are step, loss, spread, effective_rank, max_rank,
-            positive_cosine, instance_top1, instance_chance, knn_top1, knn_top1_random (the last four in %) and
-            knn_queries. Any may be missing. Text is ignored.
+            positive_cosine, instance_top1, instance_chance, knn_top1, and that of the start: knn_top1_random or
+            knn_top1_start (all of these in %); and knn_queries. Any may be missing. Text is ignored.
         steps: number of steps of the whole run, if known.
     """
     for key, value in {key: x for record in history for key, x in record.items()}.items():
@@ -221,7 +221,7 @@ def _below_floor(history: Sequence[Record], at_end: bool) -> str | None:
     if floor is None or math.isnan(floor.random):
         return None
     if floor.name == "kNN" and floor.is_below:
-        return f"below random weights: {floor}"
+        return f"below {floor.source}: {floor}"
     if at_end and floor.name != "kNN" and not floor.is_above:
         return f"not significantly above {floor.source}: {floor}"
     return None

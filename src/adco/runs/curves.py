@@ -116,10 +116,11 @@ def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
 
 
 def _mark(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
-    """Draw reference lines: kNN of random weights, and the step since which the adversaries are asleep."""
-    random = _points(records, "knn_top1_random")[1]
-    if "knn_top1" in panel.curves and len(random):
-        axes.axhline(random[-1], color=COLOURS[2], linestyle="--", linewidth=1, label="kNN of random weights")
+    """Draw reference lines: kNN at the start, and the step since which the adversaries are asleep."""
+    for name, label in {"knn_top1_random": "random weights", "knn_top1_start": "the weights it began from"}.items():
+        start = _points(records, name)[1]
+        if "knn_top1" in panel.curves and len(start):
+            axes.axhline(start[-1], color=COLOURS[2], linestyle="--", linewidth=1, label=f"kNN of {label}")
     since = asleep_since(records)
     if SHARE in panel.curves and since is not None:
         axes.axvline(since, color=COLOURS[1], linestyle=":", linewidth=1.2, label=f"asleep since step {since}")

@@ -57,7 +57,9 @@ class Monitor(Callback):
         self.history = list(self.run.records())
         if self.knn and trainer.global_step == 0 and not self.history:
             floor = {
-                "knn_top1_random": self.knn(method_of(pl_module).encoder.backbone),
+                f"knn_top1_{'start' if self.settings.weights else 'random'}": self.knn(
+                    method_of(pl_module).encoder.backbone
+                ),
                 "knn_queries": len(self.knn.queries),
             }
             self._write(trainer, {"step": 0, "epoch": 0, **floor})
