@@ -13,11 +13,13 @@ import adco
 from adco import api
 from adco.cli import main as cli
 from adco.config import recipes
-from adco.config.load import pretrain_parser, pretrain_settings
+from adco.config.commands import EvaluateSettings
+from adco.config.load import Parser, pretrain_parser, pretrain_settings
 from adco.config.pretrain import to_dict
 from adco.config.registry import METHODS
 from adco.config.resolve import resolve
 from adco.data.sources import open_source
+from adco.evaluation.knn import KNN
 from adco.methods.adco import AdCoSettings
 from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted, NotFiniteError
@@ -67,7 +69,7 @@ WRONG = [
     (["pretrain", "cifar10_demo"], "data 'cifar10_demo' is a recipe: try adco pretrain --recipe cifar10_demo"),
     (["pretrain", "digits", "--lr", "0.1"], "unknown flag --lr: it is called --learning_rate here"),
     (["pretrain", "digits", "--output-dir=a"], "unknown flag --output-dir: it is called --out here"),
-    (["pretrain", "digits", "--weights", "a.pth"], "unknown flag --weights: training starts from random weights"),
+    (["pretrain", "digits", "--weights", "a.pth"], "weights 'a.pth' is neither a file nor a run directory"),
     (["evaluate", "knn", "--arch", "resnet18"], "unknown flag --arch: it is called --backbone here"),
     (["compare", "cifar10_table5", "--output", "a"], "unknown flag --output: it is called --out here"),
     (["demo", "--lr", "3"], "unknown flag --lr; see --help"),
@@ -142,6 +144,24 @@ def test_print_config_is_what_would_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert (values["image_size"], values["adversaries"]) == (8, 1024)  # of 1 442 images of 8 px
     assert pretrain_settings(**values) == expected
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["knn", "run", "--k", "3"],
+        ["knn", "--k", "3", "run"],
+        ["--k=3", "--floors", "knn", "run"],
+        ["--data", "linear", "--floors", "false", "knn", "--k", "3", "run"],
+    ],
+)
+def test_flags_may_stand_anywhere(arguments: list[str]) -> None:
+    parser = Parser([EvaluateSettings, KNN], "adco evaluate", "")
+    parser.add_argument("kind")
+    parser.add_argument("run", nargs="?")
+    flags = parser.read_flags(arguments)
+    assert (flags.kind, flags.run, flags.k) == ("knn", "run", 3)
+    assert flags.floors is ("--floors" in arguments and "false" not in arguments)
 
 
 @pytest.mark.parametrize("data", ["imagenet", "cifar10"])

@@ -119,7 +119,7 @@ def test_a_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         ({"temprature": 3}, "unknown setting temprature: did you mean temperature?"),
         ({"zzzz": 3}, "unknown setting zzzz; see --help"),
         ({"lr": 0.1}, "unknown setting lr: it is called learning_rate here"),
-        ({"weights": "a.pth"}, "unknown setting weights: training starts from random weights"),
+        ({"pretrained": True}, "unknown setting pretrained: give --weights pretrained"),
         ({"method": "mocov9"}, "method 'mocov9' must be one of adco"),
     ],
 )
