@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -513,6 +513,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     process = start(processes, tmp_path, flags(run.path, **settings), hook)
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    assert process.pid is not None
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # workers that a server started do not notice
     assert torch.load(run.checkpoint, weights_only=True)["global_step"] == saved
     assert cli.run(["pretrain", "--resume", str(run.path)]) == 0
     assert_same_run(run, expected)
