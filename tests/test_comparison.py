@@ -229,6 +229,7 @@ def test_photographs_without_labels_are_refused_before_anything_is_done(tmp_path
     ("changed", "message"),
     [
         ({"rows": {"A": {}, "B": {"backbone": "resnet81"}}}, "row B: backbone 'resnet81' is not a timm model"),
+        ({"rows": {"A": {}, "B": {"weights": "gone.pth"}}}, "row B: weights 'gone.pth' is neither a file nor a run"),
         ({"rows": {"A": {}, "B": {"batch_size": 2000}}}, "row B: batch_size 2000 is more than the 1442 images"),
         ({"rows": {"A": {}, "B": {"devices": 3}}}, "row B: batch_size 256 must be a multiple of devices"),
         ({"evaluate_on": "labeled/"}, "the rows cannot be evaluated on labeled/: data 'labeled/' is neither a folder"),
