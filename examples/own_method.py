@@ -15,7 +15,7 @@ from adco.config.pretrain import PretrainSettings
 from adco.config.registry import METHODS
 from adco.config.topics import Unset
 from adco.data.batch import Batch
-from adco.methods.method import Common, Method, Step
+from adco.methods.method import Method, MethodArguments, Step
 from adco.models.encoder import Encoder, mlp, unit
 
 
@@ -32,7 +32,7 @@ class BarlowTwinsSettings(PretrainSettings[Unset], Generic[Unset]):
     method: Literal["barlow-twins"] = "barlow-twins"
     off_diagonal: float = 0.005
 
-    def build(self: "BarlowTwinsSettings[Never]", backbone: nn.Module, width: int, common: Common) -> Method:
+    def build(self: "BarlowTwinsSettings[Never]", backbone: nn.Module, width: int, common: MethodArguments) -> Method:
         projector = mlp(width, self.hidden, self.dim, batch_norm=True, output_norm=True)
         return BarlowTwins(Encoder(backbone, projector), common, off_diagonal=self.off_diagonal)
 
@@ -40,7 +40,7 @@ class BarlowTwinsSettings(PretrainSettings[Unset], Generic[Unset]):
 class BarlowTwins(Method):
     """Redundancy reduction."""
 
-    def __init__(self, encoder: Encoder, common: Common, *, off_diagonal: float) -> None:
+    def __init__(self, encoder: Encoder, common: MethodArguments, *, off_diagonal: float) -> None:
         super().__init__(encoder, common)
         self.off_diagonal = off_diagonal
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adco.data.batch import Batch
 from adco.data.sources import ArraySource
 from adco.methods.adco import AdCoSettings
-from adco.methods.method import Common, Method
+from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo
 from adco.models.encoder import Encoder
 from adco.optim.players import Schedule
@@ -34,7 +34,7 @@ class StillMethod(Method):
 
     def __init__(self, own: dict[str, float]) -> None:
         schedule = Schedule(peak=0.1, final=0.0, warmup_steps=0, steps=10)
-        super().__init__(Encoder(nn.Linear(2, 2), nn.Identity()), Common(schedule=schedule))
+        super().__init__(Encoder(nn.Linear(2, 2), nn.Identity()), MethodArguments(schedule=schedule))
         self.own = own
 
     def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:

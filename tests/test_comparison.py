@@ -398,14 +398,14 @@ def test_other_files_beside_the_results_are_no_results(done: Path, tmp_path: Pat
 
 
 def test_names_of_rows_may_be_numbers(tmp_path: Path) -> None:
-    claims = [{"claim": "more", "of": [16], "to": [32], "at_least": 1}]
+    claims = [{"claim": "more", "rows": [16], "against": [32], "at_least": 1}]
     plan = read_plan(write(tmp_path / "a.yaml", rows={16: {}, 32: {}}, relative_to=32, claims=claims))
-    assert (plan.relative_to, plan.claims[0].of) == ("32", ["16"])
+    assert (plan.relative_to, plan.claims[0].rows) == ("32", ["16"])
 
 
 def test_a_ratio_to_no_parameters_is_not_measured(done: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(done, tmp_path / "done")
-    claim = {"claim": "larger", "measure": "parameters", "of": ["AdCo"], "to": ["MoCo v2"], "at_least": 1}
+    claim = {"claim": "larger", "measure": "parameters", "rows": ["AdCo"], "against": ["MoCo v2"], "at_least": 1}
     found = compare(write(folder / "claims.yaml", claims=[claim]), folder / "out")
     assert statements(found) == [
         "1. larger: not measured (MoCo v2 has no trained parameters outside backbone and projector)"
@@ -439,10 +439,13 @@ def test_results_of_earlier_versions_count_as_done(done: Path) -> None:
         ({"shared": {"data": "digits", "minutes": 3}}, "row .*: minutes 3 would give rows different numbers of epochs"),
         ({"protocol": "paper"}, "protocol paper must be one of cached, sgd"),
         ({"claims": "appendix"}, "claims appendix must be a list of mappings.* adco recipes cifar10_table5"),
-        ({"claims": [{"claim": "more", "of": ["AdCo"], "to": ["AdCo"]}]}, "claim 'more' needs a bound"),
-        ({"claims": [{"claim": "more", "of": ["AdCo"], "at_least": 1}]}, "claim 'more' must name as many rows"),
-        ({"claims": [{"claim": "more", "of": ["A"], "to": ["AdCo"], "at_least": 1}]}, "'more': A must be one of the r"),
-        ({"claims": [{"of": ["AdCo"], "to": ["AdCo"], "at_least": 1}]}, "a claim about AdCo has no text"),
+        ({"claims": [{"claim": "more", "rows": ["AdCo"], "against": ["AdCo"]}]}, "claim 'more' needs a bound"),
+        ({"claims": [{"claim": "more", "rows": ["AdCo"], "at_least": 1}]}, "claim 'more' must name as many rows"),
+        (
+            {"claims": [{"claim": "more", "rows": ["A"], "against": ["AdCo"], "at_least": 1}]},
+            "'more': A must be one of the r",
+        ),
+        ({"claims": [{"rows": ["AdCo"], "against": ["AdCo"], "at_least": 1}]}, "a claim about AdCo has no text"),
         ({"claims": [{"claim": "more", "bound": 1}]}, "unknown setting bound"),
         ({"relative_to": "MoCo"}, "relative_to MoCo must be one of the rows: MoCo v2, AdCo"),
         ({"evaluations": ["knn"]}, r"evaluations \['knn'\] must be a mapping from names to settings"),
@@ -606,7 +609,7 @@ def table_of(entries: list[Entry], *claims: Claim, **changed: Any) -> Table:
 
 
 def finding(entries: list[Entry], of: list[str], to: list[str], **claim: Any) -> Finding:
-    (found,) = findings(table_of(entries, Claim(claim="more", of=of, to=to, **claim)))
+    (found,) = findings(table_of(entries, Claim(claim="more", rows=of, against=to, **claim)))
     return found
 
 
@@ -674,7 +677,7 @@ def test_the_packages_claims_are_those_of_the_appendix(name: str) -> None:
     assert numbers >= {1, 2, 3, 4, 5, 6}
     assert rows[plan.relative_to].method == "moco"
     for claim in plan.claims:
-        for of, to in zip(claim.of, claim.to, strict=True):
+        for of, to in zip(claim.rows, claim.against, strict=True):
             one, other = rows[of], rows[to]
             assert one.method == "adco"
             same = {
@@ -710,7 +713,7 @@ def test_a_comparison_of_ones_own_states_differences_to_its_first_row() -> None:
     half = student.ppf(0.975, 2 + 2) * math.sqrt(2 / 3)  # equal variances of 1, three seeds each
     expected = f"+2.00 points (95 % interval over seeds {2 - half:+.2f} to {2 + half:+.2f})"
     assert statements(table_of(rows)) == [f"AdCo minus MoCo, linear top-1: {expected}"]
-    claim = Claim(claim="AdCo is better", number=4, of=["AdCo"], to=["MoCo"], at_least=0.0)
+    claim = Claim(claim="AdCo is better", number=4, rows=["AdCo"], against=["MoCo"], at_least=0.0)
     assert statements(table_of(rows, claim))[0].startswith("4. AdCo is better: **")
 
 
@@ -744,7 +747,7 @@ def test_cells_and_markdown() -> None:
         "2.00",
         "–",
     ]
-    claim = Claim(claim="AdCo is faster", measure="time", of=["A100"], to=["MoCo"], at_most=1.0)
+    claim = Claim(claim="AdCo is faster", measure="time", rows=["A100"], against=["MoCo"], at_most=1.0)
     text = markdown(table_of(ENTRIES, claim, floors={"raw pixels": {"knn": 30.3, "linear": 40.24}}))
     assert text.count("\n| ") == len(ENTRIES) + 3  # and two lines of a head, one of a floor
     assert "\n| raw pixels | – | – | – | – | – | 30.3 | 40.2 | – | – | – | – |\n" in text

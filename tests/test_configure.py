@@ -13,7 +13,7 @@ import adco
 from adco.config import recipes, versions
 from adco.config.commands import EvaluateSettings
 from adco.config.keywords import EvaluateKeywords, PretrainKeywords
-from adco.config.load import FOREIGN, Parser, build, pretrain_parser, pretrain_settings, read_recipe
+from adco.config.load import NAMES_ELSEWHERE, Parser, build, pretrain_parser, pretrain_settings, read_recipe
 from adco.config.pretrain import Crop, to_dict
 from adco.config.registry import METHODS
 from adco.evaluation.registry import EVALUATIONS, evaluation_of
@@ -247,11 +247,11 @@ def test_no_data_is_refused_before_anything_is_written(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", NAMES_ELSEWHERE)
 def test_foreign_names_lead_to_flags_of_the_command(name: str) -> None:
     parser = pretrain_parser("adco")
     extra = {"resume", "recipe"}  # of the command, not settings
-    assert FOREIGN[name] in {*parser.names, *extra}
+    assert NAMES_ELSEWHERE[name] in {*parser.names, *extra}
     assert name not in parser.names
 
 

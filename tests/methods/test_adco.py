@@ -17,7 +17,7 @@ import reference
 from adco.adversaries import Adversaries
 from adco.data.batch import Batch
 from adco.methods.adco import AdCo, view_pairs
-from adco.methods.method import Common
+from adco.methods.method import MethodArguments
 from adco.models.encoder import Encoder
 from adco.optim.players import Schedule
 from adco.training.bare import BareTraining
@@ -93,7 +93,7 @@ def make_adco(variant: Variant, accumulate: int = 1, **changed: Any) -> AdCo:
     adversaries = Adversaries(ADVERSARIES, DIM)
     adversaries.fill(torch.randn(ADVERSARIES, DIM))  # lengths other than one
     schedule = Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS)
-    common = Common(schedule=schedule, weight_decay=WEIGHT_DECAY, accumulate=accumulate, mean=MEAN, std=STD)
+    common = MethodArguments(schedule=schedule, weight_decay=WEIGHT_DECAY, accumulate=accumulate, mean=MEAN, std=STD)
     return AdCo(linear_encoder(), adversaries, common, **asdict(variant), **{"groups": 2, **SETTINGS, **changed})
 
 

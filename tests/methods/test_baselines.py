@@ -15,7 +15,7 @@ from adco.config.pretrain import PretrainSettings
 from adco.config.resolve import resolve
 from adco.data.batch import Batch
 from adco.methods.byol import BYOL, BYOLSettings
-from adco.methods.method import Common
+from adco.methods.method import MethodArguments
 from adco.methods.moco import MoCo, MoCoSettings
 from adco.methods.simclr import SimCLR, SimCLRSettings
 from adco.methods.simsiam import SimSiam, SimSiamSettings
@@ -26,7 +26,7 @@ from adco.training.build import make_method
 IMAGES, SIDE, DIM = 6, 4, 5
 PIXELS = 3 * SIDE * SIDE
 SCHEDULE = Schedule(peak=0.1, final=0.0, warmup_steps=0, steps=10)
-COMMON = Common(schedule=SCHEDULE)
+COMMON = MethodArguments(schedule=SCHEDULE)
 
 
 def linear_encoder() -> Encoder:
@@ -110,7 +110,7 @@ def test_symmetric_moco_is_the_mean_of_both_ways_and_keeps_both_keys() -> None:
 def make_byol(accumulate: int = 1) -> BYOL:
     encoder = linear_encoder()
     predictor = nn.Linear(DIM, DIM, bias=False).double()
-    common = Common(schedule=SCHEDULE, accumulate=accumulate)
+    common = MethodArguments(schedule=SCHEDULE, accumulate=accumulate)
     return BYOL(encoder, predictor, common, ema_decay=0.8).double()
 
 

@@ -25,7 +25,7 @@ from adco.data.sources import ArraySource
 from adco.evaluation.extract import extract_features
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL
-from adco.methods.method import Common, Method
+from adco.methods.method import Method, MethodArguments
 from adco.methods.moco import MoCo
 from adco.methods.simclr import SimCLR
 from adco.methods.simsiam import SimSiam
@@ -38,9 +38,11 @@ GOLDEN_STEPS, GOLDEN = 20, Path(__file__).parent  # golden_METHOD.json
 MEAN, STD = (0.3, 0.3, 0.3), (0.38, 0.38, 0.38)
 
 
-def common(peak: float = 0.1, steps: int = 60) -> Common:
+def common(peak: float = 0.1, steps: int = 60) -> MethodArguments:
     """What all methods are built with."""
-    return Common(schedule=Schedule(peak=peak, final=peak / 50, warmup_steps=0, steps=steps), mean=MEAN, std=STD)
+    return MethodArguments(
+        schedule=Schedule(peak=peak, final=peak / 50, warmup_steps=0, steps=steps), mean=MEAN, std=STD
+    )
 
 
 class Small(nn.Sequential):

@@ -23,7 +23,7 @@ from adco.adversaries import Adversaries
 from adco.data.batch import Batch
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL
-from adco.methods.method import Common, Method
+from adco.methods.method import Method, MethodArguments
 from adco.methods.moco import MoCo
 from adco.methods.simclr import SimCLR
 from adco.methods.simsiam import SimSiam
@@ -61,7 +61,7 @@ def make_batches(rank: int = 0, world_size: int = 1) -> list[Batch]:
     ]
 
 
-COMMON = Common(schedule=Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS))
+COMMON = MethodArguments(schedule=Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS))
 
 
 def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:

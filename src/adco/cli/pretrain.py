@@ -31,7 +31,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     parser.add_argument("--print_config", action="store_true", help="print every setting and stop")
     parser.add_argument("--dry-run", action="store_true", help="measure some steps, print what a run costs, and stop")
     shown = "--print_config"  # jsonargparse has a flag of this name that it gives an empty value before parsing
-    arguments = parser.spelled(arguments)
+    arguments = parser.standard_spelling(arguments)
     helps = [argument for argument in arguments if argument in ("-h", "--help")]
     flags = parser.read_flags([argument for argument in arguments if argument not in (shown, *helps)])
     given = {name: flags[name] for name in parser.names if _given(name, arguments)}

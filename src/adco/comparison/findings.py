@@ -90,9 +90,8 @@ def differences(table: Table) -> list[str]:
 def _test(claim: Claim, table: Table) -> Finding:
     """Test a claim on the rows that the table has; a pair is left out if one of its rows is missing."""
     entries = {entry.name: entry for entry in table.entries}
-    pairs = [
-        (entries[of], entries[to]) for of, to in zip(claim.of, claim.to, strict=True) if of in entries and to in entries
-    ]
+    names = zip(claim.rows, claim.against, strict=True)
+    pairs = [(entries[of], entries[to]) for of, to in names if of in entries and to in entries]
     measured: Measured = ("a row is missing", None, None)
     if pairs:
         of, to = zip(*pairs, strict=True)

@@ -10,7 +10,7 @@ rows:
   AdCo: {method: adco, symmetric: true}     settings of one row; they override the shared ones
   MoCo v2: {recipe: imagenet_moco}          or start from a recipe
 claims:                                     what to test; default: show the differences from the first row
-- {claim: AdCo beats MoCo v2, measure: accuracy, of: [AdCo], to: [MoCo v2], at_least: 1.0}
+- {claim: AdCo beats MoCo v2, measure: accuracy, rows: [AdCo], against: [MoCo v2], at_least: 1.0}
 images: 1281167                             number of training images, for a dry run without the data
 """
 

@@ -21,7 +21,7 @@ from adco.config.versions import current_names, of_earlier_versions, with_defaul
 from adco.errors import InputError
 
 # Names of settings in other programs → the names here.
-FOREIGN = {
+NAMES_ELSEWHERE = {
     "lr": "learning_rate",
     "wd": "weight_decay",
     "bs": "batch_size",
@@ -82,7 +82,7 @@ class Parser(ArgumentParser):
         usage = " ".join([self.prog, *self.arguments.split(), "[--FLAG VALUE ...]"])
         return plain_help(self.settings, self.types, usage, self.purpose, self.actions)
 
-    def spelled(self, flags: Sequence[str]) -> list[str]:
+    def standard_spelling(self, flags: Sequence[str]) -> list[str]:
         """Return the flags in standard spelling: --image_size for --image-size, and the current names for old ones."""
         spellings = {_bare(option): option for option in self._known() if option.startswith("--")}
         present = current_names([_bare(flag) for flag in flags if flag.startswith("--")], self.names)
@@ -99,7 +99,7 @@ class Parser(ArgumentParser):
         Raises:
             InputError: with a one-line message; for an unknown flag it names the nearest known one.
         """
-        flags = self.spelled(flags)
+        flags = self.standard_spelling(flags)
         known = self._known()
         for flag in flags:
             name = flag.split("=")[0]
@@ -266,7 +266,7 @@ def _choices(literal: str) -> str:
 def _unknown(what: str, name: str, known: set[str]) -> str:
     dashes = "--" if name.startswith("--") else ""
     bare = _bare(name)
-    ours = dashes + FOREIGN.get(bare, "")
+    ours = dashes + NAMES_ELSEWHERE.get(bare, "")
     if ours in known:
         return f"unknown {what} {name}: it is called {ours} here"
     if bare in UNSUPPORTED:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from adco.health.awake import Note
     from adco.health.trends import Record
-    from adco.methods.method import Common, Method
+    from adco.methods.method import Method, MethodArguments
 
 Crop: TypeAlias = tuple[int, float, float]  # size in pixels, smallest and largest share of the image's area
 
@@ -64,7 +64,7 @@ class Devices:
 
     processes: int  # one per device
     batch_size: int  # images of one device in one forward pass
-    syncs: bool  # whether these devices can synchronise BatchNorm statistics
+    can_sync_batch_norm: bool  # whether these devices can synchronise BatchNorm statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,9 @@ class PretrainSettings(
         """
         return self
 
-    def build(self: "PretrainSettings[Never]", backbone: "nn.Module", width: int, common: "Common") -> "Method":
+    def build(
+        self: "PretrainSettings[Never]", backbone: "nn.Module", width: int, common: "MethodArguments"
+    ) -> "Method":
         """Build the method around a backbone.
 
         Args:

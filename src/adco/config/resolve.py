@@ -126,7 +126,9 @@ def _for_devices(settings: Asked, source: Source) -> Asked:
             f"batch_size {settings.batch_size} leaves {share} image for each device and accumulated part: "
             f"it must be at least {2 * processes * settings.accumulate}, so that each has two images to compare"
         )
-    devices = Devices(processes=processes, batch_size=share, syncs=can_sync_batch_norm(settings.accelerator))
+    devices = Devices(
+        processes=processes, batch_size=share, can_sync_batch_norm=can_sync_batch_norm(settings.accelerator)
+    )
     settings = _unless_set(settings, {"workers": default_workers(source, processes // settings.num_nodes)})
     if settings.precision == "auto":
         settings = replace(settings, precision=best_precision(settings.accelerator))

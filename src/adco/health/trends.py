@@ -44,7 +44,7 @@ class Trend(NamedTuple):
         return self.now - self.before > STANDARD_ERRORS * self.error
 
     @property
-    def hints(self) -> bool:
+    def may_have_risen(self) -> bool:
         """True if the curve may have risen."""
         return self.now - self.before > HINT * self.error
 

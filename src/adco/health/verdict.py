@@ -115,7 +115,7 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
         trend("effective rank", rank),
         trend("separation", separation(history)),
     )
-    if done >= PATIENCE and _loss_diverges(loss, trends.loss) and not any(one.hints for one in trends[1:]):
+    if done >= PATIENCE and _loss_diverges(loss, trends.loss) and not any(one.may_have_risen for one in trends[1:]):
         return Verdict("diverging", f"the loss rises and nothing improves: {trends}")
     if reason := _below_floor(history, at_end=done >= 1):
         return Verdict("not learning" if done >= PATIENCE else "too early to say", reason)

@@ -40,7 +40,7 @@ from adco.errors import InputError
 from adco.health.awake import Note, adversary_note
 from adco.health.numbers import adversary_hardness
 from adco.health.trends import Record
-from adco.methods.method import Common, Step
+from adco.methods.method import MethodArguments, Step
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
 from adco.models.encoder import Encoder, mlp
 from adco.optim.players import Player
@@ -118,7 +118,7 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             "adversary_learning_rate": defaults.adversary_learning_rate(count, run.images_seen),
         }
 
-    def build(self: "AdCoSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "AdCo":
+    def build(self: "AdCoSettings[Never]", backbone: nn.Module, width: int, common: MethodArguments) -> "AdCo":
         norm = self.projector_norm
         return AdCo(
             Encoder(backbone, mlp(width, self.hidden, self.dim, batch_norm=norm, output_norm=norm)),
@@ -194,7 +194,7 @@ class AdCo(QueryKeyMethod):
         self,
         encoder: Encoder,
         adversaries: Adversaries,
-        common: Common,
+        common: MethodArguments,
         *,
         symmetric: bool = False,
         ema_decay: float = 0.999,

@@ -24,7 +24,7 @@ from adco.config.pretrain import PretrainSettings, RunLength
 from adco.config.topics import CHOSEN, Optimizer, Unset
 from adco.data.batch import Batch
 from adco.losses.contrastive import negative_cosine
-from adco.methods.method import Common, Method, Step
+from adco.methods.method import Method, MethodArguments, Step
 from adco.models.encoder import Encoder, mlp, unit
 from adco.models.momentum import MomentumEncoder
 from adco.optim.players import Player
@@ -61,7 +61,7 @@ class BYOLSettings(PretrainSettings[Unset], Generic[Unset]):
     def choose(self, run: RunLength) -> dict[str, Any]:
         return super().choose(run) | {"ema_decay": defaults.ema_decay(run.steps, published=0.996)}
 
-    def build(self: "BYOLSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "BYOL":
+    def build(self: "BYOLSettings[Never]", backbone: nn.Module, width: int, common: MethodArguments) -> "BYOL":
         projector = mlp(width, self.hidden, self.dim, batch_norm=True)
         predictor = mlp(self.dim, self.hidden, self.dim, batch_norm=True)
         return BYOL(Encoder(backbone, projector), predictor, common, ema_decay=self.ema_decay)
@@ -77,7 +77,9 @@ class BYOL(Method):
         ema_decay: of the target network at the start; it rises to 1 along a cosine.
     """
 
-    def __init__(self, encoder: Encoder, predictor: nn.Module, common: Common, *, ema_decay: float = 0.996) -> None:
+    def __init__(
+        self, encoder: Encoder, predictor: nn.Module, common: MethodArguments, *, ema_decay: float = 0.996
+    ) -> None:
         super().__init__(encoder, common)
         self.target = MomentumEncoder(self.encoder)
         self.predictor, self.ema_decay = predictor, ema_decay

@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class MethodArguments:
     """The arguments that all methods have in common.
 
     Args:
@@ -58,7 +58,7 @@ class Method(nn.Module):
     std: Tensor
     encoder: Encoder
 
-    def __init__(self, encoder: Encoder, common: Common) -> None:
+    def __init__(self, encoder: Encoder, common: MethodArguments) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if common.channels_last else torch.contiguous_format
         self.encoder = encoder.to(memory_format=self.memory_format)

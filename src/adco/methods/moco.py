@@ -22,7 +22,7 @@ from adco.config.topics import CHOSEN, Unset
 from adco.data.batch import Batch
 from adco.distributed import rank
 from adco.losses.contrastive import info_nce
-from adco.methods.method import Common, Step
+from adco.methods.method import MethodArguments, Step
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
 from adco.models.encoder import Encoder, mlp
 
@@ -54,7 +54,7 @@ class MoCoSettings(QueryKeySettings[Unset], Generic[Unset]):
     def choose(self, run: RunLength) -> dict[str, Any]:
         return super().choose(run) | {"queue": min(PAPER_QUEUE, defaults.power_of_two(run.images))}
 
-    def build(self: "MoCoSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "MoCo":
+    def build(self: "MoCoSettings[Never]", backbone: nn.Module, width: int, common: MethodArguments) -> "MoCo":
         norm = self.projector_norm
         return MoCo(
             Encoder(backbone, mlp(width, self.hidden, self.dim, batch_norm=norm, output_norm=norm)),
@@ -89,7 +89,7 @@ class MoCo(QueryKeyMethod):
         self,
         encoder: Encoder,
         queue: Tensor,
-        common: Common,
+        common: MethodArguments,
         *,
         symmetric: bool = False,
         ema_decay: float = 0.999,

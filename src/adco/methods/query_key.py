@@ -19,7 +19,7 @@ from adco.data.batch import Batch
 from adco.data.draws import permutation
 from adco.distributed import world_size
 from adco.errors import InputError
-from adco.methods.method import Common, Method
+from adco.methods.method import Method, MethodArguments
 from adco.models.batchnorm import forward_groups, forward_shuffled
 from adco.models.encoder import Encoder
 from adco.models.momentum import MomentumEncoder
@@ -68,7 +68,7 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
         one_device = devices.processes == 1
         if self.batch_norm == "shuffle" and one_device:
             raise InputError("batch_norm shuffle needs more than one device: take split, or leave it auto")
-        if self.batch_norm == "sync" and not one_device and not devices.syncs:
+        if self.batch_norm == "sync" and not one_device and not devices.can_sync_batch_norm:
             raise InputError("batch_norm sync over several devices needs GPUs: take shuffle, or leave it auto")
         batch_norm = self.batch_norm
         if batch_norm == "auto":
@@ -110,7 +110,7 @@ class QueryKeyMethod(Method):
     def __init__(
         self,
         encoder: Encoder,
-        common: Common,
+        common: MethodArguments,
         *,
         symmetric: bool = False,
         ema_decay: float = 0.999,

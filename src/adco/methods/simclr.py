@@ -20,7 +20,7 @@ from adco.config.topics import Optimizer, Unset
 from adco.data.batch import Batch
 from adco.distributed import gather_with_gradient, rank
 from adco.losses.contrastive import nt_xent
-from adco.methods.method import Common, Method, Step
+from adco.methods.method import Method, MethodArguments, Step
 from adco.models.encoder import Encoder, mlp
 
 
@@ -49,7 +49,7 @@ class SimCLRSettings(PretrainSettings[Unset], Generic[Unset]):
         super().check()
         require(self, "temperature", above=0)
 
-    def build(self: "SimCLRSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "SimCLR":
+    def build(self: "SimCLRSettings[Never]", backbone: nn.Module, width: int, common: MethodArguments) -> "SimCLR":
         projector = mlp(width, self.hidden, self.dim, batch_norm=True, output_norm=True)
         return SimCLR(Encoder(backbone, projector), common, temperature=self.temperature)
 
@@ -63,7 +63,7 @@ class SimCLR(Method):
         temperature: τ.
     """
 
-    def __init__(self, encoder: Encoder, common: Common, *, temperature: float = 0.1) -> None:
+    def __init__(self, encoder: Encoder, common: MethodArguments, *, temperature: float = 0.1) -> None:
         super().__init__(encoder, common)
         self.temperature = temperature
 

@@ -19,7 +19,7 @@ from adco.config.pretrain import PretrainSettings
 from adco.config.topics import Unset
 from adco.data.batch import Batch
 from adco.losses.contrastive import negative_cosine
-from adco.methods.method import Common, Method, Step
+from adco.methods.method import Method, MethodArguments, Step
 from adco.models.encoder import Encoder, mlp, unit
 from adco.optim.players import Player
 
@@ -46,7 +46,7 @@ class SimSiamSettings(PretrainSettings[Unset], Generic[Unset]):
         super().check()
         require(self, "predictor_hidden", at_least=1)
 
-    def build(self: "SimSiamSettings[Never]", backbone: nn.Module, width: int, common: Common) -> "SimSiam":
+    def build(self: "SimSiamSettings[Never]", backbone: nn.Module, width: int, common: MethodArguments) -> "SimSiam":
         projector = mlp(width, self.hidden, self.hidden, self.dim, batch_norm=True, output_norm=True)
         predictor = mlp(self.dim, self.predictor_hidden, self.dim, batch_norm=True)
         return SimSiam(Encoder(backbone, projector), predictor, common)
@@ -61,7 +61,7 @@ class SimSiam(Method):
         common: as of `Method`.
     """
 
-    def __init__(self, encoder: Encoder, predictor: nn.Module, common: Common) -> None:
+    def __init__(self, encoder: Encoder, predictor: nn.Module, common: MethodArguments) -> None:
         super().__init__(encoder, common)
         self.predictor = predictor
 

@@ -2,7 +2,7 @@
 
 from adco.config.pretrain import Used
 from adco.data.views import View
-from adco.methods.method import Common, Method
+from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
 from adco.models.pretrained import load_weights
 from adco.optim.players import Schedule
@@ -52,7 +52,7 @@ def make_method(settings: Used, steps_per_epoch: int, *, from_weights: bool = Fa
     if from_weights and settings.weights:
         load_weights(backbone, backbone_info(settings), settings.weights)
     width = feature_width(backbone, settings.backbone, settings.image_size)
-    common = Common(
+    common = MethodArguments(
         schedule=Schedule(
             peak=settings.learning_rate,
             final=settings.final_learning_rate,

@@ -77,7 +77,7 @@ def pretrain_run(asked: Asked, source: Source) -> RunDirectory:
     settings = resolve(asked, source)
     loaded = _check_network(settings)
     if is_first_rank():
-        announce(settings, source)
+        log_images_and_warnings(settings, source)
         if loaded:
             logger.info(f"weights from {settings.weights}: {loaded}")
     path = Path(settings.out or _default_out(settings))
@@ -117,7 +117,7 @@ def _default_out(settings: Used) -> Path:
     return RUNS / f"{settings.method}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def announce(settings: Used, source: Source) -> None:
+def log_images_and_warnings(settings: Used, source: Source) -> None:
     """Log a description of the images, and what is slow or has no effect in the settings."""
     logger.info(source.description)
     if settings.stem == "cifar" and 48 <= settings.image_size <= 64:

@@ -30,7 +30,7 @@ from adco.training.bare import BareTraining
 from adco.training.build import make_method, make_views
 from adco.training.console import WARM_UP, duration, lines, outline, say
 from adco.training.online_knn import online_knn
-from adco.training.pretrain import announce, open_images, training_images
+from adco.training.pretrain import log_images_and_warnings, open_images, training_images
 from adco.words import counted
 
 STEPS = 8  # of a call of `Training`, by default
@@ -195,7 +195,7 @@ def dry_run(settings: Asked) -> str:
     source = open_images(settings)
     settings = fit_epochs(settings, source)
     resolved = resolve(settings, source)
-    announce(resolved, source)
+    log_images_and_warnings(resolved, source)
     training = Training(settings, source)
     cost = measure(resolved, source, training)
     memory = peak_since(0.0, training.device)
