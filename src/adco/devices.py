@@ -1,6 +1,8 @@
 """The devices of this machine: which there are, how many processes train on them, and in which precision."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import lightning as L
@@ -18,20 +20,28 @@ def count_processes(accelerator: str, devices: int | str, num_nodes: int) -> int
     """
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
-    try:
-        with quiet_lightning():
-            trainer = L.Trainer(
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-            )
-    except Exception as error:  # Lightning has a different exception for each kind of mismatch
-        reason = " ".join(str(error).split())
-        raise InputError(f"accelerator {accelerator} with devices {devices} is not available here: {reason}") from error
+    with (
+        one_line_if_missing(f"accelerator {accelerator} with devices {devices} is not available here"),
+        quiet_lightning(),
+    ):
+        trainer = L.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
     return int(trainer.world_size)
+
+
+@contextmanager
+def one_line_if_missing(problem: str) -> Iterator[None]:
+    """Raise an InputError, `problem` with Lightning's reason, if a Trainer made inside finds no such devices."""
+    try:
+        yield
+    except Exception as error:  # Lightning has a different exception for each kind of mismatch
+        raise InputError(f"{problem}: {' '.join(str(error).split())}") from error
 
 
 def training_device(accelerator: str) -> torch.device:

@@ -14,11 +14,9 @@ from adco.config.resolve import resolve, resolve_for_images
 from adco.data.sources import Source, open_source, open_splits
 from adco.errors import InputError
 from adco.evaluation.evaluation import check_classes
-from adco.models.backbone import build_backbone
-from adco.models.pretrained import load_weights
 from adco.optim.optimizers import make_optimizer
 from adco.runs.directory import RunDirectory
-from adco.training.build import backbone_info, make_method, make_views
+from adco.training.build import make_backbone, make_method, make_views
 from adco.words import counted
 
 
@@ -117,8 +115,7 @@ def _check_builds(settings: Asked, source: Source) -> None:
     """Load existing weights; build network, optimizer and views for this machine, on the meta device (no memory)."""
     resolved = resolve(settings, source)
     if resolved.weights:
-        info = backbone_info(resolved)
-        load_weights(build_backbone(info), info, resolved.weights)
+        make_backbone(resolved)
     with torch.device("meta"):
         method = make_method(resolved, steps_per_epoch=len(source) // resolved.batch_size)
     make_optimizer(resolved.optimizer, method.players())

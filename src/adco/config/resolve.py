@@ -9,7 +9,7 @@ from typing import Any, cast
 from adco.config import defaults
 from adco.config.pretrain import Asked, Devices, PretrainSettings, RunLength, Used
 from adco.config.topics import HardwareSettings
-from adco.config.weights import known_backbone
+from adco.config.weights import known_backbone, stem_with_weights
 from adco.data.sources import ArraySource, Source
 from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
 from adco.errors import InputError
@@ -77,9 +77,7 @@ def resolve_for_images(settings: Asked, source: Source) -> Asked:
         **_optimization(settings, run),
         **settings.choose(run),
     }
-    stem = settings.stem
-    if settings.weights and stem == "auto":
-        stem = known.get("stem", "standard")
+    stem = stem_with_weights(settings.stem, known) if settings.weights else settings.stem
     settings = replace(_unless_set(settings, chosen), stem=defaults.choose_stem(stem, image_size))
     for size, *_ in settings.further_crops:
         if size > image_size:

@@ -1,11 +1,14 @@
 """What is known of weights before they are read: the backbone that they are for, if they are from a run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError, safe_open
+
+from adco.config.load import read_recipe
+from adco.config.topics import Stem
 
 NAMES = ("backbone", "backbone_args", "stem", "mean", "std", "test_image_size")
 
@@ -19,9 +22,20 @@ def known_backbone(weights: str) -> dict[str, Any]:
     path = Path(weights).expanduser()
     for config in (path / "config.yaml", path.parent.parent / "config.yaml"):  # of a run, and of its checkpoint
         if path.suffix != ".safetensors" and config.is_file():
-            values = yaml.safe_load(config.read_text())
+            values = read_recipe(config)
             return {name: values[name] for name in NAMES if name in values}
     return _of_file(path) if path.suffix == ".safetensors" else {}
+
+
+def stem_with_weights(stem: Stem, known: Mapping[str, Any]) -> Stem:
+    """Return the stem that was asked for; for "auto", that of the weights, which is standard in other programs.
+
+    Args:
+        stem: as asked for.
+        known: what `known_backbone` returns for the weights.
+    """
+    chosen: Stem = known.get("stem", "standard") if stem == "auto" else stem
+    return chosen
 
 
 def _of_file(path: Path) -> dict[str, Any]:

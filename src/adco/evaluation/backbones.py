@@ -9,7 +9,7 @@ from torch import nn
 from adco.config.commands import EvaluateSettings
 from adco.config.defaults import choose_stem
 from adco.config.resolve import IMAGENET_MEAN, IMAGENET_STD, default_image_size
-from adco.config.weights import known_backbone
+from adco.config.weights import known_backbone, stem_with_weights
 from adco.data.sources import Source
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone
@@ -76,9 +76,7 @@ def named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modul
         raise InputError(f"weights {settings.weights} need --backbone, the timm network they belong to")
     torch.manual_seed(0)
     image_size = settings.image_size or known.get("test_image_size") or default_image_size(source)
-    stem = settings.stem
-    if settings.weights and stem == "auto":
-        stem = known.get("stem", "standard")
+    stem = stem_with_weights(settings.stem, known) if settings.weights else settings.stem
     mean, std = (tuple(known.get(which, usual)) for which, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
     arguments = known.get("backbone_args", {})
     info = BackboneInfo(name, image_size, mean, std, arguments, choose_stem(stem, image_size))

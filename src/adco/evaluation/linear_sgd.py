@@ -1,5 +1,4 @@
-"""The papers' linear evaluation: a linear layer trained with SGD on augmented images. Use it to compare with published
-scores."""
+"""The papers' linear evaluation, for comparison with published scores: SGD on augmented images."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -19,6 +19,7 @@ from adco.data.batch import Batch, normalize
 from adco.data.loader import Loader, Order
 from adco.data.sources import Source
 from adco.data.views import View
+from adco.devices import one_line_if_missing
 from adco.errors import InputError
 from adco.evaluation.evaluation import Task
 from adco.evaluation.linear import LinearProbe
@@ -136,7 +137,7 @@ def fit_by_sgd(
 
 
 def _trainer(device: torch.device, devices: int | str, epochs: int) -> L.Trainer:
-    try:
+    with one_line_if_missing(f"devices {devices} are not available on {device.type}"):
         return L.Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=devices,
@@ -147,6 +148,3 @@ def _trainer(device: torch.device, devices: int | str, epochs: int) -> L.Trainer
             enable_model_summary=False,
             enable_progress_bar=False,
         )
-    except Exception as error:  # Lightning has a different exception for each kind of mismatch
-        reason = " ".join(str(error).split())
-        raise InputError(f"devices {devices} are not available on {device.type}: {reason}") from error

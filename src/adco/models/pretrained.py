@@ -70,7 +70,8 @@ class Loaded:
 
     def __str__(self) -> str:
         under = f" under {self.prefix.rstrip('.')}" if self.prefix else ""
-        rest = [f"{what}: {_heads(names)}" for what, names in _rest(self) if names]
+        parts = {"left out": self.left_out, "missing": self.missing}
+        rest = [f"{what}: {_heads(names)}" for what, names in parts.items() if names]
         return "; ".join([f"{100 * self.share:.4g} % of the backbone{under}", *rest])
 
 
@@ -266,11 +267,6 @@ def _nearest(missing: list[str], wanted: Mapping[str, Tensor], tensors: Mapping[
         near = difflib.get_close_matches(name, tensors, n=1, cutoff=0.0)[0]
         pairs.append(f"{name} {list(wanted[name].shape)} (nearest: {near} {list(tensors[near].shape)})")
     return "missing " + ", ".join(pairs) + (" …" if len(missing) > 3 else "")
-
-
-def _rest(loaded: Loaded) -> Iterator[tuple[str, list[str]]]:
-    yield "left out", loaded.left_out
-    yield "missing", loaded.missing
 
 
 def _heads(names: list[str]) -> str:

@@ -1,10 +1,12 @@
 """From settings to what is trained: the views, the backbone and the method."""
 
+from torch import nn
+
 from adco.config.pretrain import Used
 from adco.data.views import View
 from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
-from adco.models.pretrained import load_weights
+from adco.models.pretrained import Loaded, load_weights
 from adco.optim.players import Schedule
 
 
@@ -40,6 +42,16 @@ def backbone_info(settings: Used) -> BackboneInfo:
     )
 
 
+def make_backbone(settings: Used) -> tuple[nn.Module, Loaded | None]:
+    """Build the backbone with the weights that the settings name, and return what was loaded; None for random weights.
+
+    Raises InputError if the weights cannot be read or do not fit.
+    """
+    info = backbone_info(settings)
+    backbone = build_backbone(info)
+    return backbone, load_weights(backbone, info, settings.weights) if settings.weights else None
+
+
 def make_method(settings: Used, steps_per_epoch: int, *, from_weights: bool = False) -> Method:
     """Build the method with random weights, drawn from torch's global generator.
 
@@ -48,9 +60,7 @@ def make_method(settings: Used, steps_per_epoch: int, *, from_weights: bool = Fa
         steps_per_epoch: of the run.
         from_weights: whether the backbone gets the weights named in the settings.
     """
-    backbone = build_backbone(backbone_info(settings))
-    if from_weights and settings.weights:
-        load_weights(backbone, backbone_info(settings), settings.weights)
+    backbone = make_backbone(settings)[0] if from_weights else build_backbone(backbone_info(settings))
     width = feature_width(backbone, settings.backbone, settings.image_size)
     common = MethodArguments(
         schedule=Schedule(

@@ -20,12 +20,12 @@ from adco.devices import can_sync_batch_norm
 from adco.errors import InputError
 from adco.launcher import is_first_rank
 from adco.methods.method import Method
-from adco.models.backbone import build_backbone, feature_width
-from adco.models.pretrained import Loaded, load_weights
+from adco.models.backbone import feature_width
+from adco.models.pretrained import Loaded
 from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
-from adco.training.build import backbone_info, make_method, make_views
+from adco.training.build import backbone_info, make_backbone, make_method, make_views
 from adco.training.console import Bar, TimeLeft, lines, outline, progress, say
 from adco.training.datamodule import PretrainData, WarmStart
 from adco.training.errors import Interrupted
@@ -104,10 +104,8 @@ def _check_network(settings: Used) -> Loaded | None:
     Returns:
         What is loaded; None without weights.
     """
-    info = backbone_info(settings)
-    backbone = build_backbone(info)
-    loaded = load_weights(backbone, info, settings.weights) if settings.weights else None
-    for size in {view.size for view in make_views(settings)} | {info.image_size}:
+    backbone, loaded = make_backbone(settings)
+    for size in {view.size for view in make_views(settings)} | {settings.test_image_size}:
         feature_width(backbone, settings.backbone, size)
     return loaded
 
@@ -205,7 +203,7 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
     stop = StopOnSignal(checkpoints, agree_every=settings.log_every)
     callbacks: list[L.Callback] = [
         *([Bar(steps, clock, monitor.latest)] if sys.stderr.isatty() else []),
-        monitor,  # before the warm start, because its first record is of random weights
+        monitor,  # before the warm start, because its first record is of the weights at the start
         *([WarmStart(data)] if settings.images_before_first_step else []),
         clock,
         stop,
