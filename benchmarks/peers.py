@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from adco.comparison.timing import relative_time
-from adco.config.pretrain import Used
+from adco.config.pretrain import Resolved
 from adco.config.resolve import resolve
 from adco.data.loader import Loader, Order
 from adco.data.sources import ArraySource, open_source
@@ -72,7 +72,7 @@ def workers(pairs: Pairs) -> DataLoader[Any]:
     )
 
 
-def adco(settings: Used, source: ArraySource) -> Train:
+def adco(settings: Resolved, source: ArraySource) -> Train:
     """Return a function that trains this package's AdCo for an epoch, without Lightning's loop and the monitor."""
     train = BareTraining(make_method(settings, len(source) // BATCH), settings.optimizer)
     loader = Loader(source, make_views(settings), Order(len(source), batch_size=BATCH, seed=0))
@@ -84,7 +84,7 @@ def adco(settings: Used, source: ArraySource) -> Train:
     return epoch
 
 
-def published(settings: Used, source: ArraySource) -> Train:
+def published(settings: Resolved, source: ArraySource) -> Train:
     """Return a function that trains AdCo for an epoch as in the authors' release, in one process."""
     view = published_views(settings.image_size)
     loader = workers(Pairs(source, partial(_twice, view)))
@@ -116,7 +116,7 @@ def published(settings: Used, source: ArraySource) -> Train:
     return epoch
 
 
-def lightly(settings: Used, source: ArraySource, memory_format: torch.memory_format) -> Train:
+def lightly(settings: Resolved, source: ArraySource, memory_format: torch.memory_format) -> Train:
     """Return a function that trains MoCo v2 for an epoch as in lightly's example."""
     loader = workers(Pairs(source, MoCoV2Transform(input_size=settings.image_size)))
     backbone = build_backbone(backbone_info(settings))

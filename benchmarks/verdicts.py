@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 import adco
-from adco.health.floor import floor_of
+from adco.health.floor import with_floor
 from adco.health.trends import Record, curve, latest, separation
 from adco.health.verdict import LOW_SPREAD, low_rank, verdict
 from adco.runs.records import read_records
@@ -133,10 +133,14 @@ def interval(rows: list[dict[str, Any]], name: str, within: bool) -> tuple[float
 
 def end_of(records: Sequence[Record]) -> str:
     """Return how the run ended, without using the verdict."""
-    rank, spread, floor = curve(records, "effective_rank")[-LAST:], curve(records, "spread")[-LAST:], floor_of(records)
+    rank, spread, floor = (
+        curve(records, "effective_rank")[-LAST:],
+        curve(records, "spread")[-LAST:],
+        with_floor(records),
+    )
     if rank.max() <= low_rank(latest(records, "max_rank")) or spread.max() <= LOW_SPREAD:
         return "collapsed"
-    return "below random weights" if floor and floor.name == "kNN" and floor.is_below else "healthy"
+    return "below random weights" if floor and floor.measure == "kNN" and floor.is_below_floor else "healthy"
 
 
 def stops_at(records: Sequence[Record]) -> float | None:

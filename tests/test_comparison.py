@@ -599,7 +599,7 @@ def table_of(entries: list[Entry], *claims: Claim, **changed: Any) -> Table:
     facts: dict[str, Any] = {
         "evaluations": {"knn": "kNN", "linear": "linear"},
         "floors": {"raw pixels": {"linear": 40.2}, "random weights": {"linear": 35.1}},
-        "costs_of": "a machine, threads: 1",
+        "measured_on": "a machine, threads: 1",
         "trained_on": {"photos/": 60_000},
         "evaluated_on": "labelled/",
         "test_images": 2000,
@@ -618,7 +618,7 @@ def test_a_difference_in_accuracy_has_welchs_interval() -> None:
     found = finding(ENTRIES, ["A800"], ["MoCo"], at_least=1.0)
     variances, freedom = (1 / 3, 0.01 / 3), 1.01**2 / (1 / 2 + 0.01**2 / 2)  # Welch 1947
     half = student.ppf(0.975, freedom) * math.sqrt(sum(variances))
-    assert found.figure == pytest.approx(1.5)
+    assert found.value == pytest.approx(1.5)
     assert found.interval == pytest.approx((1.5 - half, 1.5 + half))
     assert found.verdict == "cannot tell"
     assert finding(ENTRIES, ["S800"], ["BYOL"], at_least=0.0).verdict == "holds"
@@ -627,11 +627,11 @@ def test_a_difference_in_accuracy_has_welchs_interval() -> None:
 
 def test_time_and_parameters_are_ratios() -> None:
     cost = finding(ENTRIES, ["S800"], ["BYOL"], measure="time", at_most=3.50 / 4.10)
-    assert cost.figure == pytest.approx(0.8)
+    assert cost.value == pytest.approx(0.8)
     assert cost.interval == pytest.approx((0.8, 0.8))
     assert cost.verdict == "holds"
     size = finding(ENTRIES, ["S50"], ["BYOL"], measure="parameters", at_most=1.0)
-    assert (size.figure, size.interval, size.verdict) == (0.5, (0.5, 0.5), "holds")
+    assert (size.value, size.interval, size.verdict) == (0.5, (0.5, 0.5), "holds")
     assert "exact" in size.sentence()
 
 
@@ -640,12 +640,12 @@ def test_what_is_said_of_several_rows_is_read_off_all() -> None:
     means = {"N8": 60, "N4": 61, "N1": 62, "S8": 62, "S4": 62, "S1": 65}
     rows = [entry(name, "adco", False, 8, [mean - 0.1, mean, mean + 0.1]) for name, mean in means.items()]
     found = finding(rows, ["S8", "S4", "S1"], ["N8", "N4", "N1"], at_least=1.5)
-    assert found.figure == pytest.approx((2 + 1 + 3) / 3)
+    assert found.value == pytest.approx((2 + 1 + 3) / 3)
     half = student.ppf(0.975, 2 + 2) * 0.1 * math.sqrt(2 / 3)
     assert found.interval == pytest.approx((2 - half, 2 + half))
     assert found.measured == "linear top-1 in points, mean of S8, S4 and S1 minus mean of N8, N4 and N1"
     without = [row for row in rows if row.name != "N4"]  # not finished yet
-    assert finding(without, ["S8", "S4", "S1"], ["N8", "N4", "N1"], at_least=1.5).figure == pytest.approx((2 + 3) / 2)
+    assert finding(without, ["S8", "S4", "S1"], ["N8", "N4", "N1"], at_least=1.5).value == pytest.approx((2 + 3) / 2)
     none = finding(rows[:3], ["S8", "S4", "S1"], ["N8", "N4", "N1"], at_least=1.5)
     assert none.sentence() == "more: not measured (a row is missing)"
 
@@ -657,7 +657,7 @@ def test_costs_that_change_from_round_to_round_tell_nothing() -> None:
     both = replace(byol, name="both", seconds_per_image=seconds)
     cost = finding([byol, both], ["both"], ["BYOL"], measure="time", at_most=3.50 / 4.10)
     # The second lowest and the second highest: the median is out of it with (1 + 9) / 2**9 on each side.
-    assert cost.figure == pytest.approx(0.82)
+    assert cost.value == pytest.approx(0.82)
     assert cost.interval == pytest.approx((0.75, 0.9))
     assert cost.verdict == "cannot tell"
 

@@ -11,7 +11,7 @@ import torch
 from adco.cli.main import _configure_output
 from adco.config.load import pretrain_settings
 from adco.data.sources import ArraySource
-from adco.training.console import Bar, TimeLeft, duration, outline, progress, say
+from adco.training.console import Bar, TimeLeft, duration, progress, rank_zero_info, summary
 
 METHOD: Any = None
 
@@ -57,7 +57,7 @@ def test_one_epoch_class_and_thread_are_singular(monkeypatch: pytest.MonkeyPatch
     source = ArraySource("few", np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64), ("a",))
     method: Any = SimpleNamespace(encoder=SimpleNamespace(backbone=torch.nn.Linear(2, 2)))
     settings: Any = pretrain_settings(data="few", epochs=1, batch_size=2, image_size=8)
-    facts = outline(settings, source, method, torch.device("cpu"), processes=1)
+    facts = summary(settings, source, method, torch.device("cpu"), processes=1)
     assert facts["images"] == "4 in few, 1 class (labels are used for kNN only)"
     assert facts["steps"] == "2 per epoch, 2 in 1 epoch"
     assert facts["device"].startswith("cpu (1 thread), ")
@@ -100,7 +100,7 @@ def test_it_is_logged_after_the_first_steps_and_at_a_fiftieth_of_the_run(
 
 def test_other_ranks_say_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
-    say("reading photos …")
+    rank_zero_info("reading photos …")
     assert caplog.messages == []
 
 

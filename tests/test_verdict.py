@@ -215,7 +215,7 @@ def test_a_falling_loss_is_not_learning_while_knn_falls() -> None:
 
 
 def test_words_while_a_run_goes_on() -> None:
-    """Asked after every record of a good run, there is never an alarm; of a bad one, no alarm before the turn."""
+    """Given after every record of a good run, there is never an alarm; of a bad one, no alarm before the turn."""
     n = 240
     good = history(
         n, loss=falling(n, 9, 4.5), spread=1 - falling(n, 0.9, 0.05), knn_top1=80 - falling(n, 60, 10), knn_every=12

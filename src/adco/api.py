@@ -7,13 +7,13 @@ from typing import Any, Unpack
 from adco.config.commands import EvaluateSettings
 from adco.config.keywords import EvaluateKeywords, PretrainKeywords
 from adco.config.load import Parser, build, pretrain_settings
-from adco.config.resolve import as_used
+from adco.config.resolve import as_resolved
 from adco.config.versions import current_evaluation
 from adco.errors import InputError
 from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.registry import evaluation_of
 from adco.runs.directory import RunDirectory
-from adco.training.pretrain import open_images, pretrain_run, resume_run
+from adco.training.pretrain import open_training_images_logged, pretrain_run, resume_run
 from adco.training.rehearsal import fit_epochs
 
 
@@ -46,10 +46,10 @@ def pretrain(
         run = RunDirectory.open(resume)
         before = run.read_config()
         epochs = pretrain_settings(**{**before, **settings}).epochs
-        return resume_run(run, as_used(pretrain_settings(**before)), epochs).path
+        return resume_run(run, as_resolved(pretrain_settings(**before)), epochs).path
     asked = pretrain_settings(recipe, **settings)
     asked.check()
-    source = open_images(asked)
+    source = open_training_images_logged(asked)
     return pretrain_run(fit_epochs(asked, source, time.perf_counter() - start), source).path
 
 

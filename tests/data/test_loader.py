@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from adco.data.batch import Batch
-from adco.data.loader import Loader, Order, Place
+from adco.data.loader import Assignment, Loader, Order
 from adco.data.sources import ArraySource
 from adco.data.views import View
 
@@ -19,7 +19,7 @@ def source() -> ArraySource:
     return ArraySource("noise", pixels, None, ())
 
 
-def places(order: Order, epochs: int = 1) -> list[Place]:
+def places(order: Order, epochs: int = 1) -> list[Assignment]:
     return [place for _ in range(epochs) for (place,) in order]
 
 
@@ -101,7 +101,7 @@ def test_the_position_counts_on_over_epochs_and_is_never_reset() -> None:
 def test_an_order_goes_on_anywhere(position: int) -> None:
     expected = places(Order(IMAGES, batch_size=10, seed=0), 3)[position:]
     order = Order(IMAGES, batch_size=10, seed=0, position=position)
-    found: list[Place] = []
+    found: list[Assignment] = []
     while len(found) < len(expected):
         found += places(order)
     for place, other in zip(found, expected, strict=True):

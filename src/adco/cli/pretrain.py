@@ -12,7 +12,7 @@ from adco.launcher import is_first_rank
 
 if TYPE_CHECKING:
     from adco.config.load import Parser
-    from adco.config.pretrain import Asked, Used
+    from adco.config.pretrain import Given, Resolved
 
 
 def pretrain(arguments: Sequence[str]) -> int:
@@ -68,7 +68,7 @@ def _positional_data(images: str | None, given: Mapping[str, Any]) -> dict[str, 
     return {"data": images}
 
 
-def _print_help(parser: "Parser", settings: "Asked") -> int:
+def _print_help(parser: "Parser", settings: "Given") -> int:
     """Print every flag, with the values chosen for the data if it is given and on this machine."""
     if settings.data:
         from adco.data.sources import is_here
@@ -81,7 +81,7 @@ def _print_help(parser: "Parser", settings: "Asked") -> int:
     return 0
 
 
-def _print_config(settings: "Asked") -> int:
+def _print_config(settings: "Given") -> int:
     """Print the resolved settings as YAML; if the data is not on this machine, the settings as given."""
     import yaml
 
@@ -93,7 +93,7 @@ def _print_config(settings: "Asked") -> int:
         if settings.minutes != math.inf:
             note = f"minutes {settings.minutes:g} chooses the epochs when the run starts, and other settings by them"
             print(f"# {note}: shown are those of {settings.epochs} epochs", file=sys.stderr)
-        shown: Asked | Used = _chosen(settings)
+        shown: Given | Resolved = _chosen(settings)
     else:
         shown = settings
         print(f"# data {data} is not on this machine: null and auto are chosen where it is", file=sys.stderr)
@@ -101,12 +101,12 @@ def _print_config(settings: "Asked") -> int:
     return 0
 
 
-def _chosen(settings: "Asked") -> "Used":
+def _chosen(settings: "Given") -> "Resolved":
     """Resolve the settings for their data."""
     from adco.config.resolve import resolve
-    from adco.training.pretrain import training_images
+    from adco.training.pretrain import open_training_images
 
-    return resolve(settings, training_images(settings))
+    return resolve(settings, open_training_images(settings))
 
 
 def _train(**settings: Any) -> int:

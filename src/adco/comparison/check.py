@@ -9,7 +9,7 @@ import torch
 
 from adco.comparison.plan import Plan, Row, first_difference, naming
 from adco.comparison.table import few_images, is_done, results
-from adco.config.pretrain import Asked, to_dict
+from adco.config.pretrain import Given, to_dict
 from adco.config.resolve import resolve, resolve_for_images
 from adco.data.sources import Source, open_source, open_splits
 from adco.errors import InputError
@@ -20,7 +20,7 @@ from adco.training.build import make_backbone, make_method, make_views
 from adco.words import counted
 
 
-def check_plan(plan: Plan, out: Path, say: Callable[[str], None]) -> dict[str, Asked]:
+def check_plan(plan: Plan, out: Path, log: Callable[[str], None]) -> dict[str, Given]:
     """Check that existing runs in `out` match the plan, and that the missing ones can be trained and evaluated.
 
     Returns:
@@ -47,7 +47,7 @@ def check_plan(plan: Plan, out: Path, say: Callable[[str], None]) -> dict[str, A
         with naming(f"row {row.name}"):
             _check_builds(row.settings, sources[row.name])
     if missing:
-        test_images = check_labels(plan, sources[plan.rows[0].name], say)
+        test_images = check_labels(plan, sources[plan.rows[0].name], log)
         for row, seed in plan.runs():
             run = RunDirectory(row.run(out, seed))
             for result in results(run.path, plan).values():
@@ -63,12 +63,12 @@ def _check_image_count(run: RunDirectory, action: str, before: int | None, now: 
         )
 
 
-def check_labels(plan: Plan, source: Source, say: Callable[[str], None]) -> int:
+def check_labels(plan: Plan, source: Source, log: Callable[[str], None]) -> int:
     """Check and report the labelled images that all rows are evaluated on.
 
     Args:
         source: the first row's training images.
-        say: called with each line to report.
+        log: called with each line to report.
 
     Returns:
         The number of test images.
@@ -88,10 +88,10 @@ def check_labels(plan: Plan, source: Source, say: Callable[[str], None]) -> int:
     except InputError as error:
         raise InputError(f"the rows cannot be evaluated on {data}: {error}") from error
     images = f"{len(train)} training and {counted(len(test), 'test image')}"
-    say(f"evaluation on {data}: {images} of {len(train.classes)} classes")
+    log(f"evaluation on {data}: {images} of {len(train.classes)} classes")
     few = few_images(len(test))
     if few:
-        say(f"warning: {few[0].lower()}{few[1:]}")
+        log(f"warning: {few[0].lower()}{few[1:]}")
     return len(test)
 
 
@@ -111,7 +111,7 @@ def check_same(row: Row, run: RunDirectory, asked: Mapping[str, Any]) -> None:
         raise InputError(f"{run.path} {difference}: delete it to run it again")
 
 
-def _check_builds(settings: Asked, source: Source) -> None:
+def _check_builds(settings: Given, source: Source) -> None:
     """Load existing weights; build network, optimizer and views for this machine, on the meta device (no memory)."""
     resolved = resolve(settings, source)
     if resolved.weights:

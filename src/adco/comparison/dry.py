@@ -7,7 +7,7 @@ import numpy as np
 
 from adco.comparison.plan import Plan
 from adco.config import defaults
-from adco.config.pretrain import Asked
+from adco.config.pretrain import Given
 from adco.data.sources import ArraySource
 from adco.training.rehearsal import Training, high_water, in_a_process, peak_since
 
@@ -30,11 +30,11 @@ def dry_run(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _steps(settings: Asked, images: int) -> int:
+def _steps(settings: Given, images: int) -> int:
     return images // (settings.batch_size or defaults.batch_size(images)) * settings.epochs
 
 
-def _train_two_steps(settings: Asked) -> dict[str, Any]:
+def _train_two_steps(settings: Given) -> dict[str, Any]:
     noise = np.random.default_rng(0).integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
     source = ArraySource("noise", noise, None, ())
     before = high_water()
@@ -43,5 +43,5 @@ def _train_two_steps(settings: Asked) -> dict[str, Any]:
     return {
         "parameters": training.trained_parameters() / 1e6,
         "megabytes": peak_since(before, training.device),
-        "finite": all(bool(p.isfinite().all()) for p in training.method.parameters()),
+        "finite": all(bool(weights.isfinite().all()) for weights in training.method.parameters()),
     }

@@ -21,14 +21,14 @@ class Finding:
     Args:
         number, claim, at_least, at_most: of the claim.
         measured: what was measured, and on which rows; or why there is no value.
-        figure: the measured value; None if a row is missing.
+        value: the measured value; None if a row is missing.
         interval: 95 % confidence interval of the value, over seeds or rounds; None with a single seed.
     """
 
     number: int
     claim: str
     measured: str
-    figure: float | None
+    value: float | None
     interval: tuple[float, float] | None
     at_least: float | None = None
     at_most: float | None = None
@@ -47,7 +47,7 @@ class Finding:
 
     def sentence(self) -> str:
         """Return the claim, the verdict, the measured value and its interval on one line of Markdown."""
-        if self.figure is None:
+        if self.value is None:
             return f"{self.claim}: not measured ({self.measured})"
         if self.interval is None:
             interval = "no interval with one seed"
@@ -55,7 +55,7 @@ class Finding:
             interval = "exact"
         else:
             interval = "95 % interval {:.2f} to {:.2f}".format(*self.interval)
-        return f"{self.claim}: **{self.verdict}** ({self.measured}: {self.figure:.2f}, {interval})"
+        return f"{self.claim}: **{self.verdict}** ({self.measured}: {self.value:.2f}, {interval})"
 
 
 def statements(table: Table) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from adco.comparison.claims import Claim, read_claims
 from adco.config.load import Parser, build, pretrain_settings, read_recipe
-from adco.config.pretrain import Asked, to_dict
+from adco.config.pretrain import Given, to_dict
 from adco.config.versions import current_evaluation
 from adco.errors import InputError
 from adco.evaluation.evaluation import Evaluation
@@ -39,7 +39,7 @@ class Row:
     """A row of the table."""
 
     name: str
-    settings: Asked  # its seed is not used: the plan has the seeds
+    settings: Given  # its seed is not used: the plan has the seeds
 
     def run(self, out: Path, seed: int) -> Path:
         """Return the run directory of this row with `seed`."""
@@ -156,22 +156,23 @@ def _rows(recipe: str | Path, values: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def first_difference(settings: Asked, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """Return the name of the first setting whose value in `known` differs from that in `asked`; None if all agree.
+def first_difference(settings: Given, existing: Mapping[str, Any], resolved: Mapping[str, Any]) -> str | None:
+    """Return the name of the first setting in which an existing run differs from a row; None if they agree.
 
-    Settings in MAY_DIFFER, and those that are unset or "auto" in `asked`, are not compared. A setting
-    that is missing in `known`, because it did not exist yet, differs only if `settings` does not have its default.
+    Settings in MAY_DIFFER are ignored, as are those that are still unset or "auto" in `resolved`. If the run is older
+    than a setting, it agrees with a row that has the setting's default.
 
     Args:
-        settings: as given by the user, not resolved.
-        known: settings of an existing run or timing.
-        asked: `settings`, resolved.
+        settings: of the row, as given by the user.
+        existing: the settings of the existing run or timing.
+        resolved: the row's settings after they were resolved as far as possible.
     """
-    defaults = to_dict(type(settings)(method=settings.method))
-    for name, value in asked.items():
+    given, defaults = to_dict(settings), to_dict(type(settings)(method=settings.method))
+    for name, value in resolved.items():
         if name in MAY_DIFFER or value is None or value == "auto":
             continue
-        if known[name] != value if name in known else to_dict(settings)[name] != defaults[name]:
+        differs = existing[name] != value if name in existing else given[name] != defaults[name]
+        if differs:
             return name
     return None
 

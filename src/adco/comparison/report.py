@@ -22,7 +22,7 @@ def caption(table: Table) -> str:
         f"Trained on {trained}, evaluated on {table.evaluated_on}{tested}. {few and few + '. '}{columns}: top-1 "
         "accuracy in %, mean ± standard deviation over seeds. extra parameters: trained parameters outside backbone "
         f"and projector. images/s, time/epoch (relative to {table.relative_to}) and peak MB: measured on "
-        f"{table.costs_of}; the rows were timed in turn."
+        f"{table.measured_on}; the rows were timed in turn."
     )
 
 
@@ -36,7 +36,7 @@ def markdown(table: Table) -> str:
 def to_json(table: Table) -> dict[str, Any]:
     """Return the table as plain values, with the tested claims and their verdicts."""
     rows = [asdict(entry) for entry in table.entries]
-    facts = ("floors", "costs_of", "trained_on", "evaluated_on", "test_images", "relative_to")
+    facts = ("floors", "measured_on", "trained_on", "evaluated_on", "test_images", "relative_to")
     return {
         "rows": [row | row.pop("top1") for row in rows],  # a key for each evaluation
         **{name: getattr(table, name) for name in facts},

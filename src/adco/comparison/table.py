@@ -48,7 +48,7 @@ class Table:
         entries: the rows.
         evaluations: the title of the column of each evaluation, by the evaluation's name.
         floors: top-1 in % of raw pixels and of random weights, for each evaluation.
-        costs_of: the machine that the costs were measured on.
+        measured_on: the machine that the costs were measured on.
         trained_on: the number of images of each training set, by name; None if no run on it has started.
         evaluated_on: the labelled data.
         test_images: the number of test images; None if no run is finished.
@@ -59,7 +59,7 @@ class Table:
     entries: list[Entry]
     evaluations: dict[str, str]
     floors: dict[str, dict[str, float]]
-    costs_of: str
+    measured_on: str
     trained_on: dict[str, int | None]
     evaluated_on: str
     test_images: int | None
@@ -105,7 +105,7 @@ def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
         ],
         evaluations={evaluation.NAME: evaluation.TITLE for evaluation in plan.evaluations},
         floors=_floors(all_results[plan.rows[0].name][0]),
-        costs_of=f"{machine}, threads: {timing['threads']}",
+        measured_on=f"{machine}, threads: {timing['threads']}",
         trained_on={data: _training_images(plan, out, data) for data in plan.training_data},
         evaluated_on=plan.evaluation_data,
         test_images=next((next(iter(found.values()))["images"] for seeds in done.values() for found in seeds), None),

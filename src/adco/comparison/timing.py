@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from adco.comparison.plan import Row, first_difference
-from adco.config.pretrain import Asked, to_dict
+from adco.config.pretrain import Given, to_dict
 from adco.config.versions import of_earlier_versions
 from adco.data.sources import open_source
 from adco.files import read_json, write_json
@@ -25,13 +25,13 @@ ROUNDS = 9  # measured rounds; each times every row once
 
 
 def known_timings(
-    rows: Sequence[Row], used: Mapping[str, Asked], path: Path, say: Callable[[str], None]
+    rows: Sequence[Row], used: Mapping[str, Given], path: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return the timings of all rows from the file at `path`; measure and write them if it has none for these settings.
 
     Args:
         used: the settings of each row by its name, resolved for its images.
-        say: called with each progress message.
+        log: called with each progress message.
 
     Returns:
         The results of `time_rows` under "rows", with the rows' settings, the number of threads and the machine.
@@ -43,18 +43,18 @@ def known_timings(
         row.name in known and not first_difference(row.settings, known[row.name], asked[row.name]) for row in rows
     )
     if not same:
-        measured = time_rows(rows, say)
+        measured = time_rows(rows, log)
         timing = {"settings": asked, "rows": measured, "threads": torch.get_num_threads(), **environment()}
         write_json(path, timing)
     return timing
 
 
-def time_rows(rows: Sequence[Row], say: Callable[[str], None], *, steps: int = STEPS) -> dict[str, Any]:
+def time_rows(rows: Sequence[Row], log: Callable[[str], None], *, steps: int = STEPS) -> dict[str, Any]:
     """Measure each row's seconds per image in each round, extra parameters, and peak memory in MB.
 
     Extra parameters are trained parameters outside backbone and projector.
     """
-    say(f"timing {counted(len(rows), 'row')}: {ROUNDS} rounds of {steps} steps per row")
+    log(f"timing {counted(len(rows), 'row')}: {ROUNDS} rounds of {steps} steps per row")
     opened = cache(open_source)
     trainings = {}
     for row in rows:

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from adco.config import recipes
 from adco.config.help import plain_help, pretrain_help
-from adco.config.pretrain import Asked, PretrainSettings
+from adco.config.pretrain import Given, PretrainSettings
 from adco.config.registry import settings_of
 from adco.config.versions import current_names, of_earlier_versions, with_defaults
 from adco.errors import InputError
@@ -63,7 +63,7 @@ class Parser(ArgumentParser):
         self.chosen: Mapping[str, Any] = {}  # the settings chosen for the user's data, for --help
         all_fields = [field for kind in settings for field in fields(kind)]
         self.names = [field.name for field in all_fields]
-        self.types = {field.name: _as_asked(field.type) for field in all_fields}
+        self.types = {field.name: _as_given(field.type) for field in all_fields}
         explained = {name: words for kind in settings for name, words in _explanations(kind).items()}
         for field in all_fields:
             default = field.default if field.default_factory is MISSING else field.default_factory()
@@ -155,7 +155,7 @@ class Parser(ArgumentParser):
         return namespace
 
 
-def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
+def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Given:
     """Return the settings of a recipe, overridden by the given values. Types are checked, bounds are not.
 
     Raises:
@@ -176,7 +176,7 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Asked:
     for given in (kept, values):  # values override the recipe's, even if one of them uses an old name
         names = current_names(given, parser.names)
         merged |= {names[name]: value for name, value in given.items()}
-    settings: Asked
+    settings: Given
     (settings,) = build(parser, merged)
     return settings
 
@@ -253,7 +253,7 @@ def _bare(flag: str) -> str:
     return flag.split("=")[0].removeprefix("--").replace("-", "_")
 
 
-def _as_asked(kind: Any) -> Any:
+def _as_given(kind: Any) -> Any:
     """Return the type of a setting in which `Unset` is None."""
     return kind[None] if getattr(kind, "__parameters__", ()) else kind
 

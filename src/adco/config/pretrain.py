@@ -185,8 +185,8 @@ class PretrainSettings(
         return False
 
 
-Asked: TypeAlias = PretrainSettings[None]  # settings as the user gave them: some may be None
-Used: TypeAlias = PretrainSettings[Never]  # resolved settings: none is None
+Given: TypeAlias = PretrainSettings[None]  # settings as the user gave them: some may be None
+Resolved: TypeAlias = PretrainSettings[Never]  # resolved settings: none is None
 
 
 def topics(settings: type[PretrainSettings[Any]]) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from adco.config import defaults
-from adco.config.pretrain import Asked, Devices, PretrainSettings, RunLength, Used
+from adco.config.pretrain import Devices, Given, PretrainSettings, Resolved, RunLength
 from adco.config.topics import HardwareSettings
 from adco.config.weights import known_backbone, stem_with_weights
 from adco.data.sources import ArraySource, Source
@@ -18,7 +18,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 MOST_WORKERS = 16  # per process; 16 workers make views of 4 000 photographs per second
 
 
-def resolve(settings: Asked, source: Source) -> Used:
+def resolve(settings: Given, source: Source) -> Resolved:
     """Resolve every unset setting to a concrete value.
 
     Raises:
@@ -29,10 +29,10 @@ def resolve(settings: Asked, source: Source) -> Used:
     resolved = _for_devices(resolve_for_images(settings, source), source)
     for name in _unset(resolved):
         raise TypeError(f"{name} has no value: it is not given, and {type(settings).__name__}.choose returns no value")
-    return cast(Used, resolved)
+    return cast(Resolved, resolved)
 
 
-def as_used(settings: Asked) -> Used:
+def as_resolved(settings: Given) -> Resolved:
     """Return the settings of a run's config.yaml, typed as resolved, after a check that none is unset.
 
     Raises:
@@ -40,14 +40,14 @@ def as_used(settings: Asked) -> Used:
     """
     for name in _unset(settings):
         raise InputError(f"the run's config.yaml has no value for {name}: it is damaged or was edited")
-    return cast(Used, settings)
+    return cast(Resolved, settings)
 
 
-def _unset(settings: Asked) -> list[str]:
+def _unset(settings: Given) -> list[str]:
     return [field.name for field in fields(settings) if getattr(settings, field.name) is None]
 
 
-def resolve_for_images(settings: Asked, source: Source) -> Asked:
+def resolve_for_images(settings: Given, source: Source) -> Given:
     """Resolve every unset setting that does not depend on the machine.
 
     Raises:
@@ -85,7 +85,7 @@ def resolve_for_images(settings: Asked, source: Source) -> Asked:
     return settings
 
 
-def _optimization(settings: Asked, run: RunLength) -> dict[str, Any]:
+def _optimization(settings: Given, run: RunLength) -> dict[str, Any]:
     """Choose the optimizer, and the learning rate, warm-up and weight decay that go with it.
 
     The learning rates of SGD and LARS are published for a batch of 256 images and are scaled in proportion to the batch
@@ -108,7 +108,7 @@ def _optimization(settings: Asked, run: RunLength) -> dict[str, Any]:
     }
 
 
-def _for_devices(settings: Asked, source: Source) -> Asked:
+def _for_devices(settings: Given, source: Source) -> Given:
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("tensorboard true needs the package tensorboard: pip install tensorboard")
     assert settings.batch_size is not None
@@ -142,7 +142,7 @@ def processes_of(settings: HardwareSettings[Any]) -> int:
     return count_processes(settings.accelerator, settings.devices, settings.num_nodes)
 
 
-def _unless_set(settings: Asked, chosen: Mapping[str, Any]) -> Asked:
+def _unless_set(settings: Given, chosen: Mapping[str, Any]) -> Given:
     """Return the settings with `chosen` filled in where they are unset."""
     return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
 

@@ -3,9 +3,10 @@
 The topics are the sections of `adco pretrain --help`. `PretrainSettings` inherits from all of them, so every setting
 has one flat name as a flag, as a key of a recipe and as a Python keyword.
 
-The type parameter `Unset` distinguishes settings as the user gave them from resolved settings. As given, it is None: a
-setting of type `int | Unset` may be None, and a value is then chosen for the images. Resolved, it is Never: no setting
-is None. (`Asked` and `Used` in `pretrain.py` are names for these two types.)
+A setting of type `int | Unset` may be left unset: it is None until a value is chosen for the images. The type parameter
+`Unset` tells a type checker whether that has happened. `PretrainSettings[None]`, called `Given` in `pretrain.py`, are
+the settings as the user gave them, where `int | Unset` is `int | None`. `PretrainSettings[Never]`, called `Resolved`,
+have a value for every setting: `int | Never` is `int`.
 
 Sources: "paper" is AdCo (arXiv 2011.08435) with its appendix, "published code" its authors' release, "MoCo v2" is
 arXiv 2003.04297, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
@@ -24,7 +25,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 Optimizer = Literal["sgd", "muon", "lars"]
 Stem = Literal["auto", "cifar", "standard"]
 
-Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as given, Never in resolved ones
+Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as given, Never in resolved settings
 CHOSEN: Any = None  # the default of a setting whose value is chosen for the images, the run's length and the machine
 
 

@@ -20,15 +20,15 @@ from adco.data.sources import Source
 from adco.data.views import View, views_of
 
 
-class Place(NamedTuple):
-    """Position and images of a batch: all that a worker needs to know to make the batch."""
+class Assignment(NamedTuple):
+    """What a worker needs to know to make a batch."""
 
     position: int  # number of batches before this one since the start of the run
     epoch: int
     indices: np.ndarray[tuple[int], np.dtype[np.int64]]  # [n], indices of the images in their source
 
 
-class Order(Sampler[list[Place]]):
+class Order(Sampler[list[Assignment]]):
     """The order of the images: one permutation per epoch, drawn from (seed, epoch). Rank r gets part r of each batch.
 
     The only state is the position. It advances with each batch that is yielded, so that iteration can stop in the
@@ -61,32 +61,32 @@ class Order(Sampler[list[Place]]):
     def __len__(self) -> int:
         return self.length // (self.batch_size * self.accumulate) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[Assignment]]:
         """Iterate over the batches from the current position to the end of its epoch."""
         epoch, first = divmod(self.position, len(self))
         order = permutation(self.seed, epoch, length=self.length)
         share = self.batch_size // self.world_size
         for batch in range(first, len(self)):
             start = batch * self.batch_size + self.rank * share
-            place = Place(self.position, epoch, order[start : start + share])
+            assignment = Assignment(self.position, epoch, order[start : start + share])
             self.position += 1
-            yield [place]
+            yield [assignment]
 
 
 class _BatchMaker(Dataset[Batch]):
-    """Dataset whose items are whole batches, indexed by `Place`. Each worker process has a copy."""
+    """Dataset whose items are whole batches, indexed by `Assignment`. Each worker process has a copy."""
 
     def __init__(self, source: Source, views: Sequence[View], seed: int) -> None:
         self.source, self.views, self.seed = source, views, seed
 
-    def __getitem__(self, place: Place) -> Batch:
-        epochs = np.full(len(place.indices), place.epoch)
-        images, sizes = self.source.load(place.indices), self.source.sizes[place.indices]
-        views = views_of(images, sizes, self.views, self.seed, epochs, place.indices)
-        return Batch(views, torch.from_numpy(place.indices), place.position)
+    def __getitem__(self, assignment: Assignment) -> Batch:
+        epochs = np.full(len(assignment.indices), assignment.epoch)
+        images, sizes = self.source.load(assignment.indices), self.source.sizes[assignment.indices]
+        views = views_of(images, sizes, self.views, self.seed, epochs, assignment.indices)
+        return Batch(views, torch.from_numpy(assignment.indices), assignment.position)
 
 
-def _only(batches: list[Batch]) -> Batch:
+def _single(batches: list[Batch]) -> Batch:
     """Collate a list of one item, which is a whole batch already."""
     return batches[0]
 
@@ -119,7 +119,7 @@ class Loader(DataLoader[Batch]):
         super().__init__(
             _BatchMaker(source, views, order.seed),
             batch_sampler=order,
-            collate_fn=_only,
+            collate_fn=_single,
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,

@@ -22,7 +22,7 @@ from adco.errors import InputError
 from adco.evaluation.backbones import named_backbone, run_backbone, run_of
 from adco.evaluation.evaluation import Evaluation, Task, check_classes
 from adco.evaluation.extract import extract_features, pixel_features
-from adco.evaluation.results import identity, save_result, with_known_floors
+from adco.evaluation.results import evaluation_key, save_result, with_known_floors
 from adco.launcher import is_first_rank
 from adco.models.backbone import BackboneInfo, build_backbone
 from adco.runs.directory import RunDirectory, newest_run
@@ -76,8 +76,8 @@ def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: Eval
         for evaluation in evaluations:
             scores = evaluation.scores(task).to_json()
             if name == TRAINED:
-                about = identity(evaluation, subject.data, subject.class_level, subject.image_size)
-                results[evaluation.NAME] = {"data": subject.data, "evaluation": about, **scores}
+                key = evaluation_key(evaluation, subject.data, subject.class_level, subject.image_size)
+                results[evaluation.NAME] = {"data": subject.data, "evaluation": key, **scores}
             else:
                 results[evaluation.NAME].setdefault("floors", {})[name] = scores
     if subject.run and is_first_rank():

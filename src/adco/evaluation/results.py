@@ -22,10 +22,10 @@ from adco.files import read_json, write_json
 from adco.runs.directory import RunDirectory
 
 
-def identity(evaluation: Evaluation, data: str, class_level: int, image_size: int) -> dict[str, Any]:
-    """Return what identifies an evaluation of a run: its name, the data (a folder by its full path), and its settings.
+def evaluation_key(evaluation: Evaluation, data: str, class_level: int, image_size: int) -> dict[str, Any]:
+    """Return the key of an evaluation of a run: its name, the data (a folder by its full path), and its settings.
 
-    Two evaluations of a run are the same if and only if these are equal.
+    Two evaluations of a run are the same if and only if their keys are equal.
     """
     full_data = data if is_named(data) else str(Path(data).expanduser().resolve())
     level = {"class_level": class_level} if class_level else {}
@@ -35,36 +35,38 @@ def identity(evaluation: Evaluation, data: str, class_level: int, image_size: in
 def find_result(
     run: RunDirectory, evaluation: Evaluation, data: str, class_level: int, image_size: int
 ) -> dict[str, Any] | None:
-    """Return a run's result of an evaluation, or None if there is none. Arguments as for `identity`."""
-    asked = identity(evaluation, data, class_level, image_size)
+    """Return a run's result of an evaluation, or None if there is none. Arguments as for `evaluation_key`."""
+    wanted = evaluation_key(evaluation, data, class_level, image_size)
     for file in sorted(run.results.glob("*.json")):
         result: dict[str, Any] = read_json(file)
-        known = _identity_of(result)
-        if known and "evaluation" not in result:  # the oldest results do not record class level and image size
-            known = asked | known
-        # A folder is compared as it was given, because comparisons may be moved together with their images.
-        if known and known | {"data": asked["data"]} == asked and result["data"] == data:
+        key = _key_of(result)
+        if not key or result["data"] != data:
+            continue
+        if "evaluation" not in result:  # the oldest results do not record class level and image size
+            key = wanted | key
+        # The folder's full path may differ, because comparisons may be moved together with their images.
+        if key | {"data": wanted["data"]} == wanted:
             return result
     return None
 
 
-def result_file(run: RunDirectory, evaluation: dict[str, Any]) -> Path:
+def result_file(run: RunDirectory, key: dict[str, Any]) -> Path:
     """Return the file of an earlier result of the same evaluation, under whichever name.
 
     Without one, NAME-DATA.json, or NAME-DATA-HASH.json if another evaluation already uses that name.
 
     Args:
         run: the run that was evaluated.
-        evaluation: what `identity` returns for the evaluation.
+        key: what `evaluation_key` returns for the evaluation.
     """
-    for known in sorted(run.results.glob("*.json")):
-        if _identity_of(_read(known)) == evaluation:
-            return known
-    data = re.sub(r"[^\w.-]+", "_", Path(evaluation["data"]).name) or "data"
-    file = run.results / f"{evaluation['kind']}-{data}.json"
+    for existing in sorted(run.results.glob("*.json")):
+        if _key_of(_read(existing)) == key:
+            return existing
+    data = re.sub(r"[^\w.-]+", "_", Path(key["data"]).name) or "data"
+    file = run.results / f"{key['kind']}-{data}.json"
     if not file.is_file():
         return file
-    digest = hashlib.sha256(json.dumps(evaluation, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
     return file.with_name(f"{file.stem}-{digest}.json")
 
 
@@ -90,17 +92,17 @@ def save_result(run: RunDirectory, result: dict[str, Any]) -> None:
     write_json(file, result)
 
 
-def _identity_of(result: Any) -> dict[str, Any]:
-    """Return what identifies the evaluation of a result; {} if it is not a result of an evaluation.
+def _key_of(result: Any) -> dict[str, Any]:
+    """Return the key of a result's evaluation, as `evaluation_key` returns it; {} if it is not a result.
 
-    In earlier versions, linear_sgd was the evaluation linear with protocol sgd. The oldest recorded no identity.
+    In earlier versions, linear_sgd was the evaluation linear with protocol sgd. The oldest ones recorded no key.
     """
     if not _is_result(result):
         return {}
-    known = dict(result.get("evaluation") or _oldest_identity(result))
-    if known.pop("protocol", "cached") == "sgd":
-        known["kind"] = "linear_sgd"
-    return known
+    key = dict(result.get("evaluation") or _oldest_key(result))
+    if key.pop("protocol", "cached") == "sgd":
+        key["kind"] = "linear_sgd"
+    return key
 
 
 def _is_result(content: Any) -> bool:
@@ -111,8 +113,8 @@ def _is_result(content: Any) -> bool:
     return isinstance(used, Mapping) and isinstance(used.get("train_images"), int) and isinstance(about, Mapping)
 
 
-def _oldest_identity(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the identity of a result that does not record it, from the settings that were used."""
+def _oldest_key(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the key of a result that does not record it, from the settings that were used."""
     used = dict(result["protocol"])
     default = default_k(used["train_images"])
     if used.get("k") == min(default, used["train_images"]):

@@ -1,6 +1,8 @@
-"""Compare a run's accuracy with its floor: the accuracy of the network at its start, or chance.
+"""A run's accuracy and its floor, the accuracy without training.
 
-Accuracy is kNN top-1 if there are labels, else instance top-1: how often a query's nearest key is its own.
+The accuracy is kNN top-1 if there are labels, and its floor is the kNN of the network before training. Without labels,
+it is instance top-1 (how often a query's nearest key is its own), and its floor is the larger of chance and the value
+at the first step.
 """
 
 import math
@@ -13,40 +15,40 @@ from adco.health.trends import WINDOW, Record, curve, latest
 MIN_RECORDS = 6
 
 
-class Floor(NamedTuple):
-    """The current accuracy and its floor, in %."""
+class AccuracyAndFloor(NamedTuple):
+    """A run's latest accuracy and its floor, in %."""
 
-    name: str  # kNN or instance top-1
+    measure: str  # kNN or instance top-1
     now: float
-    random: float  # the floor
-    source: str  # its origin: "random weights", "the weights it began from", "the first step" or "chance"
-    noise: float  # two standard errors of now − random
+    floor: float
+    source: str  # of the floor: "random weights", "the weights it began from", "the first step" or "chance"
+    noise: float  # two standard errors of now − floor
 
     @property
-    def is_above(self) -> bool:
-        return self.now - self.random > self.noise
+    def is_above_floor(self) -> bool:
+        return self.now - self.floor > self.noise
 
     @property
-    def is_below(self) -> bool:
-        return self.random - self.now > self.noise
+    def is_below_floor(self) -> bool:
+        return self.floor - self.now > self.noise
 
     def __str__(self) -> str:
-        return f"{self.name} {self.now:.1f} %, {self.source} {self.random:.1f} %"
+        return f"{self.measure} {self.now:.1f} %, {self.source} {self.floor:.1f} %"
 
 
-def floor_of(history: Sequence[Record]) -> Floor | None:
-    """Return kNN top-1 with its floor, or instance top-1 if there is no kNN; None before either is known."""
+def with_floor(history: Sequence[Record]) -> AccuracyAndFloor | None:
+    """Return kNN top-1 with its floor, else instance top-1 with its floor; None before either is known."""
     knn, random, start = (latest(history, f"knn_top1{of}") for of in ("", "_random", "_start"))
     if not math.isnan(knn):
         floor, source = (random, "random weights") if math.isnan(start) else (start, "the weights it began from")
-        return Floor("kNN", knn, floor, source, _noise(knn, floor, latest(history, "knn_queries")))
+        return AccuracyAndFloor("kNN", knn, floor, source, _noise(knn, floor, latest(history, "knn_queries")))
     hits = curve(history, "instance_top1")
     if len(hits) < MIN_RECORDS:
         return None
     now, first, chance = float(hits[-WINDOW:].mean()), float(hits[0]), latest(history, "instance_chance")
-    random, source = (first, "the first step") if first >= chance else (chance, "chance")
+    floor, source = (first, "the first step") if first >= chance else (chance, "chance")
     images = 100 / chance  # in a batch
-    return Floor("instance top-1", now, random, source, _noise(now, random, images))
+    return AccuracyAndFloor("instance top-1", now, floor, source, _noise(now, floor, images))
 
 
 def _noise(first: float, second: float, images: float) -> float:
@@ -55,5 +57,5 @@ def _noise(first: float, second: float, images: float) -> float:
     The correct predictions of the two networks are assumed to have a correlation of ½. The mean accuracy is limited to
     at least one hit and at least one miss.
     """
-    p = min(max((first + second) / 200, 1 / images), 1 - 1 / images)
-    return 200 * math.sqrt(p * (1 - p) / images)
+    mean = min(max((first + second) / 200, 1 / images), 1 - 1 / images)  # in 0 to 1
+    return 200 * math.sqrt(mean * (1 - mean) / images)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from adco.health.floor import floor_of
+from adco.health.floor import with_floor
 from adco.health.trends import Curve, Record, Trend, curve, latest, levels, separation, trend
 from adco.words import counted
 
@@ -70,32 +70,37 @@ NEAR_END = 0.9
 
 
 def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
-    """Return the verdict on a run from its records so far. The first rule that applies decides.
+    """Return the verdict on a run from its records so far.
 
-    The comments on the constants above explain the thresholds. Instance top-1 is the percentage of queries whose
-    nearest key is their own.
+    The rules are tried in this order, and the first that applies gives the verdict. The comments on the constants above
+    explain the thresholds. A curve rises or falls if its trend is larger than its noise (see trends.py). "Early" means
+    the first fifth of the run.
 
-    1. not a number: the latest value of any key is not finite.
-    2. collapsing: in three consecutive records, effective rank is at most 5 of 128 or spread is at most 0.1; it was
-       twice as high before, or a fifth of the run is over; and it is not recovering. collapsed: in addition, this has
-       lasted for a twentieth of the run, whose length is known; kNN was not measured meanwhile, or is not above that
-       of the start; and instance top-1 is at chance level.
-    3. too early to say: no curve has 8 values and the run is not over, or rule 5 applies in the first fifth of the run.
-    4. diverging, after the first fifth of the run: the loss rose by six times its noise and by a quarter of its total
-       decrease so far, and there is no sign of a rise in kNN, instance top-1, effective rank or separation. A rising
-       loss alone is not an alarm: it also rises when the adversaries get harder while the encoder learns.
-    5. not learning: kNN is below that of the start by more than noise, or the effective rank is at its alarm
-       level. At the end of a run without labels, also if instance top-1 is not above both chance and the first step's.
-    6. learning: the run is not over, and kNN (without labels, instance top-1) rose; or it did not fall, while the loss
-       fell, or instance top-1, effective rank or separation rose. Separation is how much closer queries are to their
-       own keys than to other images.
-    7. finished: the run is over, or in its last tenth and no longer learning.
-    8. plateau: in all other cases.
+    1. not a number: the latest value of some key is not finite.
+    2. collapsing, or collapsed: in the last three records, the effective rank is at most 5 (of 128) or the spread is at
+       most 0.1. In addition, the value is not recovering, and it was once twice as high, unless the run is no longer
+       early. The verdict is "collapsed" if this has lasted for a twentieth of the run, instance top-1 is at chance
+       level, and no kNN measured meanwhile is above its floor; otherwise it is "collapsing".
+    3. too early to say: no curve has eight values, and the run is not over.
+    4. diverging: the run is not early; the loss has risen by six times its noise and by a quarter of its total decrease
+       so far; and neither kNN, instance top-1, effective rank nor separation may have risen. A rising loss alone is no
+       alarm: it also rises when the adversaries get harder while the encoder learns.
+    5. not learning: kNN is below its floor by more than noise, or the effective rank is at the level of rule 2. At the
+       end of a run without labels, also if instance top-1 is not above its floor. Early in the run, the verdict is "too
+       early to say" instead.
+    6. learning: the run is not over, and kNN rises (without labels: instance top-1). Also if kNN does not fall while
+       the loss falls, or while instance top-1, effective rank or separation rises.
+    7. finished: the run is over or in its last tenth.
+    8. plateau: none of the above.
+
+    Terms: instance top-1 is the percentage of queries whose nearest key is their own. Separation is how much closer
+    queries are to their own keys than to other images. The floor of kNN is the kNN of the network before training; that
+    of instance top-1 is the larger of chance and its first value.
 
     Args:
         history: the records, oldest first. The keys read are step, loss, spread, effective_rank, max_rank,
-            positive_cosine, instance_top1, instance_chance, knn_top1, and that of the start: knn_top1_random or
-            knn_top1_start (all of these in %); and knn_queries. Any may be missing. Text is ignored.
+            positive_cosine, instance_top1, instance_chance, knn_top1, knn_top1_random or knn_top1_start, and
+            knn_queries. Any may be missing. Text is ignored.
         steps: number of steps of the whole run, if known.
     """
     for key, value in {key: x for record in history for key, x in record.items()}.items():
@@ -203,8 +208,8 @@ def _recovers(last: Curve, low: float) -> bool:
 
 def _knn_above_floor(history: Sequence[Record], recent: Sequence[Record]) -> bool:
     """Return True if kNN is above random weights and was measured after the collapse began."""
-    floor = floor_of(history)
-    return floor is not None and len(curve(recent, "knn_top1")) > 0 and floor.is_above
+    accuracy = with_floor(history)
+    return accuracy is not None and len(curve(recent, "knn_top1")) > 0 and accuracy.is_above_floor
 
 
 def _above_chance(history: Sequence[Record]) -> bool:
@@ -217,26 +222,27 @@ def _below_floor(history: Sequence[Record], at_end: bool) -> str | None:
     rank, low = curve(history, "effective_rank")[-ALARM_RECORDS:], low_rank(latest(history, "max_rank"))
     if len(rank) == ALARM_RECORDS and rank.max() <= low:
         return f"effective rank is {np.median(rank):.2g} (alarm at {low:.2g})"
-    floor = floor_of(history)
-    if floor is None or math.isnan(floor.random):
+    accuracy = with_floor(history)
+    if accuracy is None or math.isnan(accuracy.floor):
         return None
-    if floor.name == "kNN" and floor.is_below:
-        return f"below {floor.source}: {floor}"
-    if at_end and floor.name != "kNN" and not floor.is_above:
-        return f"not significantly above {floor.source}: {floor}"
+    if accuracy.measure == "kNN" and accuracy.is_below_floor:
+        return f"below {accuracy.source}: {accuracy}"
+    if at_end and accuracy.measure != "kNN" and not accuracy.is_above_floor:
+        return f"not significantly above {accuracy.source}: {accuracy}"
     return None
 
 
 def _accuracy(history: Sequence[Record]) -> str | None:
     """Return the accuracy and its difference from the floor, or None if there is no accuracy yet."""
-    floor = floor_of(history)
-    if floor is None:
+    accuracy = with_floor(history)
+    if accuracy is None:
         return None
-    if math.isnan(floor.random):
-        return f"{floor.name} {floor.now:.1f} %"
-    if not floor.is_above:
-        return f"{floor}: the difference is within noise (up to {floor.noise:.1f} points)"
-    return f"{floor.name} {floor.now:.1f} %, {floor.now - floor.random:.1f} points above {floor.source}"
+    measured = f"{accuracy.measure} {accuracy.now:.1f} %"
+    if math.isnan(accuracy.floor):
+        return measured
+    if not accuracy.is_above_floor:
+        return f"{accuracy}: the difference is within noise (up to {accuracy.noise:.1f} points)"
+    return f"{measured}, {accuracy.now - accuracy.floor:.1f} points above {accuracy.source}"
 
 
 def _loss_diverges(loss: Curve, change: Trend) -> bool:

@@ -59,12 +59,11 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             a short run, which learns more from a sharper softmax; else 0.12.
         adversary_temperature: temperature of the adversaries' loss (paper: 0.02; 0.03 for K = 8192 and symmetric).
             Chosen: 0.2 for a short run, where only few adversaries would get a gradient at 0.02; else 0.02.
-        adversary_learning_rate: learning rate of the adversaries, constant (paper: 3). 0 leaves them as the warm start
-            made them, as a control experiment for the benefit of training them. Chosen: 3 for 8192 adversaries or more;
-            proportionally less for fewer, as each of them gets a larger share of the gradient; a quarter of that for a
-            short run.
-        adversary_weight_decay: weight decay of the adversaries (paper). It shortens adversaries that get no gradient;
-            the shorter an adversary, the smaller the gradient that is enough to turn it.
+        adversary_learning_rate: learning rate of the adversaries, constant during the run (paper: 3). With 0, they are
+            not trained, which shows how much training them helps. Chosen: 3 for 8192 adversaries or more; for fewer,
+            proportionally less, because each gets a larger share of the gradient; a quarter of that for a short run.
+        adversary_weight_decay: weight decay of the adversaries (paper). It makes adversaries that get no gradient
+            shorter; a shorter adversary is turned by a smaller gradient.
         small_crops: multi-crop: for each further query view, its [size in pixels, smallest share, largest share of the
             image's area]; the paper's at 224 px are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571],
             [96, 0.086, 0.429]].

@@ -37,10 +37,11 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
             Chosen: such that it averages over a two-hundredth of the run, between 0.9 and 0.999.
         projector_norm: whether BatchNorm follows each layer of the projector, as in SimCLR. Chosen: true for a short
             run, because without it embeddings start in a narrow cone; else false (paper, MoCo).
-        batch_norm: how to keep BatchNorm from revealing which query and key belong together, as it does if both are
-            normalised with the same few images. shuffle: images are shuffled across devices before they become keys;
-            split: each device embeds its batch in groups, shuffled for the keys; sync: queries and keys are both
-            normalised with the images of all devices; auto: shuffle on several devices, split on one.
+        batch_norm: which images share BatchNorm statistics. If a query and its key are normalised together with the
+            same few images, the statistics reveal which belong together. shuffle: the images are shuffled across
+            devices before the keys are computed; split: each device divides its batch into groups, with other groups
+            for the keys than for the queries; sync: the statistics are those of all devices; auto: shuffle on several
+            devices, split on one.
         split_groups: number of groups for split. Chosen: groups of 32 images, 2 to 8 of them (MoCo's code for one GPU:
             8 for 256 images).
     """

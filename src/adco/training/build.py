@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from adco.config.pretrain import Used
+from adco.config.pretrain import Resolved
 from adco.data.views import View
 from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
@@ -10,7 +10,7 @@ from adco.models.pretrained import Loaded, load_weights
 from adco.optim.players import Schedule
 
 
-def make_views(settings: Used) -> list[View]:
+def make_views(settings: Resolved) -> list[View]:
     """Return the distribution of each view of an image: two of full size, then the method's further ones."""
     crops = [(settings.image_size, *settings.crop_scale)] * 2 + settings.further_crops
     return [
@@ -30,7 +30,7 @@ def make_views(settings: Used) -> list[View]:
     ]
 
 
-def backbone_info(settings: Used) -> BackboneInfo:
+def backbone_info(settings: Resolved) -> BackboneInfo:
     """Return the metadata of `backbone.safetensors`."""
     return BackboneInfo(
         settings.backbone,
@@ -42,7 +42,7 @@ def backbone_info(settings: Used) -> BackboneInfo:
     )
 
 
-def make_backbone(settings: Used) -> tuple[nn.Module, Loaded | None]:
+def make_backbone(settings: Resolved) -> tuple[nn.Module, Loaded | None]:
     """Build the backbone with the weights that the settings name, and return what was loaded; None for random weights.
 
     Raises InputError if the weights cannot be read or do not fit.
@@ -52,7 +52,7 @@ def make_backbone(settings: Used) -> tuple[nn.Module, Loaded | None]:
     return backbone, load_weights(backbone, info, settings.weights) if settings.weights else None
 
 
-def make_method(settings: Used, steps_per_epoch: int, *, from_weights: bool = False) -> Method:
+def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool = False) -> Method:
     """Build the method with random weights, drawn from torch's global generator.
 
     Args:

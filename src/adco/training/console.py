@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from adco.config.pretrain import Used
+from adco.config.pretrain import Resolved
 from adco.data.sources import Source
 from adco.launcher import is_first_rank
 from adco.methods.method import Method
@@ -26,7 +26,7 @@ logger = logging.getLogger("adco")
 progress = logging.getLogger("adco.progress")  # summary, steps, epochs and end of a run: printed without "adco: "
 
 
-def say(words: str) -> None:
+def rank_zero_info(words: str) -> None:
     """Log a line, on rank 0 only."""
     if is_first_rank():
         logger.info(words)
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def outline(settings: Used, source: Source, method: Method, device: torch.device, processes: int) -> dict[str, str]:
+def summary(settings: Resolved, source: Source, method: Method, device: torch.device, processes: int) -> dict[str, str]:
     """Return a summary of what a run will do, as label → text.
 
     Args:
@@ -130,7 +130,7 @@ class TimeLeft(Callback):
         seconds += ((trainer.max_epochs or 0) - trainer.current_epoch) * self.pause.value
         self.words = f"{duration(seconds)} left"
         if self.seen == WARM_UP + MIN_TIMED or done == math.ceil(self.total / 50):
-            say(f"about {self.words} ({self.step.value:.2g} s per step, step {done} of {self.total})")
+            rank_zero_info(f"about {self.words} ({self.step.value:.2g} s per step, step {done} of {self.total})")
 
     def _since_mark(self) -> float:
         now = time.perf_counter()

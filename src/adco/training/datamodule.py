@@ -5,7 +5,7 @@ import itertools
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from adco.config.pretrain import Used
+from adco.config.pretrain import Resolved
 from adco.data.loader import Loader, Order
 from adco.data.sources import Source
 from adco.training.build import make_views
@@ -17,7 +17,7 @@ WARM_START = 1 << 32  # the epoch that the order and the views of the warm start
 class PretrainData(L.LightningDataModule):
     """Training batches of a source, starting at the run's position."""
 
-    def __init__(self, settings: Used, source: Source) -> None:
+    def __init__(self, settings: Resolved, source: Source) -> None:
         super().__init__()
         self.settings, self.source = settings, source
 

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from adco.config.pretrain import Used
+from adco.config.pretrain import Resolved
 from adco.data.draws import permutation
 from adco.data.sources import Source, labelled
 from adco.evaluation.extract import extract_features
@@ -46,7 +46,7 @@ class OnlineKNN:
         return KNN().score_features(bank, queries, self.bank.classes).top1
 
 
-def online_knn(settings: Used, source: Source) -> OnlineKNN | None:
+def online_knn(settings: Resolved, source: Source) -> OnlineKNN | None:
     """Return the kNN on some of the images; None if they have no labels, or are of one class."""
     if source.labels is None or not settings.knn_images:
         return None

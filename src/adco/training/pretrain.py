@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from adco.config.pretrain import Asked, Used, to_dict
+from adco.config.pretrain import Given, Resolved, to_dict
 from adco.config.resolve import resolve
 from adco.data.sources import Source, open_source
 from adco.devices import can_sync_batch_norm
@@ -26,7 +26,7 @@ from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
 from adco.training.build import backbone_info, make_backbone, make_method, make_views
-from adco.training.console import Bar, TimeLeft, lines, outline, progress, say
+from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info, summary
 from adco.training.datamodule import PretrainData, WarmStart
 from adco.training.errors import Interrupted
 from adco.training.module import Pretraining
@@ -42,7 +42,7 @@ SLOW_STEM = (
 logger = logging.getLogger("adco")
 
 
-def training_images(settings: Asked | Used) -> Source:
+def open_training_images(settings: Given | Resolved) -> Source:
     """Open the training images.
 
     Raises:
@@ -51,22 +51,22 @@ def training_images(settings: Asked | Used) -> Source:
     return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level)
 
 
-def open_images(settings: Asked | Used) -> Source:
+def open_training_images_logged(settings: Given | Resolved) -> Source:
     """Open the training images after logging a line, because reading a large folder takes a while.
 
     Raises:
         InputError: as `open_source`.
     """
-    say(f"reading {settings.require_data()} …")
-    return training_images(settings)
+    rank_zero_info(f"reading {settings.require_data()} …")
+    return open_training_images(settings)
 
 
-def pretrain_run(asked: Asked, source: Source) -> RunDirectory:
+def pretrain_run(asked: Given, source: Source) -> RunDirectory:
     """Pretrain from the start.
 
     Args:
         asked: the settings, already checked; unset ones are resolved here.
-        source: the training images, `open_images(asked)`.
+        source: the training images, `open_training_images_logged(asked)`.
 
     Raises:
         InputError: if a setting is impossible; nothing has been written then.
@@ -98,7 +98,7 @@ def pretrain_run(asked: Asked, source: Source) -> RunDirectory:
         raise
 
 
-def _check_network(settings: Used) -> Loaded | None:
+def _check_network(settings: Resolved) -> Loaded | None:
     """Raise an InputError unless timm has the backbone, it accepts all view sizes, and the weights fit it.
 
     Returns:
@@ -110,12 +110,12 @@ def _check_network(settings: Used) -> Loaded | None:
     return loaded
 
 
-def _default_out(settings: Used) -> Path:
+def _default_out(settings: Resolved) -> Path:
     name = Path(settings.data).resolve().name if Path(settings.data).exists() else settings.data
     return RUNS / f"{settings.method}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def log_images_and_warnings(settings: Used, source: Source) -> None:
+def log_images_and_warnings(settings: Resolved, source: Source) -> None:
     """Log a description of the images, and what is slow or has no effect in the settings."""
     logger.info(source.description)
     if settings.stem == "cifar" and 48 <= settings.image_size <= 64:
@@ -124,7 +124,7 @@ def log_images_and_warnings(settings: Used, source: Source) -> None:
         logger.warning("warning: %s", warning)
 
 
-def resume_run(run: RunDirectory, settings: Used, epochs: int) -> RunDirectory:
+def resume_run(run: RunDirectory, settings: Resolved, epochs: int) -> RunDirectory:
     """Continue a run from its last checkpoint, or from the start if it was stopped before the first.
 
     Args:
@@ -138,12 +138,12 @@ def resume_run(run: RunDirectory, settings: Used, epochs: int) -> RunDirectory:
         Interrupted, NotFiniteError, CollapsedError: as `pretrain_run`.
     """
     if run.is_finished and epochs == settings.epochs:
-        say(
+        rank_zero_info(
             f"{run.path} is finished, with {counted(epochs, 'epoch')}; train it for longer with: "
             f"adco pretrain --resume {quote(str(run.path))} --epochs {2 * epochs}"
         )
         return run
-    source = open_images(settings)
+    source = open_training_images_logged(settings)
     before = run.read_environment().get("images", len(source))
     if len(source) != before:
         raise InputError(f"{source.name} has {len(source)} images, but the run had {before}: start a new run")
@@ -153,7 +153,7 @@ def resume_run(run: RunDirectory, settings: Used, epochs: int) -> RunDirectory:
         return _train(settings, source, run)
 
 
-def _change_length(run: RunDirectory, settings: Used, epochs: int, steps_per_epoch: int) -> Used:
+def _change_length(run: RunDirectory, settings: Resolved, epochs: int, steps_per_epoch: int) -> Resolved:
     """Return the settings with another number of epochs, and write them to config.yaml."""
     done = read_checkpoint(run.checkpoint)["global_step"] if run.checkpoint.is_file() else 0
     least = max(1, -(-done // steps_per_epoch))
@@ -166,7 +166,7 @@ def _change_length(run: RunDirectory, settings: Used, epochs: int, steps_per_epo
     if is_first_rank():
         run.write_unfinished()
         run.write_config(to_dict(changed))
-    say(
+    rank_zero_info(
         f"{counted(epochs, 'epoch')} instead of {settings.epochs}: from step {done} on, the learning rate follows "
         f"the schedule of a run of {counted(epochs * steps_per_epoch, 'step')}"
     )
@@ -189,7 +189,7 @@ def _check_fits(run: RunDirectory, method: Method) -> None:
             )
 
 
-def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
+def _train(settings: Resolved, source: Source, run: RunDirectory) -> RunDirectory:
     torch.manual_seed(settings.seed)  # for the initial weights; other random numbers are functions of a key (draws.py)
     begins = not run.checkpoint.is_file()  # else the weights are in the checkpoint
     method = make_method(settings, len(source) // settings.batch_size, from_weights=begins)
@@ -212,7 +212,7 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
     with quiet_lightning():
         trainer = _make_trainer(settings, run, callbacks)
         if is_first_rank():
-            facts = outline(settings, source, method, trainer.strategy.root_device, trainer.world_size)
+            facts = summary(settings, source, method, trainer.strategy.root_device, trainer.world_size)
             progress.info(lines({**facts, "run": str(run.path)}))
         resume = run.checkpoint if run.checkpoint.is_file() else None
         try:
@@ -230,7 +230,7 @@ def _train(settings: Used, source: Source, run: RunDirectory) -> RunDirectory:
     return checkpoints.run
 
 
-def _make_trainer(settings: Used, run: RunDirectory, callbacks: list[L.Callback]) -> L.Trainer:
+def _make_trainer(settings: Resolved, run: RunDirectory, callbacks: list[L.Callback]) -> L.Trainer:
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,

@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from adco.config.pretrain import Asked, Used
+from adco.config.pretrain import Given, Resolved
 from adco.config.resolve import processes_of, resolve, resolve_for_images
 from adco.data.batch import Batch
 from adco.data.loader import Loader, Order
@@ -28,9 +28,9 @@ from adco.devices import training_device
 from adco.errors import InputError
 from adco.training.bare import BareTraining
 from adco.training.build import make_method, make_views
-from adco.training.console import WARM_UP, duration, lines, outline, say
+from adco.training.console import WARM_UP, duration, lines, rank_zero_info, summary
 from adco.training.online_knn import online_knn
-from adco.training.pretrain import log_images_and_warnings, open_images, training_images
+from adco.training.pretrain import log_images_and_warnings, open_training_images, open_training_images_logged
 from adco.words import counted
 
 STEPS = 8  # of a call of `Training`, by default
@@ -50,7 +50,7 @@ class Training:
         steps: steps of a call, if there are enough images; with loader workers at least four batches per worker.
     """
 
-    def __init__(self, asked: Asked, source: Source, steps: int = STEPS) -> None:
+    def __init__(self, asked: Given, source: Source, steps: int = STEPS) -> None:
         chosen = resolve_for_images(asked, source)
         assert chosen.batch_size is not None
         processes = processes_of(asked)
@@ -129,7 +129,7 @@ class Cost:
         return self.start + epochs * self.epoch
 
 
-def measure(settings: Used, source: Source, training: Training, budget: float = MEASURING) -> Cost:
+def measure(settings: Resolved, source: Source, training: Training, budget: float = MEASURING) -> Cost:
     """Estimate the cost of a run from some of its steps and a part of its kNN.
 
     Args:
@@ -143,7 +143,7 @@ def measure(settings: Used, source: Source, training: Training, budget: float = 
     return Cost(start, step, len(source) // training.batch_size * step + _knn_seconds(settings, source, training))
 
 
-def _knn_seconds(settings: Used, source: Source, training: Training) -> float:
+def _knn_seconds(settings: Resolved, source: Source, training: Training) -> float:
     """Estimate the seconds of the kNN at the end of an epoch, from about a tenth of its images."""
     images = min(settings.knn_images, len(source))
     took = 0.0
@@ -158,7 +158,7 @@ def _knn_seconds(settings: Used, source: Source, training: Training) -> float:
     return took * images / part
 
 
-def fit_epochs(settings: Asked, source: Source, spent: float = 0.0) -> Asked:
+def fit_epochs(settings: Given, source: Source, spent: float = 0.0) -> Given:
     """Return the settings with as many whole epochs as fit into their `minutes`, but at least one.
 
     Args:
@@ -180,26 +180,28 @@ def fit_epochs(settings: Asked, source: Source, spent: float = 0.0) -> Asked:
     left = 60 * minutes * (1 - RESERVE) - spent - (time.perf_counter() - begun)
     epochs = max(1, int((left - cost.start) / cost.epoch))
     if cost.seconds(epochs) > left:
-        say(f"one epoch takes about {duration(cost.seconds(1))}, longer than minutes {minutes:g} allows: training one")
+        rank_zero_info(
+            f"one epoch takes about {duration(cost.seconds(1))}, longer than minutes {minutes:g} allows: training one"
+        )
     else:
-        say(f"minutes {minutes:g} allows for {counted(epochs, 'epoch')} of about {duration(cost.epoch)}")
+        rank_zero_info(f"minutes {minutes:g} allows for {counted(epochs, 'epoch')} of about {duration(cost.epoch)}")
     return replace(settings, epochs=epochs)
 
 
-def dry_run(settings: Asked) -> str:
+def dry_run(settings: Given) -> str:
     """Describe a run, and the time and memory it would take, as lines of text. Nothing is written.
 
     Raises:
         InputError: if a setting is impossible.
     """
-    source = open_images(settings)
+    source = open_training_images_logged(settings)
     settings = fit_epochs(settings, source)
     resolved = resolve(settings, source)
     log_images_and_warnings(resolved, source)
     training = Training(settings, source)
     cost = measure(resolved, source, training)
     memory = peak_since(0.0, training.device)
-    facts = outline(resolved, source, training.method, training.device, processes_of(settings))
+    facts = summary(resolved, source, training.method, training.device, processes_of(settings))
     total = duration(cost.seconds(resolved.epochs))
     return lines(
         {
@@ -210,20 +212,20 @@ def dry_run(settings: Asked) -> str:
     )
 
 
-def peak_megabytes(settings: Asked) -> float | None:
+def peak_megabytes(settings: Given) -> float | None:
     """Return the peak memory of two steps in MB, weights and views included: of the GPU, or of a process of its own."""
     return in_a_process(_peak, settings)
 
 
-def in_a_process(function: Callable[[Asked], Found], settings: Asked) -> Found:
+def in_a_process(function: Callable[[Given], Found], settings: Given) -> Found:
     """Call a function in a process of its own, in which Lightning's messages are off."""
     context = multiprocessing.get_context("spawn")  # unlike those of a Pool, its processes may start loader workers
     with ProcessPoolExecutor(1, context, initializer=logging.disable, initargs=(logging.INFO,)) as executor:
         return executor.submit(function, settings).result()
 
 
-def _peak(settings: Asked) -> float | None:
-    source = training_images(settings)
+def _peak(settings: Given) -> float | None:
+    source = open_training_images(settings)
     before = high_water()
     training = Training(settings, source, steps=2)
     training()
