@@ -18,6 +18,7 @@ LARGEST_BATCH, SMALLEST_BATCH, STEPS_PER_EPOCH = 256, 32, 8
 MOST_ADVERSARIES = 8192  # the paper loses at most 0.2 points with an eighth of its 65 536
 MOST_IN_SHORT_RUNS = 1024  # more, if they get gradient, leave the other images' keys little of the softmax
 SMALL_IMAGE = 64  # pixels; images up to this size get the CIFAR stem
+ADAPTING_RATE = 0.1  # factor of the learning rate for a backbone that starts from weights
 PAPER_RATE = 3.0  # learning rate of the adversaries
 SHORT_RATE = 1 / 4  # factor for short runs, in which all adversaries get gradient; higher rates cost accuracy
 

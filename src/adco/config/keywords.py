@@ -33,6 +33,8 @@ class PretrainKeywords(TypedDict, total=False):
     workers: int | None
     # network
     weights: str | Path
+    continue_method: bool
+    freeze: int
     backbone: str | None
     backbone_args: dict[str, Any] | None
     stem: Stem
@@ -56,6 +58,7 @@ class PretrainKeywords(TypedDict, total=False):
     # optimisation
     optimizer: Optimizer | None
     learning_rate: float | None
+    backbone_rate: float | None
     final_learning_rate: float | None
     warmup_epochs: float | None
     weight_decay: float | None

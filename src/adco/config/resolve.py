@@ -102,6 +102,7 @@ def _optimization(settings: Given, run: RunLength) -> dict[str, Any]:
     return {
         "optimizer": optimizer,
         "learning_rate": learning_rate,
+        "backbone_rate": defaults.ADAPTING_RATE if settings.weights and not settings.continue_method else 1.0,
         "final_learning_rate": learning_rate * settings.FINAL_LEARNING_RATE,
         "warmup_epochs": warmup_epochs,
         "weight_decay": settings.WEIGHT_DECAY if published else PretrainSettings.WEIGHT_DECAY,

@@ -120,6 +120,11 @@ class NetworkSettings(Topic, Generic[Unset]):
     Args:
         weights: weights to start from: a run directory, a file of weights or a checkpoint of this or another program
             (.safetensors, .pth, .ckpt, ...), or pretrained for timm's own of that backbone. By default random weights.
+        continue_method: whether to take over all other parts of the method from the weights, too: projector, momentum
+            encoder, and adversaries or queue. The weights must be a run or a checkpoint of the same method, or of the
+            published code of AdCo or MoCo.
+        freeze: number of first stages of the backbone that are not trained: 1 for the stem, 2 for the stem and the next
+            stage, and so on; a vision transformer's stages are its blocks. Needs weights.
         backbone: name of a timm model, such as a CNN (paper: resnet50). Chosen: that of the weights, if they are from a
             run; else resnet18, which can be trained on a laptop.
         backbone_args: further arguments for timm.create_model, such as {channels: [32, 64, 128, 256]}. Chosen: those of
@@ -133,9 +138,19 @@ class NetworkSettings(Topic, Generic[Unset]):
     TOPIC: ClassVar[str] = "network"
 
     weights: str = ""
+    continue_method: bool = False
+    freeze: int = 0
     backbone: str | Unset = CHOSEN
     backbone_args: dict[str, Any] | Unset = CHOSEN
     stem: Stem = "auto"
+
+    def check(self) -> None:
+        super().check()
+        require(self, "freeze", at_least=0)
+        if self.freeze and not self.weights:
+            raise InputError(f"freeze {self.freeze} needs weights: random ones should be trained")
+        if self.continue_method and not self.weights:
+            raise InputError("continue_method needs weights: a run or a checkpoint to continue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +241,8 @@ class OptimizationSettings(Topic, Generic[Unset]):
         learning_rate: learning rate of the encoder after the warm-up. Chosen: with muon the best of a search on
             CIFAR-10, 0.05 to 0.2; else the published one, per 256 images of the batch: 0.03 (paper; MoCo v2), 0.3
             (SimCLR), 0.2 (BYOL), 0.05 (SimSiam).
+        backbone_rate: factor of the learning rate for the backbone. Chosen: 1; with weights 0.1, because they need
+            smaller steps than a projector that is new; with continue_method 1.
         final_learning_rate: learning rate at the end of the cosine schedule. Chosen: a fiftieth of learning_rate for
             adco (published code: 6e-4), 0 for the others.
         warmup_epochs: epochs of linear warm-up from 0; may be a fraction. Chosen: with muon a twentieth of the run, at
@@ -238,13 +255,15 @@ class OptimizationSettings(Topic, Generic[Unset]):
 
     optimizer: Optimizer | Unset = CHOSEN
     learning_rate: float | Unset = CHOSEN
+    backbone_rate: float | Unset = CHOSEN
     final_learning_rate: float | Unset = CHOSEN
     warmup_epochs: float | Unset = CHOSEN
     weight_decay: float | Unset = CHOSEN
 
     def check(self) -> None:
         super().check()
-        require(self, "learning_rate", above=0)
+        for name in ("learning_rate", "backbone_rate"):
+            require(self, name, above=0)
         for name in ("final_learning_rate", "warmup_epochs", "weight_decay"):
             require(self, name, at_least=0)
 

@@ -11,6 +11,8 @@ from adco.errors import InputError
 RENAMED = {"momentum": "ema_decay", "test_size": "test_image_size"}
 # Settings whose default was None in earlier versions. None still means their default.
 ONCE_NONE = ("class_level", "minutes", "out")
+# A setting that was added to all methods, with the value that describes what their runs did before.
+ADDED_TO_ALL = {"backbone_rate": 1.0}
 # Settings that were added to a method, with the values that describe what its runs did before.
 ADDED: dict[str, dict[str, Any]] = {
     "adco": {"projector_norm": False, "warm_start_trains": False},
@@ -74,7 +76,7 @@ def of_earlier_versions(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: if it has a setting under both its names.
     """
-    added = ADDED.get(str(config.get("method", "adco")), {})
+    added = ADDED_TO_ALL | ADDED.get(str(config.get("method", "adco")), {})
     names = _renamed(config, RENAMED.values())
     return added | {names[name]: value for name, value in with_defaults(config).items()}
 

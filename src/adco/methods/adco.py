@@ -138,7 +138,8 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
 
     def warm_steps(self: "AdCoSettings[Never]") -> int:
         """Return how many steps the warm start trains the encoder: K/N, rounded up; 0 if it does not."""
-        return -(-self.adversaries // self.batch_size) if self.warm_start and self.warm_start_trains else 0
+        trains = self.warm_start and self.warm_start_trains and not self.continue_method
+        return -(-self.adversaries // self.batch_size) if trains else 0
 
     def warnings(self: "AdCoSettings[Never]", steps: int) -> Iterator[str]:
         warm_steps = self.warm_steps()
@@ -153,7 +154,7 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
 
     @property
     def images_before_first_step(self) -> int:
-        fills_before = self.warm_start and not self.warm_start_trains
+        fills_before = self.warm_start and not self.warm_start_trains and not self.continue_method
         return self.adversaries if fills_before and self.adversaries is not None else 0
 
     @property

@@ -30,6 +30,7 @@ class MethodArguments:
 
     Args:
         schedule: learning rate of the encoder.
+        backbone_rate: factor of this learning rate for the backbone.
         weight_decay: weight decay of the encoder.
         accumulate: batches per optimizer step.
         seed: seed of the random numbers that a step draws, such as the shuffling of keys.
@@ -38,6 +39,7 @@ class MethodArguments:
     """
 
     schedule: Schedule
+    backbone_rate: float = 1.0
     weight_decay: float = 1e-4
     accumulate: int = 1
     seed: int = 0
@@ -62,7 +64,8 @@ class Method(nn.Module):
         super().__init__()
         self.memory_format = torch.channels_last if common.channels_last else torch.contiguous_format
         self.encoder = encoder.to(memory_format=self.memory_format)
-        self.schedule, self.weight_decay = common.schedule, common.weight_decay
+        self.schedule, self.backbone_rate = common.schedule, common.backbone_rate
+        self.weight_decay = common.weight_decay
         self.accumulate, self.seed = common.accumulate, common.seed
         dtype = torch.get_default_dtype()
         self.register_buffer("mean", torch.tensor(common.mean, dtype=dtype), persistent=False)
@@ -70,7 +73,14 @@ class Method(nn.Module):
 
     def players(self) -> list[Player]:
         """Return the groups of parameters that are trained, each with its learning rate and weight decay."""
-        return [self.player(self.encoder.parameters())]
+        if self.backbone_rate == 1:
+            return [self.player(self.encoder.parameters())]
+        backbone = Player(
+            parameters=self.encoder.backbone.parameters(),
+            learning_rate=lambda step: self.backbone_rate * self.schedule(step),
+            weight_decay=self.weight_decay,
+        )
+        return [self.player(self.encoder.projector.parameters()), backbone]
 
     def player(self, parameters: Iterable[nn.Parameter]) -> Player:
         """Return these parameters as a player with the encoder's learning rate and weight decay."""

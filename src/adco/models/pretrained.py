@@ -153,6 +153,22 @@ def weights_file(weights: str) -> Path:
     return path
 
 
+def method_file(weights: str) -> Path:
+    """Return the checkpoint that a path stands for: a file, or the last checkpoint of a run directory.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        path = RunDirectory.open(path).checkpoint
+    if not path.is_file():
+        raise InputError(
+            f"weights '{path}' cannot be continued: give a run directory with a checkpoint, or a checkpoint"
+        )
+    return path
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return all tensors in a file by their dotted names.
 

@@ -6,7 +6,9 @@ from adco.config.pretrain import Resolved
 from adco.data.views import View
 from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
-from adco.models.pretrained import Loaded, load_weights
+from adco.models.continuing import copy_method
+from adco.models.freezing import freeze
+from adco.models.pretrained import Loaded, load_weights, method_file, read_tensors
 from adco.optim.players import Schedule
 
 
@@ -61,6 +63,7 @@ def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool 
         from_weights: whether the backbone gets the weights named in the settings.
     """
     backbone = make_backbone(settings)[0] if from_weights else build_backbone(backbone_info(settings))
+    freeze(backbone, settings.freeze, settings.backbone)
     width = feature_width(backbone, settings.backbone, settings.image_size)
     common = MethodArguments(
         schedule=Schedule(
@@ -69,6 +72,7 @@ def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool 
             warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
             steps=settings.epochs * steps_per_epoch,
         ),
+        backbone_rate=settings.backbone_rate,
         weight_decay=settings.weight_decay,
         accumulate=settings.accumulate,
         seed=settings.seed,
@@ -76,4 +80,8 @@ def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool 
         std=settings.std,
         channels_last=settings.channels_last,
     )
-    return settings.build(backbone, width, common)
+    method = settings.build(backbone, width, common)
+    if from_weights and settings.continue_method:
+        path = method_file(settings.weights)
+        copy_method(method, read_tensors(path), str(path))
+    return method

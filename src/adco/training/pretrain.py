@@ -99,7 +99,7 @@ def pretrain_run(asked: Given, source: Source) -> RunDirectory:
 
 
 def _check_network(settings: Resolved) -> Loaded | None:
-    """Raise an InputError unless timm has the backbone, it accepts all view sizes, and the weights fit it.
+    """Raise an InputError unless timm has the backbone, it accepts all view sizes, and the weights fit.
 
     Returns:
         What is loaded; None without weights.
@@ -107,6 +107,8 @@ def _check_network(settings: Resolved) -> Loaded | None:
     backbone, loaded = make_backbone(settings)
     for size in {view.size for view in make_views(settings)} | {settings.test_image_size}:
         feature_width(backbone, settings.backbone, size)
+    if settings.freeze or settings.continue_method:
+        make_method(settings, 1, from_weights=True)
     return loaded
 
 

@@ -1,0 +1,73 @@
+"""Continue a run of AdCo or MoCo in a new run: take over all its networks and its negatives, not only the backbone."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from adco.errors import InputError
+
+NAMES = (  # names in checkpoints, of this package and of the published code of MoCo and AdCo → names here
+    (r"^state_dict\.", ""),
+    (r"^module\.", ""),
+    (r"^encoder_q\.fc\.", "encoder.projector."),
+    (r"^encoder_q\.", "encoder.backbone."),
+    (r"^encoder_k\.fc\.", "momentum_encoder.encoder.projector."),
+    (r"^encoder_k\.", "momentum_encoder.encoder.backbone."),
+    (r"^Memory_Bank\.W$", "adversaries.weight"),
+    (r"^queue_ptr$", "oldest"),
+)
+SETTINGS = (  # names here → the settings on which their shapes depend
+    (r"adversaries\.", "--adversaries and --dim"),
+    (r"queue", "--queue and --dim"),
+    (r".*projector\.", "--projector_norm, --hidden and --dim"),
+    (r".*backbone\.", "--backbone and --stem"),
+)
+
+
+def copy_method(method: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy all networks and negatives of a checkpoint into a method.
+
+    Args:
+        method: the method to copy into.
+        tensors: all tensors of the checkpoint by their dotted names.
+        source: where they are from, for errors.
+
+    Raises:
+        InputError: if a tensor of the method is missing in the checkpoint, or has another shape there.
+    """
+    found = {_name(name): tensor for name, tensor in tensors.items()}
+    state = method.state_dict()
+    for name, wanted in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in found:
+            raise InputError(
+                f"weights {source} cannot be continued by {type(method).__name__}: they have no {name}{_hint(name)}"
+            )
+        state[name] = _oriented(found[name], wanted)
+        if state[name].shape != wanted.shape:
+            raise InputError(
+                f"weights {source} cannot be continued: {name} is {list(found[name].shape)} in them and "
+                f"{list(wanted.shape)} with these settings{_hint(name)}"
+            )
+    method.load_state_dict(state)
+
+
+def _name(name: str) -> str:
+    for theirs, ours in NAMES:
+        name = re.sub(theirs, ours, name)
+    return name
+
+
+def _oriented(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Return negatives [K, D], which the published code stores as [D, K], and the position in a queue as a scalar."""
+    if tensor.numel() == wanted.numel() and wanted.ndim == 0:
+        return tensor.reshape(())
+    turned = tensor.ndim == 2 and tensor.shape != wanted.shape and tensor.T.shape == wanted.shape
+    return tensor.T.contiguous() if turned else tensor
+
+
+def _hint(name: str) -> str:
+    flags = next((flags for pattern, flags in SETTINGS if re.match(pattern, name)), None)
+    return f"; set {flags} as in that run" if flags else ""

@@ -1,0 +1,37 @@
+"""Freeze the first stages of a backbone: neither their weights nor their BatchNorm statistics change any more."""
+
+from timm.layers.norm_act import freeze_batch_norm_2d
+from timm.models import group_parameters
+from torch import nn
+
+from adco.errors import InputError
+
+
+def freeze(backbone: nn.Module, stages: int, name: str) -> None:
+    """Freeze the first stages of a timm network, in place.
+
+    Stages are timm's coarse parameter groups: of a ResNet the stem, layer1, layer2, …; of a vision transformer the
+    patch embedding and then each block.
+
+    Args:
+        backbone: the network. The frozen BatchNorm layers are replaced, so freeze before copying it.
+        stages: number of stages to freeze.
+        name: of the network, for errors.
+
+    Raises:
+        InputError: if the network has no more stages than that, or its stages are unknown.
+    """
+    if not stages:
+        return
+    matcher = getattr(backbone, "group_matcher", None)
+    if matcher is None:
+        raise InputError(f"freeze {stages} is not possible: timm does not know the stages of backbone {name}")
+    groups = group_parameters(backbone, matcher(coarse=True))
+    if stages >= len(groups):
+        raise InputError(f"freeze {stages} must be at most {len(groups) - 1}: backbone {name} has {len(groups)} stages")
+    frozen = {parameter for group in sorted(groups)[:stages] for parameter in groups[group]}
+    for parameter in frozen:
+        backbone.get_parameter(parameter).requires_grad_(False)
+    for path, module in list(backbone.named_modules()):
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and f"{path}.weight" in frozen:
+            backbone.set_submodule(path, freeze_batch_norm_2d(module))  # type: ignore[no-untyped-call]
