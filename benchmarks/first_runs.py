@@ -27,7 +27,7 @@ from adco.data.sources import open_source
 from adco.evaluation.evaluate import evaluate
 from adco.evaluation.knn import KNN
 from adco.evaluation.linear import Linear
-from adco.health.awake import ASLEEP
+from adco.health.adversary_note import ASLEEP
 from adco.runs.directory import RunDirectory
 from folders import FOLDERS, data_of
 from measure import RESULTS, read_lines, run_all

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 import adco
-from adco.health.floor import with_floor
+from adco.health.floor import accuracy_and_floor
 from adco.health.trends import Record, curve, latest, separation
 from adco.health.verdict import LOW_SPREAD, low_rank, verdict
 from adco.runs.records import read_records
@@ -136,7 +136,7 @@ def end_of(records: Sequence[Record]) -> str:
     rank, spread, floor = (
         curve(records, "effective_rank")[-LAST:],
         curve(records, "spread")[-LAST:],
-        with_floor(records),
+        accuracy_and_floor(records),
     )
     if rank.max() <= low_rank(latest(records, "max_rank")) or spread.max() <= LOW_SPREAD:
         return "collapsed"

@@ -15,7 +15,7 @@ from adco.config.pretrain import PretrainSettings
 from adco.config.registry import METHODS
 from adco.config.topics import Unset
 from adco.data.batch import Batch
-from adco.methods.method import Method, MethodArguments, Step
+from adco.methods.method import Method, MethodArguments, StepOutput
 from adco.models.encoder import Encoder, mlp, unit
 
 
@@ -44,14 +44,14 @@ class BarlowTwins(Method):
         super().__init__(encoder, common)
         self.off_diagonal = off_diagonal
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> StepOutput:
         first, second = (self.encoder.project(self.prepare(view)) for view in batch.views)  # [n, D], normalised
         with torch.autocast(first.device.type, enabled=False):  # a sum over the batch is too coarse in bf16
             correlation = first.float().T @ second.float() / len(first)  # [D, D]
         diagonal = correlation.diagonal()
         others = correlation.square().sum() - diagonal.square().sum()
         loss = (1 - diagonal).square().sum() + self.off_diagonal * others
-        return Step({"loss": loss}, unit(first.detach()), unit(second.detach()))
+        return StepOutput({"loss": loss}, unit(first.detach()), unit(second.detach()))
 
 
 METHODS["barlow-twins"] = BarlowTwinsSettings

@@ -119,10 +119,10 @@ class Game:
     def play(self, views: Sequence[Array]) -> tuple[float, float]:
         """1/V Σ_v Σ_{u≠v} L(q_u, k_v) over V = 1 or 2 key views v, the first of all views u. Views are [N, P]."""
         self.slow = self.ema_decay * self.slow + (1 - self.ema_decay) * self.encoder.weight
-        key_views = (0, 1) if self.symmetric else (0,)
+        num_key_views = (0, 1) if self.symmetric else (0,)
         losses = np.zeros(2)
         encoder_gradient, bank_gradient = np.zeros_like(self.weight), np.zeros_like(self.adversaries)
-        for v in key_views:
+        for v in num_key_views:
             keys = unit(np.stack([self.slow @ x for x in views[v]]))
             for u, images in enumerate(views):
                 if u == v:
@@ -138,8 +138,8 @@ class Game:
                 bank_gradient += adversary_gradient(*point, self.adversary_temperature, self.in_batch)
         cosine = 0.5 * (1 + np.cos(np.pi * self.done / self.steps))
         rate = self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine
-        self.encoder.step(encoder_gradient / len(key_views), rate)
-        self.bank.step(bank_gradient / len(key_views), self.adversary_learning_rate)
+        self.encoder.step(encoder_gradient / len(num_key_views), rate)
+        self.bank.step(bank_gradient / len(num_key_views), self.adversary_learning_rate)
         self.done += 1
-        encoder_loss, adversary_loss = losses / len(key_views)
+        encoder_loss, adversary_loss = losses / len(num_key_views)
         return float(encoder_loss), float(adversary_loss)

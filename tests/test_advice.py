@@ -8,11 +8,11 @@ import pytest
 from adco.config.load import pretrain_settings
 from adco.config.pretrain import to_dict
 from adco.config.registry import METHODS
+from adco.health.adversary_note import Note
 from adco.health.advice import ADVICE, advice
-from adco.health.awake import Note
 from adco.health.verdict import Word
 
-OF_ADCO = ("adversaries fixed", "adversaries are one", "adversaries asleep")
+OF_ADCO = ("adversaries fixed", "adversaries identical", "adversaries asleep")
 GOOD = ("too early to say", "learning", "plateau", "finished")
 
 

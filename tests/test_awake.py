@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from adco.health.awake import adversary_note, asleep_since
+from adco.health.adversary_note import adversary_note, asleep_since
 from adco.health.trends import Record
 
 SHARE = "adversary_share_in_loss_adversary"
@@ -41,7 +41,7 @@ def test_what_is_wrong_is_named() -> None:
     assert words(shares(0.5, 0.5, 0.5)) is None
     assert words(asleep) == "adversaries asleep since step 20"
     assert words(asleep, learning_rate=0.0) == "adversaries fixed"
-    assert words([{**record, "adversary_concentration": 0.999} for record in asleep]) == "adversaries are one"
+    assert words([{**record, "adversary_concentration": 0.999} for record in asleep]) == "adversaries identical"
     assert words([{**record, "adversary_concentration": 0.94} for record in shares(0.5, 0.5, 0.5)]) is None
 
 

@@ -37,7 +37,7 @@ class StillMethod(Method):
         super().__init__(Encoder(nn.Linear(2, 2), nn.Identity()), MethodArguments(schedule=schedule))
         self.own = own
 
-    def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
+    def metrics(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
         return self.own
 
 

@@ -211,7 +211,7 @@ def test_help_says_what_is_chosen_for_the_data(capsys: pytest.CaptureFixture[str
     out = " ".join(capsys.readouterr().out.split())
     words = out[out.index("--batch_size") : out.index("--accumulate")]
     assert words.endswith("(default: chosen for your data) ")
-    assert out.index("--minutes") < out.index("in place of `epochs` --batch_size")  # nothing is chosen for it
+    assert out.index("--minutes") < out.index("at least one --batch_size")  # nothing is chosen for it
     assert "--seed N seed of all random numbers: weights, order of the images, views (default: 0)" in out
     assert not any(word in out for word in ("null", "None", "SUPPRESS", "Literal"))
 

@@ -27,7 +27,7 @@ from adco.comparison.findings import Finding, findings, statements
 from adco.comparison.picture import draw
 from adco.comparison.plan import Plan, Row, first_difference, read_plan
 from adco.comparison.report import markdown, to_json
-from adco.comparison.run import BUSY, RunsFailed, compare, do_one
+from adco.comparison.run import BUSY, RunsFailed, compare, run_next_stage
 from adco.comparison.table import Entry, Table, cells, collect, mean_and_std, results
 from adco.comparison.timing import known_timings, relative_time
 from adco.config import recipes
@@ -48,7 +48,7 @@ from adco.methods.query_key import BatchNorm
 from adco.optim.optimizers import make_optimizer
 from adco.runs.directory import RunDirectory
 from adco.training.build import make_method, make_views
-from adco.training.rehearsal import Training
+from adco.training.rehearsal import TrialTraining
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def test_what_another_process_is_at_is_left_to_it(done: Path, caplog: pytest.Log
     before = table(done)
     shutil.rmtree(done / "out" / "adco-0")
     with FileLock(done / "out" / ".locks" / "adco-0"):
-        assert do_one(done / "tiny.yaml", done / "out", "adco-0") == BUSY
+        assert run_next_stage(done / "tiny.yaml", done / "out", "adco-0") == BUSY
         found = compare(done / "tiny.yaml", done / "out")
     assert "skipped AdCo, seed 0: another process is working on it" in caplog.text
     assert [len(entry.top1["linear"]) for entry in found.entries] == [2, 1]
@@ -285,7 +285,7 @@ def test_a_launcher_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPa
 
 def test_one_run_alone_is_named_as_its_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="only 'moco' must be one of moco-v2-0, adco-0, moco-v2-1, adco-1"):
-        do_one(write(tmp_path / "tiny.yaml"), tmp_path, "moco")
+        run_next_stage(write(tmp_path / "tiny.yaml"), tmp_path, "moco")
 
 
 def test_a_run_begun_with_other_settings_is_not_taken_for_this_row(done: Path) -> None:
@@ -530,14 +530,14 @@ ONE: dict[str, Any] = {
 @pytest.mark.parametrize("batch_norm", ["auto", "shuffle"])
 def test_a_device_that_shuffles_with_others_embeds_its_share_in_one(batch_norm: BatchNorm) -> None:
     small = {**ONE, "devices": 8}
-    training = Training(MoCoSettings(**small, batch_size=64, batch_norm=batch_norm), open_source("digits"))
+    training = TrialTraining(MoCoSettings(**small, batch_size=64, batch_norm=batch_norm), open_source("digits"))
     assert isinstance(training.settings, MoCoSettings)
     assert (training.settings.batch_size, training.settings.split_groups) == (8, 1)
 
 
 def test_no_worker_makes_views_for_a_later_turn() -> None:
     small = {**ONE, "batch_size": 8}
-    training = Training(MoCoSettings(**small, workers=1), open_source("digits"), steps=3)
+    training = TrialTraining(MoCoSettings(**small, workers=1), open_source("digits"), steps=3)
     training()
     assert training.loader.order.position == 4  # batches asked for; a worker looks two ahead where there are more
     assert len(training.loader) == 4
@@ -550,7 +550,7 @@ def test_parameters_beyond_backbone_and_projector() -> None:
     source = open_source("digits")
     small = {**ONE, "batch_size": 8}
     counts = [
-        Training(settings, source).extra_parameters()
+        TrialTraining(settings, source).extra_parameters()
         for settings in (
             AdCoSettings(**small, adversaries=8192),
             AdCoSettings(**small, adversaries=8192, adversary_learning_rate=0),

@@ -184,7 +184,7 @@ def truncated(path: Path) -> None:
         ),
         (
             lambda path: torch.save(RIGHT | {"conv1.weight": torch.randn(64, 3, 3, 3)}, path),
-            r"conv1.weight is \[64, 3, 3, 3\] in them, and \[64, 3, 7, 7\] in the backbone; a stem of another kind",
+            r"conv1.weight has shape \[64, 3, 3, 3\] in the weights and \[64, 3, 7, 7\] in the backbone; a stem of an",
         ),
     ],
 )
@@ -249,6 +249,6 @@ def test_a_run_begins_from_the_weights_of_another_and_its_backbone_is_the_same(t
 @pytest.mark.slow
 def test_weights_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     torch.save(RIGHT, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"conv1.weight is \[64, 3, 7, 7\] in them"):
+    with pytest.raises(InputError, match=r"conv1.weight has shape \[64, 3, 7, 7\] in the weights"):
         adco.pretrain(data="digits", weights=tmp_path / "w.pth", stem="cifar", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from adco.config.load import pretrain_settings
 from adco.data.sources import open_source
 from adco.runs.directory import RunDirectory
 from adco.training import rehearsal
-from adco.training.rehearsal import Cost, Training, dry_run, fit_epochs
+from adco.training.rehearsal import Cost, TrialTraining, dry_run, fit_epochs
 
 TINY = {**tiny.SETTINGS, "data": "few", "adversaries": 64, "batch_size": 32, "knn_images": 60}
 
@@ -39,7 +39,7 @@ def test_as_many_epochs_are_chosen_as_fit(
     epochs: int,
     words: str,
 ) -> None:
-    cost(monkeypatch, start=20.0, step=5.0, epoch=20.0)
+    cost(monkeypatch, before_first_step=20.0, step=5.0, epoch=20.0)
     monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
     chosen = fit_epochs(pretrain_settings(**TINY, minutes=minutes), open_source("few"), spent)
     assert (chosen.epochs, chosen.minutes) == (epochs, math.inf)
@@ -51,7 +51,9 @@ def test_a_run_by_the_clock_repeats_from_its_configuration(tmp_path: Path, monke
     """Its epochs are in it, and what was measured before it left no trace in the random numbers."""
     monkeypatch.setattr(rehearsal, "RESERVE", 0.0)
     real = rehearsal.measure
-    monkeypatch.setattr(rehearsal, "measure", lambda *a: (real(*a), Cost(start=0.0, step=1.0, epoch=25.0))[1])
+    monkeypatch.setattr(
+        rehearsal, "measure", lambda *a: (real(*a), Cost(before_first_step=0.0, step=1.0, epoch=25.0))[1]
+    )
     run = RunDirectory(adco.pretrain(**TINY, minutes=1.0, out=str(tmp_path / "run")))
     config = run.read_config()
     assert config["epochs"] in (1, 2)  # two, but for the seconds that measuring takes
@@ -78,16 +80,16 @@ def test_minutes_are_for_one_device() -> None:
 def test_steps_are_timed_behind_a_warm_up(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     """Slow steps at the start, and where the pipeline fills, do not count."""
     settings = pretrain_settings(**TINY, workers=workers, accumulate=2)
-    training = Training(settings, open_source("few"))
+    training = TrialTraining(settings, open_source("few"))
     clock = iter([0.0, 100.0, 200.0, *(300.0 + 2 * step for step in range(1000))])
-    monkeypatch.setattr(Training, "_now", lambda self: next(clock))
+    monkeypatch.setattr(TrialTraining, "_now", lambda self: next(clock))
     assert training.seconds_per_step(budget=1e6) == pytest.approx(2.0)
 
 
 def test_measuring_ends_with_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(pretrain_settings(**TINY), open_source("few"))
+    training = TrialTraining(pretrain_settings(**TINY), open_source("few"))
     clock = count(step=7)
-    monkeypatch.setattr(Training, "_now", lambda self: next(clock))
+    monkeypatch.setattr(TrialTraining, "_now", lambda self: next(clock))
     assert training.seconds_per_step(budget=10.0) == pytest.approx(7.0)
     assert next(clock) < 7 * 8
 

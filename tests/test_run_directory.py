@@ -55,6 +55,7 @@ def test_a_configuration_without_settings_is_named(run: RunDirectory, text: str)
 def test_files_are_read_back(run: RunDirectory) -> None:
     values = {
         "method": "simsiam",
+        "backbone_rate": 0.5,
         "data": "photos",
         "crop_scale": [0.2, 1.0],
         "workers": None,

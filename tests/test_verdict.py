@@ -230,7 +230,7 @@ def test_words_while_a_run_goes_on() -> None:
 # ------------------------------------------------------------------------------------------- floors and the end
 
 
-def with_floor(records: list[dict[str, float]], random: float, queries: int = 1000) -> list[dict[str, float]]:
+def accuracy_and_floor(records: list[dict[str, float]], random: float, queries: int = 1000) -> list[dict[str, float]]:
     return [{"step": 0.0, "knn_top1_random": random, "knn_queries": queries}, *records]
 
 
@@ -243,7 +243,7 @@ def steps_of(records: Sequence[Mapping[str, float]], done: float) -> int:
 def test_below_random_weights_is_never_learning(done: float) -> None:
     """Whatever loss and rank do; in the first fifth, while a network may still catch up, it is no alarm either."""
     records = history(100, loss=falling(100, 9, 4), knn_top1=ramp(100, 20, 40), knn_every=5)
-    found = verdict(with_floor(records, random=50), steps_of(records, done))
+    found = verdict(accuracy_and_floor(records, random=50), steps_of(records, done))
     assert found.word == ("too early to say" if done < 0.2 else "not learning")
     assert found.reason.startswith("below random weights: kNN ")
     assert found.reason.endswith("random weights 50.0 %")
@@ -253,19 +253,19 @@ def test_a_run_that_begins_from_weights_is_measured_against_them() -> None:
     """Below them it has unlearned, even far above random weights."""
     records = history(100, loss=falling(100, 9, 4), knn_top1=ramp(100, 40, 45), knn_every=5)
     found = verdict([{"step": 0.0, "knn_top1_start": 60.0, "knn_queries": 1000}, *records], steps_of(records, 1.0))
-    assert (found.word, found.reason.split(":")[0]) == ("not learning", "below the weights it began from")
+    assert (found.word, found.reason.split(":")[0]) == ("not learning", "below the initial weights")
 
 
 @pytest.mark.parametrize(("knn", "queries", "word"), [(47, 1000, "learning"), (46, 1000, "not learning")])
 def test_noise_of_a_floor_is_that_of_its_images(knn: float, queries: int, word: str) -> None:
     """Two standard errors of 50 % on 1 000 images are 3.2 points; so are those of a difference of correlated hits."""
     records = history(100, noise=0.05, loss=falling(100, 9, 4), knn_top1=float(knn), knn_every=5)
-    assert verdict(with_floor(records, 50, queries), steps_of(records, 0.5)).word == word
+    assert verdict(accuracy_and_floor(records, 50, queries), steps_of(records, 0.5)).word == word
 
 
 @pytest.mark.parametrize("done", [0.3, 0.89, 0.92, 1.0])
 def test_a_flat_end_is_finished_and_says_what_was_won(done: float) -> None:
-    records = with_floor(history(100, noise=0, knn_top1=53.4, knn_every=5), random=35.4)
+    records = accuracy_and_floor(history(100, noise=0, knn_top1=53.4, knn_every=5), random=35.4)
     found = verdict(records, steps_of(records, done))
     if done < 0.9:
         assert found.word == "plateau"
@@ -274,13 +274,15 @@ def test_a_flat_end_is_finished_and_says_what_was_won(done: float) -> None:
 
 
 def test_a_run_that_still_learns_is_finished_only_at_its_last_step() -> None:
-    records = with_floor(history(100, loss=falling(100, 9, 4), knn_top1=ramp(100, 40, 60), knn_every=5), random=35)
+    records = accuracy_and_floor(
+        history(100, loss=falling(100, 9, 4), knn_top1=ramp(100, 40, 60), knn_every=5), random=35
+    )
     assert verdict(records, steps_of(records, 0.95)).word == "learning"
     assert verdict(records, steps_of(records, 1)).word == "finished"
 
 
 def test_a_finished_run_that_won_nothing_says_so() -> None:
-    records = with_floor(history(100, noise=0, loss=falling(100, 9, 4), knn_top1=36.0, knn_every=5), random=35)
+    records = accuracy_and_floor(history(100, noise=0, loss=falling(100, 9, 4), knn_top1=36.0, knn_every=5), random=35)
     found = verdict(records, steps_of(records, 1))
     assert found.word == "finished"
     assert found.reason.startswith("kNN 36.0 %, random weights 35.0 %: the difference is within noise")
@@ -316,7 +318,7 @@ def test_queries_that_find_their_own_key_are_not_collapsed(found: float, word: s
 @pytest.mark.parametrize(("knn", "word"), [(30.0, "collapsed"), (42.0, "collapsing")])
 def test_a_kNN_above_random_weights_does_not_stop_a_run(knn: float, word: str) -> None:
     records = history(60, noise=0.1, effective_rank=np.maximum(2, ramp(60, 60, -200)), knn_top1=knn, knn_every=3)
-    records = with_floor(records, random=33)
+    records = accuracy_and_floor(records, random=33)
     assert verdict(records, steps_of(records, 0.8)).word == word
     stale = [record for record in records if "knn_top1" not in record or record["step"] < 600]
     assert verdict(stale, steps_of(records, 0.8)).word == "collapsed"  # measured before the collapse

@@ -13,7 +13,7 @@ from adco.errors import InputError
 from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.registry import evaluation_of
 from adco.runs.directory import RunDirectory
-from adco.training.pretrain import open_training_images_logged, pretrain_run, resume_run
+from adco.training.pretrain import log_and_open_training_images, pretrain_run, resume_run
 from adco.training.rehearsal import fit_epochs
 
 
@@ -24,7 +24,7 @@ def pretrain(
 
     Args:
         recipe: a recipe of the package by name, or a YAML file, such as an earlier run's `config.yaml`.
-        resume: a run directory to continue; takes no other setting than `epochs`, to make the run longer or shorter.
+        resume: a run directory to continue. Only `epochs` may be given with it, to make the run longer or shorter.
         settings: the settings of the run; they override the recipe's. See `adco pretrain --help`.
 
     Returns:
@@ -38,19 +38,19 @@ def pretrain(
     """
     start = time.perf_counter()
     if resume is not None:
-        given = [*(["recipe"] if recipe else []), *(name for name in settings if name != "epochs")]
-        if given:
+        refused = [*(["recipe"] if recipe else []), *(name for name in settings if name != "epochs")]
+        if refused:
             raise InputError(
-                f"resume takes its settings from the run directory, except epochs: leave out {', '.join(given)}"
+                f"resume takes its settings from the run directory, except epochs: leave out {', '.join(refused)}"
             )
         run = RunDirectory.open(resume)
         before = run.read_config()
         epochs = pretrain_settings(**{**before, **settings}).epochs
         return resume_run(run, as_resolved(pretrain_settings(**before)), epochs).path
-    asked = pretrain_settings(recipe, **settings)
-    asked.check()
-    source = open_training_images_logged(asked)
-    return pretrain_run(fit_epochs(asked, source, time.perf_counter() - start), source).path
+    given = pretrain_settings(recipe, **settings)
+    given.check()
+    source = log_and_open_training_images(given)
+    return pretrain_run(fit_epochs(given, source, time.perf_counter() - start), source).path
 
 
 def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:
@@ -59,20 +59,21 @@ def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[Evalua
     Args:
         kind: "knn" for weighted nearest neighbours, "linear" for a linear probe, "linear_sgd" for the papers' linear
             evaluation, or any other name in `adco.evaluation.registry.EVALUATIONS`.
-        run: a run directory, a checkpoint or a backbone.safetensors. By default the network named by `backbone` is
-            evaluated, or the newest run if none is named.
+        run: a run directory, a checkpoint or a backbone.safetensors. By default, the network given by `backbone` or
+            `weights` is evaluated or, if neither is given, the newest run.
         settings: those of `adco.config.commands.EvaluateSettings` and those of the evaluation; see
             `adco evaluate KIND --help`.
 
     Returns:
-        The content of the result file in the run directory, `results/KIND-DATA.json`: top-1, top-5, accuracy per
-        class, protocol, and the floors if this call, or an earlier one with the same images and settings, asked for
-        them.
+        The result: top-1, top-5, accuracy per class, protocol, and the floors if they were asked for. If a run is
+        evaluated, the result is also written to its `results/`, and it includes the floors of an earlier evaluation
+        with the same images and settings.
 
     Raises:
         InputError: if a setting is unknown or impossible, or the images have no labels.
     """
     given: dict[str, Any] = {**settings}
+    # protocol: in earlier versions, a setting of the evaluation linear
     evaluation_class = evaluation_of(current_evaluation(kind, given.pop("protocol", None)))
     common_settings, evaluation = build(Parser([EvaluateSettings, evaluation_class], "adco evaluate", ""), given)
     return evaluate_one(evaluation, None if run is None else Path(run), common_settings)

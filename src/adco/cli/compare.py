@@ -25,12 +25,12 @@ def compare(arguments: Sequence[str]) -> int:
     from adco.comparison.findings import statements
     from adco.comparison.report import caption
     from adco.comparison.run import compare as run_comparison
-    from adco.comparison.run import do_one
+    from adco.comparison.run import run_next_stage
 
     out = Path(flags.out or Path("runs") / Path(flags.recipe).stem)
     try:
         if flags.only:
-            return do_one(flags.recipe, out, flags.only)
+            return run_next_stage(flags.recipe, out, flags.only)
         table = run_comparison(flags.recipe, out)
     except Interrupted as stop:
         if not flags.only:

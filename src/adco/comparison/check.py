@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from adco.comparison.plan import Plan, Row, first_difference, naming
+from adco.comparison.plan import Plan, Row, error_prefix, first_difference
 from adco.comparison.table import few_images, is_done, results
 from adco.config.pretrain import Given, to_dict
 from adco.config.resolve import resolve, resolve_for_images
@@ -33,23 +33,23 @@ def check_plan(plan: Plan, out: Path, log: Callable[[str], None]) -> dict[str, G
     opened = cache(open_source)
     sources, resolved = {}, {}
     for row in plan.rows:
-        with naming(f"row {row.name}"):
+        with error_prefix(f"row {row.name}"):
             sources[row.name] = opened(
                 row.settings.require_data(), "train", row.settings.max_unreadable, row.settings.class_level
             )
             resolved[row.name] = resolve_for_images(row.settings, sources[row.name])
     for row, seed in plan.runs():
-        run = RunDirectory(row.run(out, seed))
+        run = RunDirectory(row.run_directory(out, seed))
         check_same(row, run, to_dict(resolved[row.name]))
         _check_image_count(run, "trained", run.read_environment().get("images"), len(sources[row.name]))
-    missing = [row for row in plan.rows if not all(is_done(row.run(out, seed), plan) for seed in plan.seeds)]
+    missing = [row for row in plan.rows if not all(is_done(row.run_directory(out, seed), plan) for seed in plan.seeds)]
     for row in missing:
-        with naming(f"row {row.name}"):
+        with error_prefix(f"row {row.name}"):
             _check_builds(row.settings, sources[row.name])
     if missing:
         test_images = check_labels(plan, sources[plan.rows[0].name], log)
         for row, seed in plan.runs():
-            run = RunDirectory(row.run(out, seed))
+            run = RunDirectory(row.run_directory(out, seed))
             for result in results(run.path, plan).values():
                 _check_image_count(run, "evaluated", result["images"], test_images)
     return resolved

@@ -9,7 +9,7 @@ from adco.comparison.plan import Plan
 from adco.config import defaults
 from adco.config.pretrain import Given
 from adco.data.sources import ArraySource
-from adco.training.rehearsal import Training, high_water, in_a_process, peak_since
+from adco.training.rehearsal import TrialTraining, high_water, in_a_process, peak_since
 
 BATCH, HEIGHT, WIDTH = 8, 375, 500  # images per step, and their size in px: the median of ImageNet
 
@@ -38,7 +38,7 @@ def _train_two_steps(settings: Given) -> dict[str, Any]:
     noise = np.random.default_rng(0).integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
     source = ArraySource("noise", noise, None, ())
     before = high_water()
-    training = Training(replace(settings, batch_size=BATCH, accumulate=1, devices=1, num_nodes=1), source, steps=2)
+    training = TrialTraining(replace(settings, batch_size=BATCH, accumulate=1, devices=1, num_nodes=1), source, steps=2)
     training()
     return {
         "parameters": training.trained_parameters() / 1e6,

@@ -41,7 +41,7 @@ class Row:
     name: str
     settings: Given  # its seed is not used: the plan has the seeds
 
-    def run(self, out: Path, seed: int) -> Path:
+    def run_directory(self, out: Path, seed: int) -> Path:
         """Return the run directory of this row with `seed`."""
         return out / f"{re.sub(r'[^a-z0-9]+', '-', self.name.lower()).strip('-')}-{seed}"
 
@@ -83,7 +83,7 @@ def read_plan(recipe: str | Path) -> Plan:
     values = read_recipe(recipe)
     protocol = values.pop("protocol", None)  # of earlier versions
     if protocol is not None and "evaluations" in values:
-        raise InputError(f"protocol {protocol} is the old way to name the evaluations: leave it out beside evaluations")
+        raise InputError(f"protocol {protocol} cannot be combined with evaluations, which replaces it: remove protocol")
     unknown = [key for key in values if key not in KEYS]
     if unknown or not isinstance(values.get("rows"), Mapping) or not values["rows"]:
         reason = "rows must be a mapping from names to settings"
@@ -94,7 +94,7 @@ def read_plan(recipe: str | Path) -> Plan:
     evaluate_on, names = values.get("evaluate_on"), [row.name for row in rows]
     if not isinstance(evaluate_on, str | None):
         raise InputError(f"evaluate_on {evaluate_on} must be a folder of labelled images or the name of a data set")
-    relative_to = str(values.get("relative_to", names[0]))  # as the names of rows, which may be numbers
+    relative_to = str(values.get("relative_to", names[0]))  # text, because row names may be numbers in the YAML file
     if relative_to not in names:
         raise InputError(f"relative_to {relative_to} must be one of the rows: {', '.join(names)}")
     images = values.get("images")
@@ -135,7 +135,7 @@ def _evaluations(given: Any) -> tuple[Evaluation, ...]:
     found = []
     for name, settings in given.items():
         parser = Parser([evaluation_of(name)], "adco evaluate", "")
-        with naming(f"evaluation {name}"):
+        with error_prefix(f"evaluation {name}"):
             (evaluation,) = build(parser, settings or {})
             evaluation.check()
         found.append(evaluation)
@@ -148,7 +148,7 @@ def _rows(recipe: str | Path, values: Mapping[str, Any]) -> list[Row]:
         if not isinstance(given, Mapping | None) or not all(isinstance(key, str) for key in given or {}):
             raise InputError(f"{name} in {recipe} must be a mapping of settings, {{name: value, ...}}; got {given}")
     rows = [_row(str(name), shared, given or {}) for name, given in values["rows"].items()]
-    folders = [row.run(Path(), 0) for row in rows]
+    folders = [row.run_directory(Path(), 0) for row in rows]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
             first = rows[folders.index(folder)].name
@@ -159,8 +159,8 @@ def _rows(recipe: str | Path, values: Mapping[str, Any]) -> list[Row]:
 def first_difference(settings: Given, existing: Mapping[str, Any], resolved: Mapping[str, Any]) -> str | None:
     """Return the name of the first setting in which an existing run differs from a row; None if they agree.
 
-    Settings in MAY_DIFFER are ignored, as are those that are still unset or "auto" in `resolved`. If the run is older
-    than a setting, it agrees with a row that has the setting's default.
+    Settings in MAY_DIFFER are ignored, as are those that are still unset or "auto" in `resolved`. If the run was
+    written before a setting existed, it agrees with a row that has the setting's default.
 
     Args:
         settings: of the row, as given by the user.
@@ -178,7 +178,7 @@ def first_difference(settings: Given, existing: Mapping[str, Any], resolved: Map
 
 
 @contextmanager
-def naming(part: str) -> Iterator[None]:
+def error_prefix(part: str) -> Iterator[None]:
     """Prefix the messages of InputErrors with the part of the recipe they are about, such as "row AdCo"."""
     try:
         yield
@@ -193,7 +193,7 @@ def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
     if "recipe" in shared:
         raise InputError("recipe must be set in a row, not in shared")
     overrides = {key: value for key, value in {**shared, **given}.items() if key != "recipe"}
-    with naming(f"row {name}"):
+    with error_prefix(f"row {name}"):
         settings = pretrain_settings(given.get("recipe"), **overrides)
         settings.check()
         if settings.minutes != math.inf:

@@ -71,7 +71,7 @@ def compare(recipe: str | Path, out: Path) -> Table:
     plan = replace(plan, rows=[replace(row, settings=resolved[row.name]) for row in plan.rows])  # for the table
     failed = []
     for number, (row, seed) in enumerate(plan.runs()):
-        run = row.run(out, seed)
+        run = row.run_directory(out, seed)
         if is_done(run, plan):
             continue
         logger.info(f"run {number + 1} of {len(plan.runs())}: {row.name}, seed {seed}")
@@ -90,7 +90,7 @@ def compare(recipe: str | Path, out: Path) -> Table:
     return table
 
 
-def do_one(recipe: str | Path, out: Path, name: str) -> int:
+def run_next_stage(recipe: str | Path, out: Path, name: str) -> int:
     """Do the next stage of one run: start or resume its training, or evaluate it if it is trained.
 
     Training is one stage, and so is each evaluation that uses all devices, because each of these may start processes.
@@ -109,11 +109,11 @@ def do_one(recipe: str | Path, out: Path, name: str) -> int:
         Interrupted, NotFiniteError, CollapsedError: see `adco.pretrain`.
     """
     plan = read_plan(recipe)
-    runs = {row.run(out, seed).name: (row, seed) for row, seed in plan.runs()}
+    runs = {row.run_directory(out, seed).name: (row, seed) for row, seed in plan.runs()}
     if name not in runs:
         raise InputError(f"only {name!r} must be one of {', '.join(runs)}")
     row, seed = runs[name]
-    run = RunDirectory(row.run(out, seed))
+    run = RunDirectory(row.run_directory(out, seed))
     try:  # with several devices, rank 0 holds the lock for all ranks
         with FileLock(_locks(out) / name, timeout=0) if is_first_rank() else nullcontext():
             if not run.config.is_file():
@@ -137,7 +137,7 @@ def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
 
 
 def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:
-    """Run `do_one` in a subprocess and return its exit code.
+    """Run `run_next_stage` in a subprocess and return its exit code.
 
     The subprocess is the command `adco compare --only`. Lightning starts the same command again for each further rank.
 

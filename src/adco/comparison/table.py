@@ -96,7 +96,7 @@ class Table:
 def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
     """Build the table from the finished runs in `out`; `timing` is the return value of `known_timings`."""
     machine = timing["machine"]["processor"] or timing["machine"]["platform"]
-    all_results = {row.name: [results(row.run(out, seed), plan) for seed in plan.seeds] for row in plan.rows}
+    all_results = {row.name: [results(row.run_directory(out, seed), plan) for seed in plan.seeds] for row in plan.rows}
     done = {name: [found for found in seeds if _is_complete(found, plan)] for name, seeds in all_results.items()}
     reference = timing["rows"][plan.relative_to]["seconds_per_image"]
     return Table(
@@ -116,7 +116,7 @@ def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
 
 def _training_images(plan: Plan, out: Path, data: str) -> int | None:
     """Return the number of images of a training set, as recorded by the runs on it; None if no run has started."""
-    runs = (RunDirectory(row.run(out, seed)) for row, seed in plan.runs() if row.settings.data == data)
+    runs = (RunDirectory(row.run_directory(out, seed)) for row, seed in plan.runs() if row.settings.data == data)
     counts = (run.read_environment().get("images") for run in runs)
     return next((count for count in counts if count is not None), None)
 

@@ -18,7 +18,7 @@ from adco.config.versions import of_earlier_versions
 from adco.data.sources import open_source
 from adco.files import read_json, write_json
 from adco.runs.environment import environment
-from adco.training.rehearsal import STEPS, Training, peak_megabytes
+from adco.training.rehearsal import STEPS, TrialTraining, peak_megabytes
 from adco.words import counted
 
 ROUNDS = 9  # measured rounds; each times every row once
@@ -60,7 +60,7 @@ def time_rows(rows: Sequence[Row], log: Callable[[str], None], *, steps: int = S
     for row in rows:
         asked = row.settings
         source = opened(asked.require_data(), "train", asked.max_unreadable, asked.class_level)
-        trainings[row.name] = Training(asked, source, steps)
+        trainings[row.name] = TrialTraining(asked, source, steps)
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for number in range(ROUNDS + 1):  # round 0 is a warm-up
         for name, training in trainings.items():

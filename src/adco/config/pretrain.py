@@ -28,7 +28,7 @@ from adco.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from adco.health.awake import Note
+    from adco.health.adversary_note import Note
     from adco.health.trends import Record
     from adco.methods.method import Method, MethodArguments
 
@@ -63,7 +63,7 @@ class Devices:
     """The devices of a run, from which defaults are chosen."""
 
     processes: int  # one per device
-    batch_size: int  # images of one device in one forward pass
+    images_per_forward: int  # images on one device in one forward pass
     can_sync_batch_norm: bool  # whether these devices can synchronise BatchNorm statistics
 
 
@@ -87,12 +87,12 @@ class PretrainSettings(
 
     TOPIC: ClassVar[str] = "method"
 
-    # As the method's authors published, except MUON_LEARNING_RATE, from a search (docs/results.md). OPTIMIZER,
-    # LEARNING_RATE, WARMUP_EPOCHS and WEIGHT_DECAY apply only to runs that are not short (config/defaults.py): a short
-    # run uses Muon with MUON_LEARNING_RATE, unless the user chooses another optimizer.
+    # The values that the method's authors published, except MUON_LEARNING_RATE, which is from a search
+    # (docs/results.md). OPTIMIZER, LEARNING_RATE, WARMUP_EPOCHS and WEIGHT_DECAY apply only to runs that are not short
+    # (config/defaults.py): a short run uses Muon with MUON_LEARNING_RATE, unless the user chooses another optimizer.
     OPTIMIZER: ClassVar[Optimizer] = "sgd"
     LEARNING_RATE: ClassVar[float] = 0.03  # for a batch of 256 images
-    FINAL_LEARNING_RATE: ClassVar[float] = 0.0  # at the end of the cosine, as a share of the learning rate
+    FINAL_LEARNING_RATE_FACTOR: ClassVar[float] = 0.0  # final learning rate divided by the learning rate
     WARMUP_EPOCHS: ClassVar[float] = 0.0
     WEIGHT_DECAY: ClassVar[float] = 1e-4
     MUON_LEARNING_RATE: ClassVar[float] = 0.05
@@ -119,7 +119,7 @@ class PretrainSettings(
         return {}
 
     def limited_by_devices(self, used: Mapping[str, Any]) -> set[str]:
-        """Return the names of the settings for which `choose_for_devices` could not keep the user's value.
+        """Return the settings that `choose_for_devices` may have replaced; a comparison does not check them.
 
         Args:
             used: the resolved settings of the run, by name.
@@ -127,7 +127,7 @@ class PretrainSettings(
         return set()
 
     def for_one_device(self, processes: int) -> Self:
-        """Return settings to measure one device's share of a run on one process, without communication.
+        """Return the settings with which a single process can measure one device's share of a run.
 
         Args:
             processes: number of processes of the whole run.
@@ -151,7 +151,7 @@ class PretrainSettings(
         return ()
 
     def note(self, history: "Sequence[Record]") -> "Note | None":
-        """Return a problem with the method's own parts, such as AdCo's adversaries, that the records show, or None."""
+        """Return a problem that the records show in the method's own parts, such as AdCo's adversaries, or None."""
         return None
 
     @property
@@ -181,7 +181,7 @@ class PretrainSettings(
 
     @property
     def trains_negatives(self) -> bool:
-        """Whether these negatives are trained."""
+        """Whether the negatives that `negatives` counts are trained."""
         return False
 
 

@@ -13,6 +13,7 @@ from adco.config.weights import known_backbone, stem_with_weights
 from adco.data.sources import ArraySource, Source
 from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
 from adco.errors import InputError
+from adco.words import counted
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue, in [0, 1]
 MOST_WORKERS = 16  # per process; 16 workers make views of 4 000 photographs per second
@@ -103,7 +104,7 @@ def _optimization(settings: Given, run: RunLength) -> dict[str, Any]:
         "optimizer": optimizer,
         "learning_rate": learning_rate,
         "backbone_rate": defaults.ADAPTING_RATE if settings.weights and not settings.continue_method else 1.0,
-        "final_learning_rate": learning_rate * settings.FINAL_LEARNING_RATE,
+        "final_learning_rate": learning_rate * settings.FINAL_LEARNING_RATE_FACTOR,
         "warmup_epochs": warmup_epochs,
         "weight_decay": settings.WEIGHT_DECAY if published else PretrainSettings.WEIGHT_DECAY,
     }
@@ -122,11 +123,11 @@ def _for_devices(settings: Given, source: Source) -> Given:
         )
     if share < 2:
         raise InputError(
-            f"batch_size {settings.batch_size} leaves {share} image for each device and accumulated part: "
-            f"it must be at least {2 * processes * settings.accumulate}, so that each has two images to compare"
+            f"batch_size {settings.batch_size} leaves {counted(share, 'image')} for a forward pass on one device: "
+            f"it must be at least {2 * processes * settings.accumulate}, because a forward pass compares two images"
         )
     devices = Devices(
-        processes=processes, batch_size=share, can_sync_batch_norm=can_sync_batch_norm(settings.accelerator)
+        processes=processes, images_per_forward=share, can_sync_batch_norm=can_sync_batch_norm(settings.accelerator)
     )
     settings = _unless_set(settings, {"workers": default_workers(source, processes // settings.num_nodes)})
     if settings.precision == "auto":
@@ -164,9 +165,9 @@ def _warn_of_enlargement(image_size: int, source: Source) -> None:
 
 
 def default_image_size(source: Source) -> int:
-    """Return the median of the images' shorter sides, above 64 px rounded down to a multiple of 32, at most 224.
+    """Return the median of the images' shorter sides, at most 224.
 
-    32, because most CNNs halve the size of an image five times.
+    A median above 64 px is rounded down to a multiple of 32, because most CNNs halve the size of an image five times.
     """
     side = source.shorter_side
     return side if side <= defaults.SMALL_IMAGE else min(224, side // 32 * 32)

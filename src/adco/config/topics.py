@@ -8,6 +8,8 @@ A setting of type `int | Unset` may be left unset: it is None until a value is c
 the settings as the user gave them, where `int | Unset` is `int | None`. `PretrainSettings[Never]`, called `Resolved`,
 have a value for every setting: `int | Never` is `int`.
 
+In an explanation, "Chosen:" introduces the value that a setting gets if it is left unset.
+
 Sources: "paper" is AdCo (arXiv 2011.08435) with its appendix, "published code" its authors' release, "MoCo v2" is
 arXiv 2003.04297, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
 """
@@ -26,7 +28,8 @@ Optimizer = Literal["sgd", "muon", "lars"]
 Stem = Literal["auto", "cifar", "standard"]
 
 Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as given, Never in resolved settings
-CHOSEN: Any = None  # the default of a setting whose value is chosen for the images, the run's length and the machine
+# The default of a setting whose value is chosen for the images, the run's length and the machine.
+TO_BE_CHOSEN: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class DataSettings(Topic, Generic[Unset]):
 
     TOPIC: ClassVar[str] = "data"
 
-    data: str | Unset = CHOSEN
+    data: str | Unset = TO_BE_CHOSEN
     class_level: int = 0
     max_unreadable: float = 0.01
 
@@ -83,7 +86,8 @@ class RunSettings(Topic, Generic[Unset]):
         seed: seed of all random numbers: weights, order of the images, views.
         epochs: passes over the images (paper: 200). A run that sees fewer than 25.6 million images, summed over all
             epochs, is called a short run below.
-        minutes: time limit of the run in minutes: as many whole epochs are trained as fit, in place of `epochs`.
+        minutes: time limit of the run in minutes, instead of `epochs`. The run trains as many whole epochs as fit, but
+            at least one.
         batch_size: images per step, over all devices together (paper: 256). Chosen: 256; with fewer than eight steps
             per epoch a smaller power of two, but at least 32.
         accumulate: number of parts into which the batch of a step is divided to save memory; their gradients are added
@@ -98,9 +102,9 @@ class RunSettings(Topic, Generic[Unset]):
     seed: int = 0
     epochs: int = 200
     minutes: float = math.inf
-    batch_size: int | Unset = CHOSEN
+    batch_size: int | Unset = TO_BE_CHOSEN
     accumulate: int = 1
-    workers: int | Unset = CHOSEN
+    workers: int | Unset = TO_BE_CHOSEN
 
     def check(self) -> None:
         super().check()
@@ -119,7 +123,8 @@ class NetworkSettings(Topic, Generic[Unset]):
 
     Args:
         weights: weights to start from: a run directory, a file of weights or a checkpoint of this or another program
-            (.safetensors, .pth, .ckpt, ...), or pretrained for timm's own of that backbone. By default random weights.
+            (.safetensors, .pth, .ckpt, ...), or the word pretrained for timm's weights of the backbone. By default
+            random weights.
         continue_method: whether to take over all other parts of the method from the weights, too: projector, momentum
             encoder, and adversaries or queue. The weights must be a run or a checkpoint of the same method, or of the
             published code of AdCo or MoCo.
@@ -130,9 +135,9 @@ class NetworkSettings(Topic, Generic[Unset]):
         backbone_args: further arguments for timm.create_model, such as {channels: [32, 64, 128, 256]}. Chosen: those of
             the weights, or none.
         stem: the first layers of the backbone. standard: as timm builds them; cifar: adapted to small images (ResNet: a
-            3x3 convolution of stride 1 without max-pool; other CNNs: the strides of the stem set to 1); auto: cifar up
-            to an image_size of 64, else standard; with weights, the stem that they are for, which is standard unless
-            they are from a run. Networks without such layers, such as vision transformers, are left unchanged.
+            3x3 convolution of stride 1 without max-pool; other CNNs: the strides of the stem set to 1); auto: without
+            weights, cifar up to an image_size of 64, else standard; with weights of a run, the stem of that run; with
+            other weights, standard. Networks without such layers, such as vision transformers, are left unchanged.
     """
 
     TOPIC: ClassVar[str] = "network"
@@ -140,8 +145,8 @@ class NetworkSettings(Topic, Generic[Unset]):
     weights: str = ""
     continue_method: bool = False
     freeze: int = 0
-    backbone: str | Unset = CHOSEN
-    backbone_args: dict[str, Any] | Unset = CHOSEN
+    backbone: str | Unset = TO_BE_CHOSEN
+    backbone_args: dict[str, Any] | Unset = TO_BE_CHOSEN
     stem: Stem = "auto"
 
     def check(self) -> None:
@@ -158,12 +163,12 @@ class ViewSettings(Topic, Generic[Unset]):
     """The random views of an image.
 
     Args:
-        image_size: side of a view in pixels. Chosen: the median of the images' shorter sides, above 64 px rounded down
-            to a multiple of 32, at most 224 (paper).
+        image_size: side of a view in pixels. Chosen: the median of the images' shorter sides, at most 224 (paper). A
+            median above 64 px is rounded down to a multiple of 32.
         test_image_size: side of an image at test time, in pixels. Chosen: image_size.
         crop_scale: smallest and largest share of the image's area that a crop covers (paper).
-        brightness: strength of the brightness jitter: factors of 1 ± brightness (MoCo v2, like the settings from here
-            to flip_probability).
+        brightness: strength of the brightness jitter: factors of 1 ± brightness (MoCo v2; so are the defaults of the
+            following settings, up to flip_probability).
         contrast: strength of the contrast jitter: factors of 1 ± contrast.
         saturation: strength of the saturation jitter: factors of 1 ± saturation.
         hue: largest rotation of the hue, as a share of the colour circle.
@@ -179,8 +184,8 @@ class ViewSettings(Topic, Generic[Unset]):
 
     TOPIC: ClassVar[str] = "views"
 
-    image_size: int | Unset = CHOSEN
-    test_image_size: int | Unset = CHOSEN
+    image_size: int | Unset = TO_BE_CHOSEN
+    test_image_size: int | Unset = TO_BE_CHOSEN
     crop_scale: tuple[float, float] = (0.2, 1.0)
     brightness: float = 0.4
     contrast: float = 0.4
@@ -190,8 +195,8 @@ class ViewSettings(Topic, Generic[Unset]):
     grayscale_probability: float = 0.2
     blur_probability: float = 0.5
     flip_probability: float = 0.5
-    mean: tuple[float, float, float] | Unset = CHOSEN
-    std: tuple[float, float, float] | Unset = CHOSEN
+    mean: tuple[float, float, float] | Unset = TO_BE_CHOSEN
+    std: tuple[float, float, float] | Unset = TO_BE_CHOSEN
 
     def check(self) -> None:
         super().check()
@@ -238,9 +243,10 @@ class OptimizationSettings(Topic, Generic[Unset]):
         optimizer: optimizer of the encoder, with momentum 0.9: sgd (paper); muon, whose steps move all directions of a
             weight matrix equally far and which learns several times as much in the first epochs; or lars (SimCLR,
             BYOL). Chosen: muon for a short run, else the published one.
-        learning_rate: learning rate of the encoder after the warm-up. Chosen: with muon the best of a search on
-            CIFAR-10, 0.05 to 0.2; else the published one, per 256 images of the batch: 0.03 (paper; MoCo v2), 0.3
-            (SimCLR), 0.2 (BYOL), 0.05 (SimSiam).
+        learning_rate: learning rate of the encoder after the warm-up. Chosen: with muon, the method's best value in a
+            search on CIFAR-10 (0.05 to 0.2, depending on the method); otherwise the published value, scaled in
+            proportion to the batch size. For 256 images it is 0.03 (paper; MoCo v2), 0.3 (SimCLR), 0.2 (BYOL), 0.05
+            (SimSiam).
         backbone_rate: factor of the learning rate for the backbone. Chosen: 1; with weights 0.1, because they need
             smaller steps than a projector that is new; with continue_method 1.
         final_learning_rate: learning rate at the end of the cosine schedule. Chosen: a fiftieth of learning_rate for
@@ -253,12 +259,12 @@ class OptimizationSettings(Topic, Generic[Unset]):
 
     TOPIC: ClassVar[str] = "optimisation"
 
-    optimizer: Optimizer | Unset = CHOSEN
-    learning_rate: float | Unset = CHOSEN
-    backbone_rate: float | Unset = CHOSEN
-    final_learning_rate: float | Unset = CHOSEN
-    warmup_epochs: float | Unset = CHOSEN
-    weight_decay: float | Unset = CHOSEN
+    optimizer: Optimizer | Unset = TO_BE_CHOSEN
+    learning_rate: float | Unset = TO_BE_CHOSEN
+    backbone_rate: float | Unset = TO_BE_CHOSEN
+    final_learning_rate: float | Unset = TO_BE_CHOSEN
+    warmup_epochs: float | Unset = TO_BE_CHOSEN
+    weight_decay: float | Unset = TO_BE_CHOSEN
 
     def check(self) -> None:
         super().check()
@@ -287,7 +293,7 @@ class HardwareSettings(Topic, Generic[Unset]):
     devices: int | str = "auto"
     num_nodes: int = 1
     precision: Precision = "auto"
-    channels_last: bool | Unset = CHOSEN
+    channels_last: bool | Unset = TO_BE_CHOSEN
 
     def check(self) -> None:
         super().check()
@@ -309,9 +315,9 @@ class RecordSettings(Topic, Generic[Unset]):
 
     TOPIC: ClassVar[str] = "records and checkpoints"
 
-    log_every: int | Unset = CHOSEN
+    log_every: int | Unset = TO_BE_CHOSEN
     stop_when_collapsed: bool = True
-    checkpoint_every: int | Unset = CHOSEN
+    checkpoint_every: int | Unset = TO_BE_CHOSEN
     knn_images: int = 5000
     tensorboard: bool = False
 

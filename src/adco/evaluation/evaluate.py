@@ -51,8 +51,8 @@ def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: Eval
 
     Args:
         evaluations: the evaluations, with their settings.
-        run: run directory, checkpoint or backbone.safetensors. If None, the network named by `settings.backbone` is
-            evaluated, or the newest run if none is named.
+        run: run directory, checkpoint or backbone.safetensors. If None, the network given by `settings.backbone` or
+            `settings.weights` is evaluated or, if neither is given, the newest run.
         settings: what to evaluate, and on which images.
 
     Returns:
@@ -98,11 +98,11 @@ def evaluate_one(evaluation: Evaluation, run: Path | None, settings: EvaluateSet
 
 
 def _run_subject(settings: EvaluateSettings, path: Path | None) -> Subject:
-    """Return a run's backbone, with the data in the settings, or else that of the run, opened as the run opened it."""
+    """Return a run's backbone, with the data that the settings name or, if they name none, the run's own data."""
     run = newest_run() if path is None else run_of(path)
     backbone, info = run_backbone(run, path)
     config = {} if settings.data else run.read_config()
-    data, class_level, max_unreadable = _images(settings, config)
+    data, class_level, max_unreadable = _data_settings(settings, config)
     try:
         train, test = _open(data, class_level, max_unreadable)
     except InputError as error:
@@ -119,7 +119,7 @@ def _named_subject(settings: EvaluateSettings, run: Path | None) -> Subject:
         raise InputError(f"evaluate either the run {run} or {_name(settings)}, not both")
     if settings.data is None:
         raise InputError(f"{_name(settings)} needs --data: the labelled images to evaluate it on")
-    data, class_level, max_unreadable = _images(settings, {})
+    data, class_level, max_unreadable = _data_settings(settings, {})
     train, test = _open(data, class_level, max_unreadable)
     backbone, info = named_backbone(settings, train)
     return Subject(backbone, info, info.image_size, data, class_level, train, test, None)
@@ -129,7 +129,7 @@ def _name(settings: EvaluateSettings) -> str:
     return f"backbone {settings.backbone}" if settings.backbone else f"the backbone of weights {settings.weights}"
 
 
-def _images(settings: EvaluateSettings, config: Mapping[str, Any]) -> tuple[str, int, float]:
+def _data_settings(settings: EvaluateSettings, config: Mapping[str, Any]) -> tuple[str, int, float]:
     """Return data, class level and share of unreadable files: as given, else as in the run, else the defaults."""
     defaults = {"class_level": 0, "max_unreadable": 0.01, **config}
     given = {name: getattr(settings, name) for name in ("data", "class_level", "max_unreadable")}

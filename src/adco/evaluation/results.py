@@ -51,9 +51,10 @@ def find_result(
 
 
 def result_file(run: RunDirectory, key: dict[str, Any]) -> Path:
-    """Return the file of an earlier result of the same evaluation, under whichever name.
+    """Return the file for the result of an evaluation.
 
-    Without one, NAME-DATA.json, or NAME-DATA-HASH.json if another evaluation already uses that name.
+    If there is an earlier result of the same evaluation, this is its file, whatever its name. Otherwise it is
+    NAME-DATA.json, or NAME-DATA-HASH.json if another evaluation already uses that name.
 
     Args:
         run: the run that was evaluated.
@@ -95,7 +96,8 @@ def save_result(run: RunDirectory, result: dict[str, Any]) -> None:
 def _key_of(result: Any) -> dict[str, Any]:
     """Return the key of a result's evaluation, as `evaluation_key` returns it; {} if it is not a result.
 
-    In earlier versions, linear_sgd was the evaluation linear with protocol sgd. The oldest ones recorded no key.
+    In earlier versions, linear_sgd was the evaluation linear with protocol sgd. Results of the oldest versions have no
+    key.
     """
     if not _is_result(result):
         return {}
@@ -126,13 +128,14 @@ def _oldest_key(result: Mapping[str, Any]) -> dict[str, Any]:
 def _image_counts(result: dict[str, Any]) -> tuple[int, list[str], list[int]]:
     """Return the number of training images, the classes, and the number of test images of each class.
 
-    They show whether the images of a folder have changed since.
+    They show whether the images of a folder have changed since an earlier evaluation.
     """
     return result["protocol"]["train_images"], list(result["per_class"]), [sum(row) for row in result["confusion"]]
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Return the result in a file, or {} if the file contains something else. `result_file` avoids such a file."""
+    """Return the result in a file, or {} if the file contains something else. `result_file` does not choose such a
+    file, so it is not overwritten."""
     try:
         result = json.loads(file.read_text())
     except ValueError:

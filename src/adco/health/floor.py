@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from adco.health.trends import WINDOW, Record, curve, latest
 
-# Instance top-1 is measured on single batches, so it is compared from this many records on.
+# Instance top-1 is measured on single batches, so it is compared with its floor only once there are this many records.
 MIN_RECORDS = 6
 
 
@@ -21,7 +21,7 @@ class AccuracyAndFloor(NamedTuple):
     measure: str  # kNN or instance top-1
     now: float
     floor: float
-    source: str  # of the floor: "random weights", "the weights it began from", "the first step" or "chance"
+    source: str  # of the floor: "random weights", "the initial weights", "the first step" or "chance"
     noise: float  # two standard errors of now − floor
 
     @property
@@ -36,11 +36,11 @@ class AccuracyAndFloor(NamedTuple):
         return f"{self.measure} {self.now:.1f} %, {self.source} {self.floor:.1f} %"
 
 
-def with_floor(history: Sequence[Record]) -> AccuracyAndFloor | None:
+def accuracy_and_floor(history: Sequence[Record]) -> AccuracyAndFloor | None:
     """Return kNN top-1 with its floor, else instance top-1 with its floor; None before either is known."""
     knn, random, start = (latest(history, f"knn_top1{of}") for of in ("", "_random", "_start"))
     if not math.isnan(knn):
-        floor, source = (random, "random weights") if math.isnan(start) else (start, "the weights it began from")
+        floor, source = (random, "random weights") if math.isnan(start) else (start, "the initial weights")
         return AccuracyAndFloor("kNN", knn, floor, source, _noise(knn, floor, latest(history, "knn_queries")))
     hits = curve(history, "instance_top1")
     if len(hits) < MIN_RECORDS:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from adco.health.floor import with_floor
+from adco.health.floor import accuracy_and_floor
 from adco.health.trends import Curve, Record, Trend, curve, latest, levels, separation, trend
 from adco.words import counted
 
@@ -29,7 +29,7 @@ Word = Literal[
 class Verdict(NamedTuple):
     """A verdict: its name, and the numbers that justify it."""
 
-    word: Word
+    word: Word  # its name; "word" in the records
     reason: str
 
 
@@ -49,8 +49,8 @@ LOW_RANK = 5.0
 # Alarm level of the spread (scaled standard deviation of the embeddings, see numbers.py). At 0.1, two different images
 # have a mean cosine of 1 − 0.1² = 0.99. Projectors without BatchNorm start at 0.2 to 0.5.
 LOW_SPREAD = 0.1
-# Embeddings may start with a low rank or spread. A low value that was never twice as high counts as collapse only after
-# this part of the run, or after this many values if the length of the run is unknown.
+# Embeddings may start with a low rank or spread. A low value that has not dropped to less than half of its maximum
+# counts as collapse only after this part of the run or, if the length of the run is unknown, after this many values.
 PATIENCE, PATIENCE_VALUES = 1 / 5, 64
 # A low value is recovering if it has grown by more than a tenth of itself plus a twentieth of the alarm level. Between
 # batches, a low rank mostly varies by less.
@@ -78,12 +78,13 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
 
     1. not a number: the latest value of some key is not finite.
     2. collapsing, or collapsed: in the last three records, the effective rank is at most 5 (of 128) or the spread is at
-       most 0.1. In addition, the value is not recovering, and it was once twice as high, unless the run is no longer
-       early. The verdict is "collapsed" if this has lasted for a twentieth of the run, instance top-1 is at chance
-       level, and no kNN measured meanwhile is above its floor; otherwise it is "collapsing".
+       most 0.1. In addition, the value is not recovering. Early in the run, it must also have dropped to less than half
+       of its highest value. The verdict is "collapsed" if this has lasted for a twentieth of the run, instance top-1 is
+       at chance level, and no kNN measured meanwhile is above its floor; otherwise it is "collapsing".
     3. too early to say: no curve has eight values, and the run is not over.
     4. diverging: the run is not early; the loss has risen by six times its noise and by a quarter of its total decrease
-       so far; and neither kNN, instance top-1, effective rank nor separation may have risen. A rising loss alone is no
+       so far; there is no sign (two standard errors) that kNN, instance top-1, effective rank or separation has risen.
+       A rising loss alone is no
        alarm: it also rises when the adversaries get harder while the encoder learns.
     5. not learning: kNN is below its floor by more than noise, or the effective rank is at the level of rule 2. At the
        end of a run without labels, also if instance top-1 is not above its floor. Early in the run, the verdict is "too
@@ -173,7 +174,7 @@ def _collapse(history: Sequence[Record], steps: int | None) -> Verdict | None:
 
 
 def looks_collapsed(history: Sequence[Record], steps: int | None = None) -> bool:
-    """Return True if the latest record has a low effective rank or spread, and instance top-1 is at chance level."""
+    """Return True if the latest record alone meets rule 2 of `verdict`, and instance top-1 is at chance level."""
     return collapse_reason(history, steps, lasting=1) is not None and not _above_chance(history)
 
 
@@ -207,8 +208,8 @@ def _recovers(last: Curve, low: float) -> bool:
 
 
 def _knn_above_floor(history: Sequence[Record], recent: Sequence[Record]) -> bool:
-    """Return True if kNN is above random weights and was measured after the collapse began."""
-    accuracy = with_floor(history)
+    """Return True if a kNN was measured in the recent records and the latest kNN is above its floor."""
+    accuracy = accuracy_and_floor(history)
     return accuracy is not None and len(curve(recent, "knn_top1")) > 0 and accuracy.is_above_floor
 
 
@@ -222,7 +223,7 @@ def _below_floor(history: Sequence[Record], at_end: bool) -> str | None:
     rank, low = curve(history, "effective_rank")[-ALARM_RECORDS:], low_rank(latest(history, "max_rank"))
     if len(rank) == ALARM_RECORDS and rank.max() <= low:
         return f"effective rank is {np.median(rank):.2g} (alarm at {low:.2g})"
-    accuracy = with_floor(history)
+    accuracy = accuracy_and_floor(history)
     if accuracy is None or math.isnan(accuracy.floor):
         return None
     if accuracy.measure == "kNN" and accuracy.is_below_floor:
@@ -234,7 +235,7 @@ def _below_floor(history: Sequence[Record], at_end: bool) -> str | None:
 
 def _accuracy(history: Sequence[Record]) -> str | None:
     """Return the accuracy and its difference from the floor, or None if there is no accuracy yet."""
-    accuracy = with_floor(history)
+    accuracy = accuracy_and_floor(history)
     if accuracy is None:
         return None
     measured = f"{accuracy.measure} {accuracy.now:.1f} %"

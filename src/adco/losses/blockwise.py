@@ -8,8 +8,10 @@ The results equal those of the plain formula, without its N × K buffers. For ea
 2. Once the denominators at τ_adv are known, a third product per block of adversaries computes the adversaries' gradient
    from the weights at τ_adv. These weights are the only buffer with K columns; it holds one block of queries.
 
-The logits of each query are shifted by a value that depends on the keys only, so a single pass over the adversaries is
-enough. exp cannot overflow, because no cosine exceeds 1. The sum cannot vanish, because it contains the nearest key.
+The logits of each query are shifted before exp. The shift is the cosine of the nearest key plus a headroom, at most 1.
+It depends on the keys only, so a single pass over the adversaries is enough. No cosine exceeds 1 and the shift is at
+least 0, so exp cannot overflow. The nearest key is at most the headroom below the shift, so its weight does not
+underflow, and the sum cannot vanish.
 
 Shapes: N queries, M keys, K adversaries, D width; n queries and c adversaries per block.
 """
@@ -77,7 +79,8 @@ class TwoPlayerLoss(torch.autograd.Function):
         losses = queries.new_zeros(2)
 
         inverse_norms = torch.linalg.vector_norm(adversaries, dim=1, keepdim=True).clamp_min_(1e-12).reciprocal_()
-        unit_and_one = queries.new_ones(columns, width + 1)  # one block, [c, D + 1]: the ones sum the weights
+        # One block of unit-norm adversaries and a column of ones, [c, D + 1]; the ones shift and sum.
+        unit_and_one = queries.new_ones(columns, width + 1)
         logits = queries.new_empty(rows * columns)
         weights = queries.new_empty(rows * len(adversaries))  # at τ_adv, all blocks of adversaries
         ratio = adversary_temperature / temperature

@@ -33,14 +33,14 @@ from adco.adversaries import Adversaries, adversarial_info_nce
 from adco.config import defaults
 from adco.config.checks import check_crop_scale, require
 from adco.config.pretrain import Crop, RunLength
-from adco.config.topics import CHOSEN, Unset
+from adco.config.topics import TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
 from adco.distributed import rank
 from adco.errors import InputError
-from adco.health.awake import Note, adversary_note
+from adco.health.adversary_note import Note, adversary_note
 from adco.health.numbers import adversary_hardness
 from adco.health.trends import Record
-from adco.methods.method import MethodArguments, Step
+from adco.methods.method import MethodArguments, StepOutput
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
 from adco.models.encoder import Encoder, mlp
 from adco.optim.players import Player
@@ -50,7 +50,7 @@ LOWEST_TEMPERATURE = 0.0016  # below it, not even float64 holds exp(cosine / tem
 
 @dataclass(frozen=True, kw_only=True)
 class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
-    """Contrast with adversaries: negatives that are trained against the encoder. The default.
+    """Contrast with adversaries: negatives that are trained against the encoder. The default method.
 
     Args:
         adversaries: K, the number of trained negatives (paper: 65536, 16384 or 8192). Chosen: 8192, or 1024 for a short
@@ -63,7 +63,7 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             not trained, which shows how much training them helps. Chosen: 3 for 8192 adversaries or more; for fewer,
             proportionally less, because each gets a larger share of the gradient; a quarter of that for a short run.
         adversary_weight_decay: weight decay of the adversaries (paper). It makes adversaries that get no gradient
-            shorter; a shorter adversary is turned by a smaller gradient.
+            shorter; the shorter an adversary is, the more a gradient changes its direction.
         small_crops: multi-crop: for each further query view, its [size in pixels, smallest share, largest share of the
             image's area]; the paper's at 224 px are [[192, 0.172, 0.86], [160, 0.143, 0.715], [128, 0.114, 0.571],
             [96, 0.086, 0.429]].
@@ -75,15 +75,15 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
     """
 
     TOPIC: ClassVar[str] = "adco"
-    FINAL_LEARNING_RATE: ClassVar[float] = 1 / 50
+    FINAL_LEARNING_RATE_FACTOR: ClassVar[float] = 1 / 50
     MUON_LEARNING_RATE: ClassVar[float] = 0.1
     MARKER: ClassVar[str] = "o"
 
     method: Literal["adco"] = "adco"
-    adversaries: int | Unset = CHOSEN
-    temperature: float | Unset = CHOSEN
-    adversary_temperature: float | Unset = CHOSEN
-    adversary_learning_rate: float | Unset = CHOSEN
+    adversaries: int | Unset = TO_BE_CHOSEN
+    temperature: float | Unset = TO_BE_CHOSEN
+    adversary_temperature: float | Unset = TO_BE_CHOSEN
+    adversary_learning_rate: float | Unset = TO_BE_CHOSEN
     adversary_weight_decay: float = 1e-4
     small_crops: list[Crop] = field(default_factory=list)
     in_batch_negatives: bool = True
@@ -99,7 +99,8 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             require(self, name, at_least=0)
         if self.optimizer == "lars":
             raise InputError(
-                "optimizer lars must be sgd or muon for adco: timm's LARS cannot ascend, as adversaries do"
+                "optimizer lars cannot be used with adco, choose sgd or muon: timm's LARS cannot maximise a loss, as "
+                "the adversaries do"
             )
         for size, *scale in self.small_crops:
             check_crop_scale("small_crops", (scale[0], scale[1]))
@@ -185,8 +186,8 @@ class AdCo(QueryKeyMethod):
         views: number of views per image. Views beyond the first two are queries only.
         temperature, adversary_temperature: τ and τ_adv.
         in_batch_negatives: whether the keys of other images are negatives too.
-        warm_steps: length of the warm start. In this number of steps from the start of the run, keys replace the
-            adversaries, which are not trained yet. 0 if they are filled before the first step, or start at random.
+        warm_steps: number of steps at the start of the run in which keys replace the adversaries, which are not trained
+            yet. 0 if they are filled before the first step, or start at random.
         adversary_learning_rate, adversary_weight_decay: learning rate (constant) and weight decay of the adversaries.
     """
 
@@ -210,7 +211,7 @@ class AdCo(QueryKeyMethod):
     ) -> None:
         super().__init__(encoder, common, symmetric=symmetric, ema_decay=ema_decay, groups=groups, shuffle=shuffle)
         self.adversaries = adversaries.requires_grad_(adversary_learning_rate > 0)
-        self.pairs = view_pairs(views, self.key_views)
+        self.pairs = view_pairs(views, self.num_key_views)
         self.temperature, self.adversary_temperature = temperature, adversary_temperature
         self.in_batch_negatives, self.warm_steps = in_batch_negatives, warm_steps
         self.adversary_learning_rate, self.adversary_weight_decay = adversary_learning_rate, adversary_weight_decay
@@ -224,12 +225,12 @@ class AdCo(QueryKeyMethod):
         )
         return [*super().players(), adversaries]
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> StepOutput:
         in_warm_start = batch.position < self.warm_steps * self.accumulate
         if self.warm_steps and batch.position == self.warm_steps * self.accumulate:
             self.momentum_encoder.update(self.encoder, 0.0)  # reset to a copy
         self.update_momentum_encoder(batch)
-        keys = [self.embed_keys(batch, view) for view in range(self.key_views)]  # each [N, D]
+        keys = [self.embed_keys(batch, view) for view in range(self.num_key_views)]  # each [N, D]
         queries = {view: self.embed_queries(batch.views[view]) for view in sorted({query for query, _ in self.pairs})}
         first_own = rank() * len(batch.indices)  # row of this rank's first image in the keys
         # The rows are filled in place below, and the backward pass, which comes later, needs them as they were.
@@ -246,15 +247,15 @@ class AdCo(QueryKeyMethod):
             )
             for query, key in self.pairs
         ]
-        loss, loss_adversary = (torch.stack(terms).sum() / self.key_views for terms in zip(*losses, strict=True))
+        loss, loss_adversary = (torch.stack(terms).sum() / self.num_key_views for terms in zip(*losses, strict=True))
         if in_warm_start:
-            loss_adversary = 0 * loss_adversary  # zero: SGD's momentum would apply it after the warm start
+            loss_adversary = 0 * loss_adversary  # no gradient: SGD's momentum would still apply it after the warm start
             self.adversaries.fill(keys[0], batch.position * len(keys[0]))
         query, key = self.pairs[0]
         own_keys = keys[key][first_own : first_own + len(batch.indices)]
-        return Step({"loss": loss, "loss_adversary": loss_adversary}, queries[query].detach(), own_keys)
+        return StepOutput({"loss": loss, "loss_adversary": loss_adversary}, queries[query].detach(), own_keys)
 
-    def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
+    def metrics(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
         return adversary_hardness(
             queries,
             keys,

@@ -21,10 +21,10 @@ from torch import nn
 from adco.config import defaults
 from adco.config.checks import require
 from adco.config.pretrain import PretrainSettings, RunLength
-from adco.config.topics import CHOSEN, Optimizer, Unset
+from adco.config.topics import TO_BE_CHOSEN, Optimizer, Unset
 from adco.data.batch import Batch
 from adco.losses.contrastive import negative_cosine
-from adco.methods.method import Method, MethodArguments, Step
+from adco.methods.method import Method, MethodArguments, StepOutput
 from adco.models.encoder import Encoder, mlp, unit
 from adco.models.momentum import MomentumEncoder
 from adco.optim.players import Player
@@ -50,7 +50,7 @@ class BYOLSettings(PretrainSettings[Unset], Generic[Unset]):
     MARKER: ClassVar[str] = "D"
 
     method: Literal["byol"] = "byol"
-    ema_decay: float | Unset = CHOSEN
+    ema_decay: float | Unset = TO_BE_CHOSEN
     dim: int = 256
     hidden: int = 4096
 
@@ -85,9 +85,9 @@ class BYOL(Method):
         self.predictor, self.ema_decay = predictor, ema_decay
 
     def players(self) -> list[Player]:
-        return [self.player([*self.encoder.parameters(), *self.predictor.parameters()])]
+        return [self.make_player([*self.encoder.parameters(), *self.predictor.parameters()])]
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> StepOutput:
         if batch.position % self.accumulate == 0 and batch.position:  # after the optimizer's last step
             self.target.update(self.encoder, self.ema_decay_after(batch.position // self.accumulate - 1))
         views = [self.prepare(view) for view in batch.views]
@@ -97,7 +97,7 @@ class BYOL(Method):
             2 + 2 * negative_cosine(self.predictor(projection), target)
             for projection, target in zip(projections, reversed(targets), strict=True)
         ]
-        return Step({"loss": torch.stack(losses).sum()}, unit(projections[0].detach()), targets[1])
+        return StepOutput({"loss": torch.stack(losses).sum()}, unit(projections[0].detach()), targets[1])
 
     def ema_decay_after(self, step: int) -> float:
         """Return 1 − (1 − m)(cos(π k/K) + 1)/2 after step k of K."""

@@ -16,7 +16,7 @@ from adco.models.encoder import Encoder
 from adco.optim.players import Player, Schedule
 
 
-class Step(NamedTuple):
+class StepOutput(NamedTuple):
     """The result of a training step."""
 
     losses: dict[str, Tensor]  # scalars by name; "loss" is the encoder's. `backward` is called on their sum
@@ -74,23 +74,23 @@ class Method(nn.Module):
     def players(self) -> list[Player]:
         """Return the groups of parameters that are trained, each with its learning rate and weight decay."""
         if self.backbone_rate == 1:
-            return [self.player(self.encoder.parameters())]
+            return [self.make_player(self.encoder.parameters())]
         backbone = Player(
             parameters=self.encoder.backbone.parameters(),
             learning_rate=lambda step: self.backbone_rate * self.schedule(step),
             weight_decay=self.weight_decay,
         )
-        return [self.player(self.encoder.projector.parameters()), backbone]
+        return [self.make_player(self.encoder.projector.parameters()), backbone]
 
-    def player(self, parameters: Iterable[nn.Parameter]) -> Player:
+    def make_player(self, parameters: Iterable[nn.Parameter]) -> Player:
         """Return these parameters as a player with the encoder's learning rate and weight decay."""
         return Player(parameters=parameters, learning_rate=self.schedule, weight_decay=self.weight_decay)
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> StepOutput:
         """Compute the losses of a batch."""
         raise NotImplementedError
 
-    def health(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
+    def metrics(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
         """Return the method's own metrics for the records, from the queries and keys of a step."""
         return {}
 

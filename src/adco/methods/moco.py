@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from adco.config import defaults
 from adco.config.checks import require
 from adco.config.pretrain import RunLength
-from adco.config.topics import CHOSEN, Unset
+from adco.config.topics import TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
 from adco.distributed import rank
 from adco.losses.contrastive import info_nce
-from adco.methods.method import MethodArguments, Step
+from adco.methods.method import MethodArguments, StepOutput
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
 from adco.models.encoder import Encoder, mlp
 
@@ -43,7 +43,7 @@ class MoCoSettings(QueryKeySettings[Unset], Generic[Unset]):
     MARKER: ClassVar[str] = "s"
 
     method: Literal["moco"] = "moco"
-    queue: int | Unset = CHOSEN
+    queue: int | Unset = TO_BE_CHOSEN
     temperature: float = 0.2
 
     def check(self) -> None:
@@ -102,10 +102,10 @@ class MoCo(QueryKeyMethod):
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # index of a row of the queue
         self.temperature = temperature
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> StepOutput:
         self.update_momentum_encoder(batch)
-        keys = [self.embed_keys(batch, view) for view in range(self.key_views)]  # each [N, D]
-        queries = [self.embed_queries(batch.views[1 - view]) for view in range(self.key_views)]  # each [n, D]
+        keys = [self.embed_keys(batch, view) for view in range(self.num_key_views)]  # each [N, D]
+        queries = [self.embed_queries(batch.views[1 - view]) for view in range(self.num_key_views)]  # each [n, D]
         own = slice(rank() * len(batch.indices), (rank() + 1) * len(batch.indices))
         losses = [
             info_nce(query, key[own], self.queue, temperature=self.temperature, in_batch_negatives=False)
@@ -113,7 +113,7 @@ class MoCo(QueryKeyMethod):
         ]
         loss = torch.stack(losses).mean()
         self.enqueue(torch.cat(keys))
-        return Step({"loss": loss}, queries[0].detach(), keys[0][own])
+        return StepOutput({"loss": loss}, queries[0].detach(), keys[0][own])
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:

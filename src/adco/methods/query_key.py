@@ -14,7 +14,7 @@ from torch import Tensor
 from adco.config import defaults
 from adco.config.checks import require
 from adco.config.pretrain import Devices, PretrainSettings, RunLength
-from adco.config.topics import CHOSEN, Unset
+from adco.config.topics import TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
 from adco.data.draws import permutation
 from adco.distributed import world_size
@@ -32,7 +32,8 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
     """Settings of methods with queries, and keys from a momentum encoder.
 
     Args:
-        symmetric: whether both views are queries and both are keys (paper: 1.5 times the cost, 2 points more).
+        symmetric: whether both views are queries and both are keys (paper: 1.5 times the cost and 2 points more top-1
+            if true).
         ema_decay: decay of the momentum encoder, an exponential moving average of the encoder (paper, MoCo v2: 0.999).
             Chosen: such that it averages over a two-hundredth of the run, between 0.9 and 0.999.
         projector_norm: whether BatchNorm follows each layer of the projector, as in SimCLR. Chosen: true for a short
@@ -49,10 +50,10 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
     TOPIC: ClassVar[str] = "queries and keys"
 
     symmetric: bool = False
-    ema_decay: float | Unset = CHOSEN
-    projector_norm: bool | Unset = CHOSEN
+    ema_decay: float | Unset = TO_BE_CHOSEN
+    projector_norm: bool | Unset = TO_BE_CHOSEN
     batch_norm: BatchNorm = "auto"
-    split_groups: int | Unset = CHOSEN
+    split_groups: int | Unset = TO_BE_CHOSEN
 
     def check(self) -> None:
         super().check()
@@ -74,9 +75,9 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
         batch_norm = self.batch_norm
         if batch_norm == "auto":
             batch_norm = "split" if one_device else "shuffle"
-        wanted = self.split_groups or defaults.split_groups(devices.batch_size)
+        wanted = self.split_groups or defaults.split_groups(devices.images_per_forward)
         # A group of one image has no variance.
-        groups = max(1, min(wanted, devices.batch_size // 2)) if batch_norm == "split" else 1
+        groups = max(1, min(wanted, devices.images_per_forward // 2)) if batch_norm == "split" else 1
         return {"batch_norm": batch_norm, "split_groups": groups}
 
     def limited_by_devices(self, used: Mapping[str, Any]) -> set[str]:
@@ -104,7 +105,7 @@ class QueryKeyMethod(Method):
         encoder, common: see `Method`.
         symmetric: whether both of the first two views become keys; otherwise, only the first does.
         ema_decay: decay of the momentum encoder.
-        groups: number of groups, each with its own BatchNorm statistics, in which a rank embeds its batch.
+        groups: number of groups into which a rank divides its batch. Each group has its own BatchNorm statistics.
         shuffle: whether images are shuffled across ranks before the momentum encoder embeds them.
     """
 
@@ -120,7 +121,7 @@ class QueryKeyMethod(Method):
     ) -> None:
         super().__init__(encoder, common)
         self.momentum_encoder = MomentumEncoder(self.encoder)
-        self.ema_decay, self.key_views = ema_decay, 1 + symmetric
+        self.ema_decay, self.num_key_views = ema_decay, 1 + symmetric
         self.groups, self.shuffle = groups, shuffle
 
     def update_momentum_encoder(self, batch: Batch) -> None:

@@ -20,7 +20,7 @@ from adco.config.topics import Optimizer, Unset
 from adco.data.batch import Batch
 from adco.distributed import gather_with_gradient, rank
 from adco.losses.contrastive import nt_xent
-from adco.methods.method import Method, MethodArguments, Step
+from adco.methods.method import Method, MethodArguments, StepOutput
 from adco.models.encoder import Encoder, mlp
 
 
@@ -67,7 +67,7 @@ class SimCLR(Method):
         super().__init__(encoder, common)
         self.temperature = temperature
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> StepOutput:
         both = torch.cat(batch.views)  # one batch for BatchNorm, as published
         first, second = self.encoder(self.prepare(both)).chunk(2)  # each [n, D]
         loss = nt_xent(
@@ -78,4 +78,4 @@ class SimCLR(Method):
             temperature=self.temperature,
             first_positive=rank() * len(batch.indices),
         )
-        return Step({"loss": loss}, first.detach(), second.detach())
+        return StepOutput({"loss": loss}, first.detach(), second.detach())

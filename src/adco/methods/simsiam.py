@@ -19,7 +19,7 @@ from adco.config.pretrain import PretrainSettings
 from adco.config.topics import Unset
 from adco.data.batch import Batch
 from adco.losses.contrastive import negative_cosine
-from adco.methods.method import Method, MethodArguments, Step
+from adco.methods.method import Method, MethodArguments, StepOutput
 from adco.models.encoder import Encoder, mlp, unit
 from adco.optim.players import Player
 
@@ -73,10 +73,10 @@ class SimSiam(Method):
         )
         return [*super().players(), predictor]
 
-    def step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> StepOutput:
         first, second = (self.encoder.project(self.prepare(view)) for view in batch.views)  # each [n, D]
         losses = [
             negative_cosine(self.predictor(first), second.detach()),
             negative_cosine(self.predictor(second), first.detach()),
         ]
-        return Step({"loss": torch.stack(losses).mean()}, unit(first.detach()), unit(second.detach()))
+        return StepOutput({"loss": torch.stack(losses).mean()}, unit(first.detach()), unit(second.detach()))

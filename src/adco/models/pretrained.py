@@ -1,10 +1,10 @@
-"""Weights of other programs for a backbone: find them in a file, whatever its layout, and load them.
+"""Load a backbone's weights from a run, from timm, or from a file of another program, whatever its layout.
 
 A file may hold a network alone, a method's networks under prefixes (`module.encoder_q.conv1.weight`), or a whole
-training state with either of these somewhere inside. There is no list of programs but one rule: each tensor of the file
-gets its full dotted name, and the prefix under which most of the backbone's tensors are found, by name and shape, is
-the backbone's. Its tensors may also have torchvision's names of a vision transformer, or the numbers of an
-`nn.Sequential` of its layers.
+training state with either of these somewhere inside. The code does not know particular programs. It gives each tensor
+in the file its full dotted name, and looks for the prefix under which most of the backbone is found, by name and shape.
+The file may also use torchvision's names for a vision transformer, or number the backbone's layers as `nn.Sequential`
+does.
 
 Files are read without executing anything in them.
 """
@@ -35,8 +35,8 @@ from adco.words import counted
 
 PRETRAINED = "pretrained"  # stands for timm's own weights
 ENOUGH = 0.95  # share of the backbone's parameters that a file must have
-# Of two networks that fit equally well, the one whose prefix has none of these words: MoCo, MoCo v3, BYOL and lightly
-# recommend the network that is trained, DINO the teacher.
+# Of two networks that fit equally well, the one whose prefix has none of these words is loaded. MoCo, MoCo v3, BYOL and
+# lightly recommend the network that is trained, DINO the teacher.
 SECOND_CHOICE = ("encoder_k", "momentum", "target", "student")
 TORCHVISION_VIT = (  # timm's names of a vision transformer's tensors, and torchvision's
     (r"^patch_embed\.proj\.", "conv_proj."),
@@ -57,8 +57,8 @@ class Loaded:
     """What was taken from a file.
 
     Args:
-        prefix: of the backbone's tensors in the file; empty if there is none.
-        share: of the backbone's parameters that the file has.
+        prefix: the prefix of the backbone's tensors in the file; empty if there is none.
+        share: the share of the backbone's parameters that the file has.
         missing: names of the backbone's tensors that the file lacks; they keep their values.
         left_out: names of the file's other tensors under the prefix, such as those of a classifier.
     """
@@ -123,8 +123,8 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
         name = next(name for name in found if name not in fitting)
         stem = "; a stem of another kind? try --stem cifar or --stem standard" if name == next(iter(wanted)) else ""
         raise InputError(
-            f"weights {source} do not fit: {name} is {list(found[name].shape)} in them, and {list(wanted[name].shape)} "
-            f"in the backbone{stem}"
+            f"weights {source} do not fit: {name} has shape {list(found[name].shape)} in the weights and "
+            f"{list(wanted[name].shape)} in the backbone{stem}"
         )
     used, stages = {prefix + theirs for theirs in names.values()}, {theirs.split(".")[0] for theirs in names.values()}
     left_out = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix) and name not in used]
@@ -139,7 +139,9 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
 
 
 def weights_file(weights: str) -> Path:
-    """Return the file of weights that a path stands for: of a run directory, its backbone or else its last checkpoint.
+    """Return the file of weights at a path.
+
+    For a run directory, this is its backbone file or, if that is missing, its last checkpoint.
 
     Raises:
         InputError: if there is no such file.
@@ -181,7 +183,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_globals([Namespace]):  # DINO's options: an object that only has attributes
             content = torch.load(path, "cpu", weights_only=True)
     except UnpicklingError as error:
-        raise InputError(f"weights {path} cannot be read without executing code in it: {_needs(path)}") from error
+        raise InputError(
+            f"weights {path} cannot be read without executing code in it: {_why_unreadable(path)}"
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"weights {path} cannot be read: {' '.join(str(error).split())}") from error
     return dict(_flat(content))
@@ -206,8 +210,8 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _flat(part, f"{prefix}{name}.")
 
 
-def _needs(path: Path) -> str:
-    """Return which global names a file asks for that are not allowed."""
+def _why_unreadable(path: Path) -> str:
+    """Return why a file cannot be read: the globals in it that are not allowed, or that it is damaged."""
     try:
         names = get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not a zip file, as torch has written since version 1.6
@@ -260,7 +264,7 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _adapted(backbone: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
-    """Return a tensor in the wanted shape where timm has a way: position embeddings, and the stem's input channels."""
+    """Return position embeddings or a stem's weights in the wanted shape, if timm can convert them."""
     if tensor.shape == wanted.shape:
         return tensor
     patches: Any = getattr(backbone, "patch_embed", None)
@@ -286,7 +290,7 @@ def _nearest(missing: list[str], wanted: Mapping[str, Tensor], tensors: Mapping[
 
 
 def _heads(names: list[str]) -> str:
-    """Return names in a few words: the first parts, with the number of tensors."""
+    """Summarise names by their first part, with the number of tensors for each."""
     counts = Counter(name.split(".")[0] for name in names)
     shown = [f"{name} ({counted(count, 'tensor')})" for name, count in counts.most_common(3)]
     return ", ".join(shown) + (" …" if len(counts) > 3 else "")

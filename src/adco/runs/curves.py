@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from adco.files import write_bytes
-from adco.health.awake import ASLEEP, asleep_since
+from adco.health.adversary_note import ASLEEP, asleep_since
 from adco.health.trends import Record
 
 Points = NDArray[np.float64]
@@ -117,7 +117,7 @@ def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
 
 def _mark(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
     """Draw reference lines: kNN at the start, and the step since which the adversaries are asleep."""
-    for name, label in {"knn_top1_random": "random weights", "knn_top1_start": "the weights it began from"}.items():
+    for name, label in {"knn_top1_random": "random weights", "knn_top1_start": "the initial weights"}.items():
         start = _points(records, name)[1]
         if "knn_top1" in panel.curves and len(start):
             axes.axhline(start[-1], color=COLOURS[2], linestyle="--", linewidth=1, label=f"kNN of {label}")

@@ -19,7 +19,7 @@ from adco.training.module import ends_step, losses_of, method_of, require_finite
 from adco.training.online_knn import OnlineKNN
 
 Record = dict[str, Any]
-WAITS = 0.1  # from this share of the time spent waiting for views, the epoch's line reports it
+REPORTED_WAITING = 0.1  # share of the time spent waiting for views from which the epoch's line reports it
 
 
 class Monitor(Callback):
@@ -47,7 +47,8 @@ class Monitor(Callback):
         self.history: list[Record] = []
         self.latest: Record = {}  # the latest value of each key
         self.logged_words: set[str] = {"too early to say"}  # verdict and note in the line logged last
-        # images: number since the last record; waited: total seconds waited for views until then; since: its time.
+        # since: time of the last record or epoch start; images: their number from then on; waited: the loader's total
+        # waiting time then, in seconds.
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -98,7 +99,7 @@ class Monitor(Callback):
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
                 **speed,
                 **embedding_health(outputs["queries"], outputs["keys"]),
-                **method_of(pl_module).health(outputs["queries"], outputs["keys"]),
+                **method_of(pl_module).metrics(outputs["queries"], outputs["keys"]),
             },
         )
         if step % self._verdict_every == 0 or trainer.is_last_batch:
@@ -119,7 +120,7 @@ class Monitor(Callback):
         return verdict(self.history, self.steps)
 
     def may_save(self, trainer: L.Trainer) -> bool:
-        """Return whether a checkpoint may replace the last one. A collapsed run must not, if it is to stop."""
+        """Return False if the run looks collapsed and `stop_when_collapsed` is true: keep the last checkpoint then."""
         collapsed = self.settings.stop_when_collapsed and looks_collapsed(self.history, self.steps)
         # Ranks save together, and only the first rank has records.
         return trainer.strategy.reduce_boolean_decision(not collapsed)
@@ -130,7 +131,7 @@ class Monitor(Callback):
         return self.log_every * max(1, self.steps // (400 * self.log_every))
 
     def _act_on_verdict(self, trainer: L.Trainer) -> None:
-        """Stop a collapsed run by a CollapsedError; within an epoch, log the first verdict and new bad ones."""
+        """Raise a CollapsedError if a collapsed run is to stop. Within an epoch, log the first and new bad verdicts."""
         found = self.verdict() if self.run else Verdict("too early to say", "")
         collapsed = found.word == "collapsed" and self.settings.stop_when_collapsed
         if trainer.strategy.reduce_boolean_decision(collapsed, all=False):
@@ -166,7 +167,7 @@ class Monitor(Callback):
     def _numbers(self, record: Record) -> str:
         knn = f"  kNN {record['knn_top1']:.1f} % on held-out training images" if "knn_top1" in record else ""
         rate, waits = (self.latest.get(name, 0.0) for name in ("images_per_second", "waiting_for_data"))
-        waiting = f", {waits:.0%} of the time waiting for views" if waits >= WAITS else ""
+        waiting = f", {waits:.0%} of the time waiting for views" if waits >= REPORTED_WAITING else ""
         left = f"  {self.clock.words}" if self.clock and self.clock.words else ""
         return f"{left}  loss {self.latest.get('loss', math.nan):.3f}{knn}  {rate:.0f} images/s{waiting}"
 

@@ -51,7 +51,7 @@ def open_training_images(settings: Given | Resolved) -> Source:
     return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level)
 
 
-def open_training_images_logged(settings: Given | Resolved) -> Source:
+def log_and_open_training_images(settings: Given | Resolved) -> Source:
     """Open the training images after logging a line, because reading a large folder takes a while.
 
     Raises:
@@ -61,12 +61,12 @@ def open_training_images_logged(settings: Given | Resolved) -> Source:
     return open_training_images(settings)
 
 
-def pretrain_run(asked: Given, source: Source) -> RunDirectory:
+def pretrain_run(given: Given, source: Source) -> RunDirectory:
     """Pretrain from the start.
 
     Args:
-        asked: the settings, already checked; unset ones are resolved here.
-        source: the training images, `open_training_images_logged(asked)`.
+        given: the settings, already checked; unset ones are resolved here.
+        source: the training images, `log_and_open_training_images(given)`.
 
     Raises:
         InputError: if a setting is impossible; nothing has been written then.
@@ -74,7 +74,7 @@ def pretrain_run(asked: Given, source: Source) -> RunDirectory:
         NotFiniteError: if the loss is NaN or infinite; the last good checkpoint is kept.
         CollapsedError: if the embeddings collapse and stay collapsed; the last good checkpoint is kept.
     """
-    settings = resolve(asked, source)
+    settings = resolve(given, source)
     loaded = _check_network(settings)
     if is_first_rank():
         log_images_and_warnings(settings, source)
@@ -145,7 +145,7 @@ def resume_run(run: RunDirectory, settings: Resolved, epochs: int) -> RunDirecto
             f"adco pretrain --resume {quote(str(run.path))} --epochs {2 * epochs}"
         )
         return run
-    source = open_training_images_logged(settings)
+    source = log_and_open_training_images(settings)
     before = run.read_environment().get("images", len(source))
     if len(source) != before:
         raise InputError(f"{source.name} has {len(source)} images, but the run had {before}: start a new run")
@@ -192,9 +192,9 @@ def _check_fits(run: RunDirectory, method: Method) -> None:
 
 
 def _train(settings: Resolved, source: Source, run: RunDirectory) -> RunDirectory:
-    torch.manual_seed(settings.seed)  # for the initial weights; other random numbers are functions of a key (draws.py)
-    begins = not run.checkpoint.is_file()  # else the weights are in the checkpoint
-    method = make_method(settings, len(source) // settings.batch_size, from_weights=begins)
+    torch.manual_seed(settings.seed)  # for the initial weights; other random numbers need no generator (data/draws.py)
+    is_new = not run.checkpoint.is_file()  # a resumed run gets its weights from the checkpoint
+    method = make_method(settings, len(source) // settings.batch_size, from_weights=is_new)
     if settings.precision == "64-true":
         method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
     _check_fits(run, method)

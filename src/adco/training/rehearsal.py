@@ -1,4 +1,4 @@
-"""Some steps before a run, to measure what it will cost in time and memory. Nothing is written.
+"""Estimate the time and memory that a run will take, by training a few steps first. Nothing is written.
 
 print(dry_run(settings))                  what would be done, and its cost
 settings = fit_epochs(settings, source)   `minutes` → `epochs`
@@ -30,24 +30,24 @@ from adco.training.bare import BareTraining
 from adco.training.build import make_method, make_views
 from adco.training.console import WARM_UP, duration, lines, rank_zero_info, summary
 from adco.training.online_knn import online_knn
-from adco.training.pretrain import log_images_and_warnings, open_training_images, open_training_images_logged
+from adco.training.pretrain import log_and_open_training_images, log_images_and_warnings, open_training_images
 from adco.words import counted
 
-STEPS = 8  # of a call of `Training`, by default
-MEASURING = 30.0  # seconds at most, about, for the steps that are measured before a run
+STEPS = 8  # steps per call of `TrialTraining`, by default
+MEASURING = 30.0  # approximate limit in seconds for the steps that are measured before a run
 RESERVE = 0.05  # share of the time kept for saving, drawing, and steps slower than those measured
 Found = TypeVar("Found")
 
 
-class Training:
-    """Training on this process's device: views, forward, backward and step, without records and checkpoints.
+class TrialTraining:
+    """A trial of training on this process's device: views, forward, backward and step, without records and checkpoints.
 
-    Of a run on several devices, this is one device's share, without communication.
+    For a run on several devices, this trains only one device's share, without communication.
 
     Args:
         asked: settings of the run.
         source: its images.
-        steps: steps of a call, if there are enough images; with loader workers at least four batches per worker.
+        steps: steps per call; with loader workers, at least four per worker. Fewer if there are not enough images.
     """
 
     def __init__(self, asked: Given, source: Source, steps: int = STEPS) -> None:
@@ -61,7 +61,8 @@ class Training:
         self.method = make_method(settings, len(source) // self.batch_size).to(self.device)
         self.bare = BareTraining(self.method, settings.optimizer, settings.precision)
         workers = settings.workers
-        # An epoch of just the images of a call: a worker that prefetched more would do so during another row's turn.
+        # An epoch of this loader has only the images of one call. Otherwise, its workers would prefetch more while
+        # another row of a comparison is timed.
         self.steps = min(max(steps, 4 * workers), len(source) // self.batch_size)
         some = np.random.default_rng(0).permutation(len(source))[: self.steps * self.batch_size]
         order = Order(len(some), batch_size=self.batch_size // settings.accumulate, seed=settings.seed)
@@ -119,31 +120,31 @@ class Training:
 
 @dataclass(frozen=True)
 class Cost:
-    """The parts of a run, in seconds."""
+    """The duration of the parts of a run, in seconds."""
 
-    start: float  # before the first step
+    before_first_step: float
     step: float
-    epoch: float  # with the kNN at its end
+    epoch: float  # including the kNN at its end
 
     def seconds(self, epochs: int) -> float:
-        return self.start + epochs * self.epoch
+        return self.before_first_step + epochs * self.epoch
 
 
-def measure(settings: Resolved, source: Source, training: Training, budget: float = MEASURING) -> Cost:
+def measure(settings: Resolved, source: Source, training: TrialTraining, budget: float = MEASURING) -> Cost:
     """Estimate the cost of a run from some of its steps and a part of its kNN.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         source: the images.
-        training: of the same settings and source.
+        training: built from the same settings and source.
         budget: approximate seconds for the steps.
     """
     step = training.seconds_per_step(budget)
-    start = step / 2 * settings.images_before_first_step / training.batch_size  # keys of one view, without a backward
+    start = step / 2 * settings.images_before_first_step / training.batch_size  # one view, no backward pass
     return Cost(start, step, len(source) // training.batch_size * step + _knn_seconds(settings, source, training))
 
 
-def _knn_seconds(settings: Resolved, source: Source, training: Training) -> float:
+def _knn_seconds(settings: Resolved, source: Source, training: TrialTraining) -> float:
     """Estimate the seconds of the kNN at the end of an epoch, from about a tenth of its images."""
     images = min(settings.knn_images, len(source))
     took = 0.0
@@ -162,7 +163,7 @@ def fit_epochs(settings: Given, source: Source, spent: float = 0.0) -> Given:
     """Return the settings with as many whole epochs as fit into their `minutes`, but at least one.
 
     Args:
-        settings: with a limit in `minutes`, or without one; these are returned as they are.
+        settings: the settings. If `minutes` is not set, they are returned unchanged.
         source: the images.
         spent: seconds of the limit that have passed.
 
@@ -176,12 +177,13 @@ def fit_epochs(settings: Given, source: Source, spent: float = 0.0) -> Given:
         raise InputError(f"minutes {minutes:g} needs a run on one device: give --epochs, or --devices 1")
     begun = time.perf_counter()
     resolved = resolve(settings, source)
-    cost = measure(resolved, source, Training(settings, source), min(MEASURING, 6 * minutes))
+    cost = measure(resolved, source, TrialTraining(settings, source), min(MEASURING, 6 * minutes))
     left = 60 * minutes * (1 - RESERVE) - spent - (time.perf_counter() - begun)
-    epochs = max(1, int((left - cost.start) / cost.epoch))
+    epochs = max(1, int((left - cost.before_first_step) / cost.epoch))
     if cost.seconds(epochs) > left:
         rank_zero_info(
-            f"one epoch takes about {duration(cost.seconds(1))}, longer than minutes {minutes:g} allows: training one"
+            f"one epoch takes about {duration(cost.seconds(1))}, longer than minutes {minutes:g} allows: "
+            "training one epoch anyway"
         )
     else:
         rank_zero_info(f"minutes {minutes:g} allows for {counted(epochs, 'epoch')} of about {duration(cost.epoch)}")
@@ -194,11 +196,11 @@ def dry_run(settings: Given) -> str:
     Raises:
         InputError: if a setting is impossible.
     """
-    source = open_training_images_logged(settings)
+    source = log_and_open_training_images(settings)
     settings = fit_epochs(settings, source)
     resolved = resolve(settings, source)
     log_images_and_warnings(resolved, source)
-    training = Training(settings, source)
+    training = TrialTraining(settings, source)
     cost = measure(resolved, source, training)
     memory = peak_since(0.0, training.device)
     facts = summary(resolved, source, training.method, training.device, processes_of(settings))
@@ -213,13 +215,16 @@ def dry_run(settings: Given) -> str:
 
 
 def peak_megabytes(settings: Given) -> float | None:
-    """Return the peak memory of two steps in MB, weights and views included: of the GPU, or of a process of its own."""
+    """Return the peak memory of two training steps in MB, including weights and views.
+
+    The steps run in a subprocess. On a GPU its GPU memory is measured, otherwise its main memory.
+    """
     return in_a_process(_peak, settings)
 
 
 def in_a_process(function: Callable[[Given], Found], settings: Given) -> Found:
-    """Call a function in a process of its own, in which Lightning's messages are off."""
-    context = multiprocessing.get_context("spawn")  # unlike those of a Pool, its processes may start loader workers
+    """Call a function in a subprocess, in which log messages of level INFO and below are off."""
+    context = multiprocessing.get_context("spawn")  # processes of a multiprocessing Pool could not start loader workers
     with ProcessPoolExecutor(1, context, initializer=logging.disable, initargs=(logging.INFO,)) as executor:
         return executor.submit(function, settings).result()
 
@@ -227,13 +232,13 @@ def in_a_process(function: Callable[[Given], Found], settings: Given) -> Found:
 def _peak(settings: Given) -> float | None:
     source = open_training_images(settings)
     before = high_water()
-    training = Training(settings, source, steps=2)
+    training = TrialTraining(settings, source, steps=2)
     training()
     return peak_since(before, training.device)
 
 
 def peak_since(before: float | None, device: torch.device) -> float | None:
-    """Return the peak memory in MB: of a GPU since the process began, else of the process above `before`."""
+    """Return the peak memory of this process in MB: its allocations on a GPU, else its peak minus `before`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     after = high_water()

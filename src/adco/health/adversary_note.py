@@ -14,13 +14,13 @@ ASLEEP = 0.01
 # The share varies from batch to batch, so this many consecutive records must be below.
 IN_A_ROW = 3
 # Unit-norm adversaries whose mean has this norm have a mean cosine of 0.99.
-ONE_POINT = 0.995
+IDENTICAL = 0.995
 
 
 class Note(NamedTuple):
     """A problem with the adversaries: its name, the step since which it has lasted (if known) and its meaning."""
 
-    word: Literal["adversaries fixed", "adversaries are one", "adversaries asleep"]
+    word: Literal["adversaries fixed", "adversaries identical", "adversaries asleep"]
     since: int | None
     meaning: str
 
@@ -38,9 +38,9 @@ def adversary_note(history: Sequence[Record], learning_rate: float | None) -> No
     if not len(curve(history, "adversary_share_in_loss_adversary")):
         return None
     if learning_rate == 0:
-        return Note("adversaries fixed", None, "their learning rate is 0, so they stay as the warm start set them")
-    if latest(history, "adversary_concentration") > ONE_POINT:
-        return Note("adversaries are one", None, "all point in the same direction, so they act as a single negative")
+        return Note("adversaries fixed", None, "their learning rate is 0, so they are not trained")
+    if latest(history, "adversary_concentration") > IDENTICAL:
+        return Note("adversaries identical", None, "all point in the same direction, so they act as a single negative")
     since = asleep_since(history)
     if since is None:
         return None
