@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from adco.health.trends import Record, curve, latest
 
+SHARE = "adversary_share_in_loss_adversary"  # the key of the adversaries' share of the softmax at τ_adv
 # An adversary's gradient is proportional to its share of the softmax at τ_adv. If the share of all adversaries together
 # is below a hundredth, they hardly move while the encoder does.
 ASLEEP = 0.01
@@ -35,7 +36,7 @@ def adversary_note(history: Sequence[Record], learning_rate: float | None) -> No
         history: a run's records, oldest first.
         learning_rate: of the adversaries.
     """
-    if not len(curve(history, "adversary_share_in_loss_adversary")):
+    if not len(curve(history, SHARE)):
         return None
     if learning_rate == 0:
         return Note("adversaries fixed", None, "their learning rate is 0, so they are not trained")
@@ -49,8 +50,7 @@ def adversary_note(history: Sequence[Record], learning_rate: float | None) -> No
 
 def asleep_since(history: Sequence[Record]) -> int | None:
     """Return the step since which the adversaries' share at τ_adv has stayed below 0.01, or None."""
-    key = "adversary_share_in_loss_adversary"
-    measured = [record for record in history if len(curve([record], key)) and "step" in record]
-    awake = [number for number, record in enumerate(measured) if float(record[key]) >= ASLEEP]
+    measured = [record for record in history if len(curve([record], SHARE)) and "step" in record]
+    awake = [number for number, record in enumerate(measured) if float(record[SHARE]) >= ASLEEP]
     first = awake[-1] + 1 if awake else 0
     return int(measured[first]["step"]) if len(measured) - first >= IN_A_ROW else None
