@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 import adco
 from adco.config.weights import known_backbone
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.runs.directory import RunDirectory
 from folders import data_of
 from measure import RESULTS, read_lines, run_all

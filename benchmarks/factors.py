@@ -18,7 +18,7 @@ import numpy as np
 
 import adco
 from adco.config import defaults
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.runs.directory import RunDirectory
 from folders import data_of
 from measure import RESULTS, read_lines, run_all

@@ -23,7 +23,7 @@ import adco
 from adco.config import defaults
 from adco.config.commands import EvaluateSettings
 from adco.config.resolve import default_image_size
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.evaluation.evaluate import evaluate
 from adco.evaluation.knn import KNN
 from adco.evaluation.linear import Linear

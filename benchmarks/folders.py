@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.files import data_directory
 
 TEST_IMAGES = 2000

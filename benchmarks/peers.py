@@ -32,7 +32,8 @@ from adco.comparison.timing import relative_time
 from adco.config.pretrain import Resolved
 from adco.config.resolve import resolve
 from adco.data.loader import Loader, Order
-from adco.data.sources import ArraySource, open_source
+from adco.data.sources.arrays import ArraySource
+from adco.data.sources.open import open_source
 from adco.methods.adco import AdCoSettings
 from adco.models.backbone import build_backbone
 from adco.models.encoder import Encoder, mlp

@@ -22,7 +22,7 @@ import torch
 
 import adco
 from adco.config import defaults
-from adco.data.sources import open_source, open_splits
+from adco.data.sources.open import open_source, open_splits
 from adco.evaluation.extract import extract_features
 from adco.evaluation.features import Features
 from adco.evaluation.knn import KNN

@@ -21,7 +21,8 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from adco.comparison.timing import relative_time
 from adco.data.batch import normalize
-from adco.data.sources import Source, open_source
+from adco.data.sources.open import open_source
+from adco.data.sources.protocol import Source
 from adco.data.views import View, views_of
 from measure import in_turns, save, show
 
@@ -56,8 +57,7 @@ class PillowBlur(torch.nn.Module):
 
 def ours(source: Source, numbers: NDArray[np.int64], size: int) -> list[Tensor]:
     """Make the package's views, normalised as in training."""
-    images, sizes, epoch = source.load(numbers), source.sizes[numbers], np.zeros_like(numbers)
-    views = views_of(images, sizes, [View(size=size)] * 2, 0, epoch, numbers)
+    views = views_of(source.load(numbers), [View(size=size)] * 2, 0, np.zeros_like(numbers), numbers)
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     return [normalize(view, mean, std, torch.contiguous_format) for view in views]
 

@@ -8,7 +8,7 @@ A folder of images needs none of this: adco pretrain photos/
 import numpy as np
 
 import adco
-from adco.data.registry import NAMED, Loaded, Split
+from adco.data.sources.registry import NAMED, Loaded, Split
 
 
 def shapes(split: Split) -> Loaded:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adco.data.batch import Batch
-from adco.data.sources import ArraySource
+from adco.data.sources.arrays import ArraySource
 from adco.methods.adco import AdCoSettings
 from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo

@@ -18,7 +18,7 @@ from adco.config.load import Parser, pretrain_parser, pretrain_settings
 from adco.config.pretrain import to_dict
 from adco.config.registry import METHODS
 from adco.config.resolve import resolve
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.evaluation.knn import KNN
 from adco.methods.adco import AdCoSettings
 from adco.runs.directory import RunDirectory

@@ -34,7 +34,8 @@ from adco.config import recipes
 from adco.config.commands import EvaluateSettings
 from adco.config.load import pretrain_settings
 from adco.config.resolve import resolve
-from adco.data.sources import ArraySource, open_source
+from adco.data.sources.arrays import ArraySource
+from adco.data.sources.open import open_source
 from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.knn import KNN

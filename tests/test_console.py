@@ -10,7 +10,7 @@ import torch
 
 from adco.cli.main import _configure_output
 from adco.config.load import pretrain_settings
-from adco.data.sources import ArraySource
+from adco.data.sources.arrays import ArraySource
 from adco.training.console import Bar, TimeLeft, duration, progress, rank_zero_info, summary
 
 METHOD: Any = None

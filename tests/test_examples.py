@@ -13,8 +13,8 @@ from sklearn.neighbors import NearestCentroid  # type: ignore[import-untyped]
 import adco
 import tiny
 from adco.config.registry import METHODS
-from adco.data.registry import NAMED
-from adco.data.sources import open_splits
+from adco.data.sources.open import open_splits
+from adco.data.sources.registry import NAMED
 from adco.evaluation.extract import extract_features
 from adco.evaluation.registry import EVALUATIONS
 

@@ -17,7 +17,7 @@ import adco
 from adco.config.load import pretrain_settings
 from adco.config.resolve import resolve
 from adco.config.weights import known_backbone
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, build_backbone, save_backbone
 from adco.models.pretrained import load_weights

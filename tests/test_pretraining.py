@@ -23,7 +23,7 @@ import tiny
 from adco.config.load import pretrain_settings
 from adco.config.pretrain import to_dict
 from adco.config.resolve import resolve
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.methods.adco import AdCo
 from adco.models.backbone import load_backbone
 from adco.runs.directory import RunDirectory

@@ -26,7 +26,7 @@ def test_only_lightnings_warnings_are_silenced() -> None:
         warnings.simplefilter("always")
         with quiet_lightning():
             warnings.warn_explicit("few workers", UserWarning, "x.py", 1, module="lightning.pytorch.trainer")
-            warnings.warn_explicit("damaged files", UserWarning, "y.py", 1, module="adco.data.folder")
+            warnings.warn_explicit("damaged files", UserWarning, "y.py", 1, module="adco.data.sources.folder")
     assert [str(warning.message) for warning in caught] == ["damaged files"]
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import adco
 import tiny
 from adco.config.load import pretrain_settings
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.runs.directory import RunDirectory
 from adco.training import rehearsal
 from adco.training.rehearsal import Cost, TrialTraining, dry_run, fit_epochs

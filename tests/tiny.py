@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from adco.data.digits import digits
-from adco.data.registry import NAMED, Loaded, Split
-from adco.data.sources import ArraySource
+from adco.data.sources.arrays import ArraySource
+from adco.data.sources.digits import digits
+from adco.data.sources.registry import NAMED, Loaded, Split
 
 NETWORK: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}  # a ResNet of 20 000 weights
 SETTINGS: dict[str, Any] = {"backbone_args": NETWORK, "hidden": 32, "accelerator": "cpu"}

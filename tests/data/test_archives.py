@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from adco.data import archives, fetch, formats
+from adco.data.sources import archives, fetch, formats
 from adco.files import data_directory, user_cache
 
 BATCH = 3
@@ -300,7 +300,7 @@ def test_processes_that_start_at_once_all_end_well(directory: Path, tmp_path: Pa
     program = f"""
 from dataclasses import replace
 from pathlib import Path
-from adco.data import archives, fetch, formats
+from adco.data.sources import archives, fetch, formats
 def read():
     return formats.cifar10_binary(fetch.read_folder(Path({str(tmp_path / "raw")!r}), formats.CIFAR10_BINARY))
 def routes(directory):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from simplejpeg import decode_jpeg  # type: ignore[import-untyped]
 
-from adco.data.decode import read_rgb, read_size, reason
+from adco.data.sources.decode import read_rgb, read_size, reason
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (6, 4, 3), dtype=np.uint8)  # [H, W, 3]
@@ -166,7 +166,7 @@ def test_damaged_exif_costs_neither_the_image_nor_a_word(tmp_path: Path) -> None
     program = """
 import sys
 from pathlib import Path
-from adco.data.decode import read_rgb, read_size
+from adco.data.sources.decode import read_rgb, read_size
 for path in map(Path, sys.argv[1:]):
     assert read_rgb(path).shape[:2] == read_size(path) == (32, 32)
 """

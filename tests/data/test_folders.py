@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, features
 
 import tiny
-from adco.data import decode, listing
-from adco.data.folder import FolderSource
-from adco.data.sources import labelled, open_source, open_splits
+from adco.data.sources import decode, listing
+from adco.data.sources.folder import FolderSource
+from adco.data.sources.open import labelled, open_source, open_splits
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import torch
 
 from adco.data.batch import Batch
 from adco.data.loader import Assignment, Loader, Order
-from adco.data.sources import ArraySource
+from adco.data.sources.arrays import ArraySource
 from adco.data.views import View
 
 IMAGES = 53

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
-from adco.data import decode
-from adco.data.sources import ArraySource, FolderSource, open_source, open_splits
+from adco.data.sources import decode
+from adco.data.sources.arrays import ArraySource
+from adco.data.sources.folder import FolderSource
+from adco.data.sources.open import open_source, open_splits
 
 
 def put(path: Path, colour: str = "red", size: tuple[int, int] = (4, 3)) -> Path:

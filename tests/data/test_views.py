@@ -17,7 +17,8 @@ from torchvision.transforms import RandomResizedCrop
 
 from adco.data import views
 from adco.data.images import Images
-from adco.data.views import Draws, View
+from adco.data.pixels import crop_box
+from adco.data.views import Draws, View, views_of
 
 Array = NDArray[np.uint8]
 SIDE = 64
@@ -45,8 +46,13 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def drawn(view: View, height: int, width: int, n: int = 10_000, seed: int = 0) -> Draws:
-    return views.draw(view, np.broadcast_to([height, width], (n, 2)), seed, np.zeros(n, np.int64), np.arange(n), 0)
+def drawn(view: View, n: int = 10_000, seed: int = 0) -> Draws:
+    return views.draw(view, seed, np.zeros(n, np.int64), np.arange(n), 0)
+
+
+def boxes(scale: tuple[float, float], height: int, width: int, n: int = 10_000) -> NDArray[np.int64]:
+    u = drawn(View(scale=scale), n).crop
+    return np.array([crop_box(height, width, row) for row in u])
 
 
 def fixed(
@@ -57,9 +63,9 @@ def fixed(
     sigma: float = 0.0,
     flip: bool = False,
 ) -> Draws:
-    """The same parameters for n images, none cropped."""
+    """The same parameters for n square images, none cropped."""
     return Draws(
-        boxes=np.tile([0, 0, SIDE, SIDE], (n, 1)),
+        crop=np.tile([1.0] * 20 + [0.0] * 2, (n, 1)),
         flip=np.full(n, flip),
         jitter=np.full(n, True),
         order=np.tile(order, (n, 1)),
@@ -75,13 +81,6 @@ def rendered(images: Images, draws: Draws, size: int = SIDE) -> Tensor:
     return found.float()
 
 
-def views_of(
-    images: Images, wanted: list[View], seed: int, epoch: NDArray[np.int64], numbers: NDArray[np.int64]
-) -> list[Tensor]:
-    """Of images of 64 × 64."""
-    return views.views_of(images, np.full((len(numbers), 2), SIDE), wanted, seed, epoch, numbers)
-
-
 def as_tensor(images: Array) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
@@ -92,7 +91,7 @@ def as_tensor(images: Array) -> Tensor:
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.05, 0.3)])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (200, 300), (40, 300), (300, 40)])
 def test_boxes_are_torchvisions(height: int, width: int, scale: tuple[float, float]) -> None:
-    top, left, h, w = drawn(View(scale=scale), height, width, n=50_000).boxes.T
+    top, left, h, w = boxes(scale, height, width, n=50_000).T
     torch.manual_seed(0)
     blank = torch.empty(3, height, width)
     theirs = [RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3]) for _ in range(5_000)]  # theirs is slow
@@ -110,7 +109,7 @@ def test_boxes_are_torchvisions(height: int, width: int, scale: tuple[float, flo
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 50), (50, 2), (7, 9)])
 def test_boxes_lie_inside_however_small_the_image(height: int, width: int) -> None:
-    top, left, h, w = drawn(View(scale=(0.01, 1.0)), height, width).boxes.T
+    top, left, h, w = boxes((0.01, 1.0), height, width).T
     assert min(top.min(), left.min()) >= 0
     assert min(h.min(), w.min()) >= 1
     assert (top + h).max() <= height
@@ -122,7 +121,7 @@ def test_boxes_lie_inside_however_small_the_image(height: int, width: int) -> No
 
 def test_operations_are_drawn_as_often_as_asked() -> None:
     view = View(jitter_probability=0.8, grayscale_probability=0.2, blur_probability=0.5, flip_probability=0.3)
-    draws = drawn(view, 32, 32)
+    draws = drawn(view)
     for chosen, probability in [
         (draws.jitter, 0.8),
         (draws.grayscale, 0.2),
@@ -142,20 +141,20 @@ def test_never_and_always(probability: float) -> None:
         blur_probability=probability,
         flip_probability=probability,
     )
-    draws = drawn(view, 32, 32)
+    draws = drawn(view)
     for chosen in (draws.jitter, draws.grayscale, draws.sigma > 0, draws.flip):
         assert (chosen == bool(probability)).all()
 
 
 def test_factors_and_sigma_are_uniform_in_their_range() -> None:
-    draws = drawn(View(brightness=0.4, contrast=0.3, saturation=0.2, hue=0.1, blur_probability=1.0), 32, 32)
+    draws = drawn(View(brightness=0.4, contrast=0.3, saturation=0.2, hue=0.1, blur_probability=1.0))
     for factor, (low, high) in zip(draws.factors.T, [(0.6, 1.4), (0.7, 1.3), (0.8, 1.2), (-0.1, 0.1)], strict=True):
         assert stats.kstest(factor, "uniform", (low, high - low)).pvalue > 1e-3
     assert stats.kstest(draws.sigma, "uniform", (0.1, 1.9)).pvalue > 1e-3
 
 
 def test_every_order_of_colours_is_as_frequent() -> None:
-    orders, counts = np.unique(drawn(View(), 32, 32).order, axis=0, return_counts=True)
+    orders, counts = np.unique(drawn(View()).order, axis=0, return_counts=True)
     assert len(orders) == 24
     assert stats.chisquare(counts).pvalue > 1e-3
 
@@ -229,11 +228,12 @@ def test_images_that_are_not_jittered_keep_their_colours(images: Array) -> None:
 
 
 def test_crops_of_arrays_are_pillows(images: Array) -> None:
-    draws = drawn(View(scale=(0.1, 1.0)), SIDE, SIDE, n=len(images))
+    scale = (0.1, 1.0)
+    draws, found = drawn(View(scale=scale), n=len(images)), boxes(scale, SIDE, SIDE, n=len(images))
     for size in (24, 64, 96):
-        as_they_are = replace(fixed(len(images)), boxes=draws.boxes, flip=draws.flip)
+        as_they_are = replace(fixed(len(images)), crop=draws.crop, flip=draws.flip)
         mine = rendered(images, as_they_are, size)
-        for x, image, (top, left, h, w), mirrored in zip(mine, images, draws.boxes, draws.flip, strict=True):
+        for x, image, (top, left, h, w), mirrored in zip(mine, images, found, draws.flip, strict=True):
             crop = Image.fromarray(image[top : top + h, left : left + w])
             theirs = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR), np.float32)
             theirs = theirs[:, ::-1] if mirrored else theirs
@@ -243,16 +243,17 @@ def test_crops_of_arrays_are_pillows(images: Array) -> None:
 
 
 def test_photographs_are_treated_as_arrays_are(images: Array) -> None:
-    draws = drawn(View(), SIDE, SIDE, n=len(images))
+    draws = drawn(View(), n=len(images))
     assert torch.equal(rendered(images, draws, 48), rendered(iter(images), draws, 48))
 
 
 def test_photographs_of_any_size_are_cropped_each_in_its_own(photos: list[Array]) -> None:
     tall = [photos[0], np.array(Image.fromarray(photos[1]).resize((50, 200)))]
-    boxes = np.array([[400, 600, 20, 30], [150, 10, 50, 40]])
-    draws = replace(fixed(2), boxes=boxes)
+    draws = replace(fixed(2), crop=drawn(View(scale=(0.05, 0.1)), n=2).crop)
     found = rendered(tall, draws, 20)
-    for x, image, (top, left, h, w) in zip(found, tall, boxes, strict=True):
+    for x, image, crop in zip(found, tall, draws.crop, strict=True):
+        height, width, _ = image.shape
+        top, left, h, w = crop_box(height, width, crop)
         theirs = Image.fromarray(image[top : top + h, left : left + w]).resize((20, 20), Image.Resampling.BILINEAR)
         np.testing.assert_allclose(x.permute(1, 2, 0), np.asarray(theirs, np.float32), atol=2)
 
@@ -272,8 +273,7 @@ def test_blur_is_torchvisions(images: Array, sigma: float) -> None:
 
 def test_blur_fits_views_smaller_than_its_kernel() -> None:
     x = np.full((3, 4, 4, 3), 77, np.uint8)
-    draws = replace(fixed(3, sigma=2.0), boxes=np.tile([0, 0, 4, 4], (3, 1)))
-    assert (rendered(x, draws, 4) == 77).all()
+    assert (rendered(x, fixed(3, sigma=2.0), 4) == 77).all()
 
 
 # What else is in the batch, and who computes it, changes nothing

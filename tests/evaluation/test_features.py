@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 from adco.data import views
-from adco.data.sources import ArraySource, FolderSource
+from adco.data.sources.arrays import ArraySource
+from adco.data.sources.folder import FolderSource
 from adco.evaluation.extract import extract_features, pixel_features
 from adco.evaluation.features import Features
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from adco.cli import main as cli
 from adco.config.versions import current_evaluation
 from adco.data.loader import Order
-from adco.data.sources import ArraySource, open_source
+from adco.data.sources.arrays import ArraySource
+from adco.data.sources.open import open_source
 from adco.evaluation import sgd
 from adco.evaluation.evaluation import Task
 from adco.evaluation.extract import pixel_features

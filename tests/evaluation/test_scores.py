@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from adco.cli.tables import scores_table
-from adco.data.sources import ArraySource
+from adco.data.sources.arrays import ArraySource
 from adco.evaluation.confusion import save_confusion
 from adco.evaluation.evaluation import Evaluation, check_classes
 from adco.evaluation.extract import extract_features

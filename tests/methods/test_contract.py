@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from adco.adversaries import Adversaries
 from adco.data.batch import Batch
 from adco.data.draws import uniform
-from adco.data.sources import ArraySource
+from adco.data.sources.arrays import ArraySource
 from adco.evaluation.extract import extract_features
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL

@@ -11,7 +11,8 @@ from adco.comparison.plan import Plan, Row, error_prefix, first_difference
 from adco.comparison.table import few_images, is_done, results
 from adco.config.pretrain import Given, to_dict
 from adco.config.resolve import resolve, resolve_for_images
-from adco.data.sources import Source, open_source, open_splits
+from adco.data.sources.open import open_source, open_splits
+from adco.data.sources.protocol import Source
 from adco.errors import InputError
 from adco.evaluation.evaluation import check_classes
 from adco.optim.optimizers import make_optimizer

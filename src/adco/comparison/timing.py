@@ -15,7 +15,7 @@ import torch
 from adco.comparison.plan import Row, first_difference
 from adco.config.pretrain import Given, to_dict
 from adco.config.versions import of_earlier_versions
-from adco.data.sources import open_source
+from adco.data.sources.open import open_source
 from adco.files import read_json, write_json
 from adco.runs.environment import environment
 from adco.training.rehearsal import STEPS, TrialTraining, peak_megabytes

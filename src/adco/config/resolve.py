@@ -10,7 +10,7 @@ from adco.config import defaults
 from adco.config.pretrain import Devices, Given, PretrainSettings, Resolved, RunLength
 from adco.config.topics import HardwareSettings
 from adco.config.weights import known_backbone, stem_with_weights
-from adco.data.sources import ArraySource, Source
+from adco.data.sources.protocol import Source
 from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
 from adco.errors import InputError
 from adco.words import counted
@@ -175,6 +175,6 @@ def default_image_size(source: Source) -> int:
 
 def default_workers(source: Source, processes: int) -> int:
     """Return the number of loader workers of a process: the machine's cores are divided among its processes."""
-    if isinstance(source, ArraySource):
-        return 0  # making views of images in memory takes less time than moving them between processes
+    if source.in_memory:
+        return 0
     return min(MOST_WORKERS, max(1, cores() // max(1, processes)))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from adco.data.batch import Batch
 from adco.data.draws import permutation
-from adco.data.sources import Source
+from adco.data.sources.protocol import Source
 from adco.data.views import View, views_of
 
 
@@ -81,8 +81,7 @@ class _BatchMaker(Dataset[Batch]):
 
     def __getitem__(self, assignment: Assignment) -> Batch:
         epochs = np.full(len(assignment.indices), assignment.epoch)
-        images, sizes = self.source.load(assignment.indices), self.source.sizes[assignment.indices]
-        views = views_of(images, sizes, self.views, self.seed, epochs, assignment.indices)
+        views = views_of(self.source.load(assignment.indices), self.views, self.seed, epochs, assignment.indices)
         return Batch(views, torch.from_numpy(assignment.indices), assignment.position)
 
 

@@ -18,13 +18,14 @@ from adco.data.images import Pixels
 f32 = np.float32
 Planes = NDArray[np.float32]
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+exact = njit(cache=True, nogil=True, error_model="numpy")  # its rounding decides which of several crops is used
 unsigned = np.uintp  # type of array indices; for a signed index, Numba would check each time whether it is negative
 
 
 @compiled
 def render_images(
     images: Pixels,
-    boxes: NDArray[np.int64],
+    crop: NDArray[np.float64],
     flip: NDArray[np.bool_],
     order: NDArray[np.int64],
     factors: NDArray[np.float64],
@@ -36,7 +37,7 @@ def render_images(
 
     Args:
         images: [B, H, W, 3].
-        boxes: [B, 4], top, left, height and width of the crop in pixels.
+        crop: [B, 22], the random numbers of each crop; see `crop_box`.
         flip: [B], whether to mirror the image.
         order: [B, 4], the colour operations from first to last: 0 brightness, 1 contrast, 2 saturation, 3 hue, −1 none.
         factors: [B, 4], the factors of brightness, contrast and saturation, and the shift of the hue.
@@ -48,7 +49,8 @@ def render_images(
     x = np.empty((3, size, size), np.float32)
     scratch = np.empty((3, size, size), np.float32)
     for i in range(len(images)):
-        crop_and_resize(images[i], boxes[i], flip[i], x)
+        box = crop_box(images.shape[1], images.shape[2], crop[i])
+        crop_and_resize(images[i], box, flip[i], x)
         planes = x.reshape(3, size * size)
         for operation in order[i]:
             if operation == 0:
@@ -96,8 +98,32 @@ def triangle_filter(length: int, size: int) -> tuple[NDArray[np.uintp], Planes]:
     return first, weights
 
 
+@exact
+def crop_box(height: int, width: int, crop: NDArray[np.float64]) -> tuple[int, int, int, int]:
+    """Return a crop's top, left, height and width in pixels, as torchvision's RandomResizedCrop draws them.
+
+    The first of ten random boxes that fits into the image is used. If none fits, the largest centre crop with an aspect
+    ratio from 3/4 to 4/3 is used (Szegedy et al. 2015).
+
+    Args:
+        height, width: of the image in pixels.
+        crop: [22], ten areas as shares of the image, ten aspect ratios, and one random number in [0, 1) each for the
+            top and the left edge.
+    """
+    for attempt in range(10):
+        area, aspect = height * width * crop[attempt], crop[10 + attempt]
+        w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = np.floor(crop[20] * (height - h + 1)), np.floor(crop[21] * (width - w + 1))
+            return int(top), int(left), int(h), int(w)
+    ratio = width / height
+    w = np.rint(height * 4 / 3) if ratio > 4 / 3 else float(width)
+    h = np.rint(width / (3 / 4)) if ratio < 3 / 4 else float(height)
+    return int((height - h) // 2), int((width - w) // 2), int(h), int(w)
+
+
 @compiled
-def crop_and_resize(image: Pixels, box: NDArray[np.int64], flip: bool, out: Planes) -> None:
+def crop_and_resize(image: Pixels, box: tuple[int, int, int, int], flip: bool, out: Planes) -> None:
     """Resize the box of `image` [H, W, 3] to `out` [3, S, S], vertically, then horizontally; mirror it if `flip`."""
     size = out.shape[1]
     top, left, height, width = box

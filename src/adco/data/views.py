@@ -1,7 +1,8 @@
 """Views of images: random crops with colour jitter for training, a centre crop for testing.
 
 The random numbers of a view are functions of (seed, epoch, image, number of the view); see `draws.py`. The parameters
-are drawn here, for a whole batch at once; `pixels.py` applies them to the pixels.
+are drawn here; `pixels.py` applies them to the pixels. Only the box of the crop depends on the size of an image, so it
+is computed when the image has been read.
 
 Shapes: B images in the batch; S the side of a view, H and W the height and width of an image, in pixels.
 """
@@ -47,7 +48,7 @@ class View:
 class Draws:
     """The drawn parameters of one view of B images."""
 
-    boxes: NDArray[np.int64]  # [B, 4], top, left, height and width of the crop in pixels
+    crop: NDArray[np.float64]  # [B, 22], ten areas as shares of the image, ten aspect ratios, two numbers for the place
     flip: NDArray[np.bool_]  # [B]
     jitter: NDArray[np.bool_]  # [B]
     order: NDArray[np.int64]  # [B, 4], operations first to last: 0 brightness, 1 contrast, 2 saturation, 3 hue
@@ -56,14 +57,11 @@ class Draws:
     sigma: NDArray[np.float64]  # [B], standard deviation of the blur in pixels; 0 for no blur
 
 
-def draw(
-    view: View, sizes: NDArray[np.int64], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64], number: int
-) -> Draws:
+def draw(view: View, seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64], number: int) -> Draws:
     """Draw the parameters of one view of each image.
 
     Args:
         view: the distribution to draw from.
-        sizes: [B, 2], heights and widths of the images in pixels.
         seed: the seed of the run.
         epoch: [B], the epoch in which each image is used.
         image: [B], the index of each image in its source.
@@ -73,8 +71,10 @@ def draw(
     strengths = np.array([view.brightness, view.contrast, view.saturation, view.hue])
     unchanged = np.array([1.0, 1.0, 1.0, 0.0])  # values that leave an image unchanged
     low, high = view.blur_sigma
+    shares = view.scale[0] + (view.scale[1] - view.scale[0]) * u[:, :10]
+    aspects = np.exp(np.log(3 / 4) + np.log(16 / 9) * u[:, 10:20])
     return Draws(
-        boxes=_crop_boxes(sizes, view.scale, u[:, :22]),
+        crop=np.concatenate([shares, aspects, u[:, 20:22]], 1),
         flip=u[:, 22] < view.flip_probability,
         jitter=u[:, 23] < view.jitter_probability,
         order=_ORDERS[(u[:, 24] * len(_ORDERS)).astype(np.int64)],
@@ -82,30 +82,6 @@ def draw(
         grayscale=u[:, 29] < view.grayscale_probability,
         sigma=np.where(u[:, 30] < view.blur_probability, low + u[:, 31] * (high - low), 0.0),
     )
-
-
-def _crop_boxes(sizes: NDArray[np.int64], scale: tuple[float, float], u: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Draw crop boxes as torchvision's RandomResizedCrop does (Szegedy et al. 2015; aspect ratio 3/4 to 4/3).
-
-    The first of ten random boxes that fits into the image is used. If none fits, the largest centre crop with an
-    allowed aspect ratio is used. `u` [B, 22] holds uniform random numbers: 10 for areas, 10 for aspect ratios, and one
-    each for the top and the left edge.
-    """
-    height, width = sizes[:, :1], sizes[:, 1:]
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, :10])
-    aspect = np.exp(np.log(3 / 4) + np.log(16 / 9) * u[:, 10:20])
-    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))  # [B, 10]
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.argmax(1)[:, None]
-    ratio = width / height
-    fallback_w = np.where(ratio > 4 / 3, np.rint(height * 4 / 3), width)
-    fallback_h = np.where(ratio < 3 / 4, np.rint(width / (3 / 4)), height)
-    found = fits.any(1, keepdims=True)
-    w = np.where(found, np.take_along_axis(w, first, 1), fallback_w)
-    h = np.where(found, np.take_along_axis(h, first, 1), fallback_h)
-    top = np.where(found, np.floor(u[:, 20:21] * (height - h + 1)), (height - h) // 2)
-    left = np.where(found, np.floor(u[:, 21:22] * (width - w + 1)), (width - w) // 2)
-    return np.concatenate([top, left, h, w], 1).astype(np.int64)
 
 
 def render(images: Images, views: Sequence[View], draws: Sequence[Draws]) -> list[Tensor]:
@@ -124,7 +100,7 @@ def render(images: Images, views: Sequence[View], draws: Sequence[Draws]) -> lis
         for drawn, order, out in zip(draws, orders, outputs, strict=True):
             render_images(
                 pixels,
-                drawn.boxes[part],
+                drawn.crop[part],
                 drawn.flip[part],
                 order[part],
                 drawn.factors[part],
@@ -136,22 +112,16 @@ def render(images: Images, views: Sequence[View], draws: Sequence[Draws]) -> lis
 
 
 def views_of(
-    images: Images,
-    sizes: NDArray[np.int64],
-    views: Sequence[View],
-    seed: int,
-    epoch: NDArray[np.int64],
-    image: NDArray[np.int64],
+    images: Images, views: Sequence[View], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64]
 ) -> list[Tensor]:
     """Return all views of a batch of images, each uint8 [B, 3, S, S].
 
     Args:
         images: the images, as returned by a source's `load`.
-        sizes: [B, 2], heights and widths of the images in pixels.
         views: the augmentation of each view.
         seed, epoch, image: as in `draw`.
     """
-    return render(images, views, [draw(view, sizes, seed, epoch, image, n) for n, view in enumerate(views)])
+    return render(images, views, [draw(view, seed, epoch, image, n) for n, view in enumerate(views)])
 
 
 def test_view(images: Images, size: int) -> Tensor:

@@ -10,7 +10,7 @@ from adco.config.commands import EvaluateSettings
 from adco.config.defaults import choose_stem
 from adco.config.resolve import IMAGENET_MEAN, IMAGENET_STD, default_image_size
 from adco.config.weights import known_backbone, stem_with_weights
-from adco.data.sources import Source
+from adco.data.sources.protocol import Source
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone
 from adco.models.pretrained import load_weights

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from adco.config.commands import EvaluateSettings
-from adco.data.sources import Source, open_splits
+from adco.data.sources.open import open_splits
+from adco.data.sources.protocol import Source
 from adco.devices import evaluation_device
 from adco.errors import InputError
 from adco.evaluation.backbones import named_backbone, run_backbone, run_of

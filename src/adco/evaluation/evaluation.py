@@ -23,7 +23,7 @@ from adco.evaluation.scores import Scores, summarise
 from adco.words import counted
 
 if TYPE_CHECKING:
-    from adco.data.sources import Source
+    from adco.data.sources.protocol import Source
     from adco.models.backbone import BackboneInfo
 
 

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import nn
 
 from adco.data.batch import normalize
-from adco.data.sources import Source
+from adco.data.sources.protocol import Source
 from adco.data.views import test_view
 from adco.errors import InputError
 from adco.evaluation.features import Features

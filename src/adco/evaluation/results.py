@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from adco.data.sources import is_named
+from adco.data.sources.open import is_named
 from adco.evaluation.confusion import save_confusion
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.knn import default_k

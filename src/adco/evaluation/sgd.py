@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adco.config.resolve import default_workers
 from adco.data.batch import Batch, normalize
 from adco.data.loader import Loader, Order
-from adco.data.sources import Source
+from adco.data.sources.protocol import Source
 from adco.data.views import View
 from adco.devices import one_line_if_missing
 from adco.errors import InputError

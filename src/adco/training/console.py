@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from adco.config.pretrain import Resolved
-from adco.data.sources import Source
+from adco.data.sources.protocol import Source
 from adco.launcher import is_first_rank
 from adco.methods.method import Method
 from adco.training.module import ends_step

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 from adco.config.pretrain import Resolved
 from adco.data.loader import Loader, Order
-from adco.data.sources import Source
+from adco.data.sources.protocol import Source
 from adco.training.build import make_views
 from adco.training.module import autocast, method_of
 

@@ -5,7 +5,8 @@ from torch import nn
 
 from adco.config.pretrain import Resolved
 from adco.data.draws import permutation
-from adco.data.sources import Source, labelled
+from adco.data.sources.open import labelled
+from adco.data.sources.protocol import Source
 from adco.evaluation.extract import extract_features
 from adco.evaluation.knn import KNN
 from adco.models.backbone import BackboneInfo

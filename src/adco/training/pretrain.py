@@ -15,7 +15,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from adco.config.pretrain import Given, Resolved, to_dict
 from adco.config.resolve import resolve
-from adco.data.sources import Source, open_source
+from adco.data.sources.open import open_source
+from adco.data.sources.protocol import Source
 from adco.devices import can_sync_batch_norm
 from adco.errors import InputError
 from adco.launcher import is_first_rank

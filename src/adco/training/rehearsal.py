@@ -23,7 +23,7 @@ from adco.config.pretrain import Given, Resolved
 from adco.config.resolve import processes_of, resolve, resolve_for_images
 from adco.data.batch import Batch
 from adco.data.loader import Loader, Order
-from adco.data.sources import Source
+from adco.data.sources.protocol import Source
 from adco.devices import training_device
 from adco.errors import InputError
 from adco.training.bare import BareTraining

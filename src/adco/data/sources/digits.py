@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from adco.data.registry import Loaded, Split
-from adco.data.splits import hold_out
+from adco.data.sources.registry import Loaded, Split
+from adco.data.sources.splits import hold_out
 
 
 def digits(split: Split) -> Loaded:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adco.data.listing import Listing, display_path
+from adco.data.sources.listing import Listing, display_path
 from adco.words import counted
 
 # If a larger share of the images is in no class folder, the folders are used as classes only if the user asks for it.

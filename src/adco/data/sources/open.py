@@ -15,21 +15,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adco.data import archives
-from adco.data.arrays import ArraySource
-from adco.data.classes import Classes, find_classes
-from adco.data.folder import FolderSource, Unreadable, open_folder
-from adco.data.listing import HELD_OUT, Listing, display_path, is_image, list_images, split_folders
-from adco.data.registry import NAMED, Split, load_named
-from adco.data.splits import hold_out
+from adco.data.sources import archives
+from adco.data.sources.arrays import ArraySource
+from adco.data.sources.classes import Classes, find_classes
+from adco.data.sources.folder import open_folder
+from adco.data.sources.listing import HELD_OUT, Listing, display_path, is_image, list_images, split_folders
+from adco.data.sources.protocol import Source
+from adco.data.sources.registry import NAMED, Split, load_named
+from adco.data.sources.splits import hold_out
 from adco.errors import InputError
-
-__all__ = ["ArraySource", "FolderSource", "Source", "Unreadable", "open_source", "open_splits"]
 
 SPLITS: tuple[Split, Split] = ("train", "test")
 VALIDATION = "-validation"  # suffix of a named set: a fifth of its training images becomes the test split
-
-Source = ArraySource | FolderSource
 
 
 def open_source(data: str | Path, split: Split = "train", max_unreadable: float = 0.01, class_level: int = 0) -> Source:

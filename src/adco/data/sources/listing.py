@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adco.data.decode import OF_IMAGES, SUFFIXES, TO_INSTALL
-from adco.data.registry import Split
+from adco.data.sources.decode import OF_IMAGES, SUFFIXES, TO_INSTALL
+from adco.data.sources.registry import Split
 from adco.errors import InputError
 
 TRAINING = ("train", "training")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adco.data.folder import Indices, Unreadable
+from adco.data.sources.protocol import Indices, Unreadable
 from adco.errors import InputError
 
 
@@ -43,13 +43,13 @@ class ArraySource:
 
     @property
     def unreadable(self) -> tuple[Unreadable, ...]:
-        """Always empty; same interface as `FolderSource`."""
+        """Always empty."""
         return ()
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Height and width of each image in pixels, [n, 2]."""
-        return np.broadcast_to(np.array(self.images.shape[1:3], np.int64), (len(self), 2))
+    def in_memory(self) -> bool:
+        """True."""
+        return True
 
     @property
     def description(self) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from adco.data import fetch, formats
-from adco.data.formats import CIFAR10_BINARY, CIFAR10_PICKLED, CIFAR10_PNG, CIFAR10_PNG_LABELS, Arrays
-from adco.data.registry import Loaded, Split
+from adco.data.sources import fetch, formats
+from adco.data.sources.formats import CIFAR10_BINARY, CIFAR10_PICKLED, CIFAR10_PNG, CIFAR10_PNG_LABELS, Arrays
+from adco.data.sources.registry import Loaded, Split
 from adco.errors import InputError
 from adco.files import data_directory, replacing
 

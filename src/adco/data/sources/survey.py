@@ -13,7 +13,7 @@ import PIL
 from rich.console import Console
 from rich.progress import track
 
-from adco.data import decode
+from adco.data.sources import decode
 from adco.files import replacing, user_cache
 
 Size = tuple[int, int]  # height, width in pixels, upright

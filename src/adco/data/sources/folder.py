@@ -8,22 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adco.data import decode
-from adco.data.classes import Classes
-from adco.data.listing import Listing, describe_left_out, display_path
-from adco.data.survey import survey
+from adco.data.sources import decode
+from adco.data.sources.classes import Classes
+from adco.data.sources.listing import Listing, describe_left_out, display_path
+from adco.data.sources.protocol import Indices, Unreadable
+from adco.data.sources.survey import survey
 from adco.errors import InputError
 from adco.words import counted
-
-Indices = Sequence[int] | NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A file that was left out, and the reason."""
-
-    path: Path
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +48,11 @@ class FolderSource:
     def description(self) -> str:
         """One line for the user: the number of images, and which folders the classes come from."""
         return f"{display_path(Path(self.name))}/: {len(self):,} images, {self.layout}"
+
+    @property
+    def in_memory(self) -> bool:
+        """False: files are decoded at every read."""
+        return False
 
     @property
     def shorter_side(self) -> int:

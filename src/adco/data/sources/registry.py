@@ -14,9 +14,9 @@ Loaded: TypeAlias = tuple[
 
 # Name → a function of the split, or where it is.
 NAMED: dict[str, str | Callable[[Split], Loaded]] = {
-    "cifar10": "adco.data.archives:cifar10",
-    "fashion-mnist": "adco.data.archives:fashion_mnist",
-    "digits": "adco.data.digits:digits",
+    "cifar10": "adco.data.sources.archives:cifar10",
+    "fashion-mnist": "adco.data.sources.archives:fashion_mnist",
+    "digits": "adco.data.sources.digits:digits",
 }
 
 
