@@ -442,6 +442,10 @@ def test_results_of_earlier_versions_count_as_done(done: Path, tmp_path: Path) -
         ({"protocol": "paper"}, "protocol paper must be one of cached, sgd"),
         ({"claims": "appendix"}, "claims appendix must be a list of mappings.* adco recipes cifar10_table5"),
         ({"claims": [{"claim": "more", "rows": ["AdCo"], "against": ["AdCo"]}]}, "claim 'more' needs a bound"),
+        (
+            {"claims": [{"claim": "more", "rows": ["AdCo"], "against": ["AdCo"], "at_least": math.nan}]},
+            "bound nan must be",
+        ),
         ({"claims": [{"claim": "more", "rows": ["AdCo"], "at_least": 1}]}, "claim 'more' must name as many rows"),
         (
             {"claims": [{"claim": "more", "rows": ["A"], "against": ["AdCo"], "at_least": 1}]},

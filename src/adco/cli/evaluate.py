@@ -49,12 +49,7 @@ def _evaluation_in(arguments: Sequence[str]) -> str | None:
     """Return the evaluation that the arguments name, on which the flags depend."""
     from adco.evaluation.registry import EVALUATIONS
 
-    # A word after a flag is the flag's value, such as a folder that is named like an evaluation.
-    words = [
-        word
-        for before, word in pairwise(["", *arguments])
-        if before == "--floors" or not before.startswith("--") or "=" in before
-    ]
+    words = _parser(None, with_help=False).words(arguments)
     name = next((word for word in words if word in EVALUATIONS), None)
     asks_for_sgd = ("--protocol", "sgd") in pairwise(arguments) or "--protocol=sgd" in arguments
     return "linear_sgd" if name == "linear" and asks_for_sgd else name  # as earlier versions called it

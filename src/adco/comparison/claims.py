@@ -1,5 +1,6 @@
 """Claims about the rows of a table, as a comparison's recipe states them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,6 +45,9 @@ class Claim:
             raise InputError(f"claim {self.claim!r}: measure {self.measure} compares only one row with one other")
         if self.at_least is None and self.at_most is None:
             raise InputError(f"claim {self.claim!r} needs a bound: at_least or at_most")
+        for bound in (self.at_least, self.at_most):
+            if bound is not None and not math.isfinite(bound):
+                raise InputError(f"claim {self.claim!r}: the bound {bound} must be a finite number")
         for name in (*self.rows, *self.against):
             if name not in known:
                 raise InputError(f"claim {self.claim!r}: {name} must be one of the rows {', '.join(known)}")

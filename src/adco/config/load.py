@@ -106,7 +106,10 @@ class Parser(ArgumentParser):
             if name.startswith("--") and name not in known:
                 raise InputError(_unknown("flag", name, known))
         try:
-            namespace: Namespace = self.parse_args(self._words_first(self._with_true(flags)))
+            words, rest = self._divided(self._with_true(flags))
+            namespace: Namespace = self.parse_args(
+                [*words, *rest]
+            )  # argparse accepts positional arguments only together
         except ArgumentError as error:
             raise InputError(one_line(error)) from error
         return namespace
@@ -126,15 +129,19 @@ class Parser(ArgumentParser):
             f"{flag}=true" if flag in switches and after not in ("true", "false") else flag for flag, after in followed
         ]
 
-    def _words_first(self, arguments: Sequence[str]) -> list[str]:
-        """Move the words that are no flag's value to the front: argparse accepts positional arguments only together."""
+    def words(self, arguments: Sequence[str]) -> list[str]:
+        """Return the positional arguments: those that are neither a flag nor a flag's value."""
+        return self._divided(self._with_true(arguments))[0]
+
+    def _divided(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Divide arguments into positional ones, and flags with their values."""
         with_value = {option for action in self.actions if action.nargs != 0 for option in action.option_strings}
         words: list[str] = []
         flags: list[str] = []
         for before, argument in zip(["", *arguments], arguments, strict=False):
             is_word = before not in with_value and not argument.startswith("-")
             (words if is_word else flags).append(argument)
-        return [*words, *flags]
+        return words, flags
 
     def read_values(self, values: Mapping[str, Any]) -> Namespace:
         """Check the types of a mapping of settings, and add the defaults of the others.
