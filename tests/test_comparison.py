@@ -458,7 +458,7 @@ def test_results_of_earlier_versions_count_as_done(done: Path, tmp_path: Path) -
         ({"evaluations": {"tree": {}}}, "evaluation 'tree' must be one of knn, linear, linear_sgd"),
         ({"evaluations": {"knn": {"k": 0}}}, "evaluation knn: k 0 must be at least 1"),
         ({"evaluations": {"knn": {3: 4}}}, "evaluation knn: unknown setting 3"),
-        ({"evaluations": {"knn": {}}, "protocol": "sgd"}, "protocol sgd .*: leave it out beside evaluations"),
+        ({"evaluations": {"knn": {}}, "protocol": "sgd"}, "protocol sgd cannot be combined with evaluations"),
         ({"claims": [{False: ["AdCo"]}]}, "unknown setting False"),  # what YAML reads for `off`
         ({"shared": {"data": "digits", 3: 4}}, "shared in .* must be a mapping of settings"),
         ({"shared": 5, "rows": {"shared": {}}}, "shared in .* must be a mapping of settings"),
