@@ -1,6 +1,7 @@
 """Weights of other programs, under their own names: they are found, and give the same features."""
 
 import argparse
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,15 @@ FILES: dict[str, Callable[[], Any]] = {
         "state_dict": under("train_model.embedding_model.wrapped_model._model.", RIGHT, heads=False),
         "ema": {"decay": 0.99},
     },
+    "lightly-train with a teacher": lambda: {
+        "state_dict": under("student_embedding_model.wrapped_model._model.", OTHER, heads=False)
+        | under("teacher_embedding_model.wrapped_model._model.", RIGHT, heads=False),
+    },
+    "CaCo": lambda: {
+        "knn_acc": 0.5,
+        "state_dict": under("module.encoder_k.", OTHER) | under("module.encoder_q.", RIGHT),
+        "Memory_Bank": {"W": torch.randn(128, 16), "v": torch.zeros(128, 16)},
+    },
     "solo-learn": lambda: {
         "state_dict": under("momentum_backbone.", OTHER, heads=False)
         | under("backbone.", RIGHT, heads=False)
@@ -146,6 +156,55 @@ def test_a_vision_transformer_of_torchvision_gives_its_features_also_at_another_
         if size == 64:
             torch.testing.assert_close(features(backbone, 64), features(network, 64), atol=1e-6, rtol=0)
         assert features(backbone, size).shape == (2, 192)
+
+
+CONVNEXT = (  # timm's names → those of ConvNeXt's authors
+    (r"^stem\.", "downsample_layers.0."),
+    (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+    (r"^stages\.(\d)\.blocks\.(\d)\.", r"stages.\1.\2."),
+    (r"conv_dw\.", "dwconv."),
+    (r"mlp\.fc(\d)\.", r"pwconv\1."),
+    (r"^head\.norm\.", "norm."),
+)
+
+
+def test_names_of_the_original_authors_are_converted_under_a_prefix_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
+    network = timm.create_model("convnext_tiny", num_classes=0, **small)
+    theirs = {}
+    for name, tensor in network.state_dict().items():
+        for ours, original in CONVNEXT:
+            name = re.sub(ours, original, name)
+        theirs[f"student.backbone.{name}"] = tensor
+    assert "student.backbone.downsample_layers.1.1.weight" in theirs
+    torch.save({"model": theirs}, tmp_path / "convnext.pth")
+    info = BackboneInfo("convnext_tiny", 64, (0.5,) * 3, (0.2,) * 3, small, "standard")
+    backbone = build_backbone(info)
+    loaded = load_weights(backbone, info, str(tmp_path / "convnext.pth"))
+    assert (loaded.share, loaded.missing) == (1, [])
+    torch.testing.assert_close(features(backbone, 64), features(network, 64), atol=1e-6, rtol=0)
+
+
+def test_a_dinov2_checkpoint_with_registers_gives_its_features(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": 56}
+    name = "vit_small_patch14_reg4_dinov2"
+    network = timm.create_model(name, num_classes=0, **small)
+    for weights in network.parameters():
+        nn.init.normal_(weights, std=0.1)
+    theirs = dict(network.state_dict())
+    theirs["register_tokens"] = theirs.pop("reg_token")
+    theirs["mask_token"] = torch.zeros(1, 32)
+    theirs["pos_embed"] = torch.cat(
+        [torch.zeros(1, 1, 32), theirs["pos_embed"]], 1
+    )  # theirs has one for the class token
+    torch.save(theirs, tmp_path / "dinov2.pth")
+    info = BackboneInfo(name, 56, (0.5,) * 3, (0.2,) * 3, small)
+    backbone = build_backbone(info)
+    loaded = load_weights(backbone, info, str(tmp_path / "dinov2.pth"))
+    assert (loaded.share, loaded.missing) == (1, [])
+    torch.testing.assert_close(features(backbone, 56), features(network, 56), atol=1e-6, rtol=0)
 
 
 def test_input_channels_are_adapted_as_timm_does(tmp_path: Path) -> None:

@@ -1,16 +1,13 @@
 """Load a backbone's weights from a run, from timm, or from a file of another program, whatever its layout.
 
 A file may hold a network alone, a method's networks under prefixes (`module.encoder_q.conv1.weight`), or a whole
-training state with either of these somewhere inside. The code does not know particular programs. It gives each tensor
-in the file its full dotted name, and looks for the prefix under which most of the backbone is found, by name and shape.
-The file may also use torchvision's names for a vision transformer, or number the backbone's layers as `nn.Sequential`
-does.
+training state with either of these somewhere inside; see `naming.py`.
 
 Files are read without executing anything in them.
 """
 
 import difflib
-import re
+import math
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,26 +27,12 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo
+from adco.models.naming import converted, find
 from adco.runs.directory import RunDirectory
 from adco.words import counted
 
 PRETRAINED = "pretrained"  # stands for timm's own weights
 ENOUGH = 0.95  # share of the backbone's parameters that a file must have
-# Of two networks that fit equally well, the one whose prefix has none of these words is loaded. MoCo, MoCo v3, BYOL and
-# lightly recommend the network that is trained, DINO the teacher.
-SECOND_CHOICE = ("encoder_k", "momentum", "target", "student")
-TORCHVISION_VIT = (  # timm's names of a vision transformer's tensors, and torchvision's
-    (r"^patch_embed\.proj\.", "conv_proj."),
-    (r"^cls_token$", "class_token"),
-    (r"^pos_embed$", "encoder.pos_embedding"),
-    (r"^norm\.", "encoder.ln."),
-    (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
-    (r"\.norm([12])\.", r".ln_\1."),
-    (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
-    (r"\.attn\.proj\.", ".self_attention.out_proj."),
-    (r"\.mlp\.fc1\.", ".mlp.0."),
-    (r"\.mlp\.fc2\.", ".mlp.3."),
-)
 
 
 @dataclass(frozen=True)
@@ -104,15 +87,11 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
             are of a larger network.
     """
     wanted = backbone.state_dict()
-    prefix, names = _find(backbone, wanted, tensors)
-    found = {
-        ours: _adapted(backbone, ours, tensors[prefix + theirs], wanted[ours])
-        for ours, theirs in names.items()
-        if prefix + theirs in tensors
-    }
-    fitting = {name: tensor for name, tensor in found.items() if tensor.shape == wanted[name].shape}
-    parameters = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
-    share = sum(parameters[name] for name in fitting if name in parameters) / sum(parameters.values())
+    match = _match(backbone, wanted, tensors)
+    if match.share < 1:
+        others = [_match(backbone, wanted, renamed) for renamed in converted(backbone, tensors)]
+        match = max([match, *others], key=lambda match: match.share)
+    found, fitting, share, prefix = match.found, match.fitting, match.share, match.prefix
     missing = [name for name in wanted if name not in fitting and not name.endswith("num_batches_tracked")]
     if share < ENOUGH:
         raise InputError(
@@ -126,16 +105,61 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
             f"weights {source} do not fit: {name} has shape {list(found[name].shape)} in the weights and "
             f"{list(wanted[name].shape)} in the backbone{stem}"
         )
-    used, stages = {prefix + theirs for theirs in names.values()}, {theirs.split(".")[0] for theirs in names.values()}
-    left_out = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix) and name not in used]
-    deeper = [name for name in left_out if name.split(".")[0] in stages]
-    if sum(tensors[prefix + name].numel() for name in deeper) > (1 - ENOUGH) * sum(parameters.values()):
+    deeper = [name for name in match.left_out if name.split(".")[0] in match.stages]
+    parameters = sum(weights.numel() for weights in backbone.parameters())
+    if sum(match.tensors[prefix + name].numel() for name in deeper) > (1 - ENOUGH) * parameters:
         raise InputError(
             f"weights {source} are of a larger network: the backbone lacks {', '.join(deeper[:3])} …; choose the "
             "--backbone they belong to"
         )
     backbone.load_state_dict(fitting, strict=False)
-    return Loaded(prefix, share, missing, left_out)
+    return Loaded(prefix, share, missing, match.left_out)
+
+
+@dataclass(frozen=True)
+class _Match:
+    """The tensors of a file that are the backbone's.
+
+    Args:
+        tensors: all tensors of the file by name.
+        prefix: the prefix of the backbone's tensors.
+        names: our name → name after the prefix, of all the backbone's tensors.
+        found: our name → tensor, of those that the file has.
+        fitting: those of them with the backbone's shape.
+        share: the share of the backbone's parameters that fits.
+    """
+
+    tensors: Mapping[str, Tensor]
+    prefix: str
+    names: dict[str, str]
+    found: dict[str, Tensor]
+    fitting: dict[str, Tensor]
+    share: float
+
+    @property
+    def left_out(self) -> list[str]:
+        """Names after the prefix of the tensors that are not the backbone's."""
+        used = {self.prefix + theirs for theirs in self.names.values()}
+        under = (name for name in self.tensors if name.startswith(self.prefix))
+        return [name.removeprefix(self.prefix) for name in under if name not in used]
+
+    @property
+    def stages(self) -> set[str]:
+        """The first parts of the names of the backbone's tensors."""
+        return {theirs.split(".")[0] for theirs in self.names.values()}
+
+
+def _match(backbone: nn.Module, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Match:
+    prefix, names = find(backbone, wanted, tensors)
+    found = {
+        ours: _adapted(backbone, ours, tensors[prefix + theirs], wanted[ours])
+        for ours, theirs in names.items()
+        if prefix + theirs in tensors
+    }
+    fitting = {name: tensor for name, tensor in found.items() if tensor.shape == wanted[name].shape}
+    parameters = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
+    share = sum(parameters[name] for name in fitting if name in parameters) / sum(parameters.values())
+    return _Match(tensors, prefix, names, found, fitting, share)
 
 
 def weights_file(weights: str) -> Path:
@@ -221,57 +245,17 @@ def _why_unreadable(path: Path) -> str:
     return f"it asks for {', '.join(names[:3])}; a file with the state_dict alone can be read"
 
 
-def _find(
-    backbone: nn.Module, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-) -> tuple[str, dict[str, str]]:
-    """Return the prefix and the names under which most of the backbone is found: our name → name after the prefix."""
-    best: tuple[tuple[int, bool, int], str, dict[str, str]] = ((0, False, 0), "", {name: name for name in wanted})
-    for names in _namings(backbone, wanted):
-        ours = {theirs: name for name, theirs in names.items()}
-        found: Counter[str] = Counter()
-        for name, tensor in tensors.items():
-            for prefix, rest in _splits(name):
-                if rest in ours and tensor.shape == wanted[ours[rest]].shape:
-                    found[prefix] += tensor.numel()
-        for prefix, count in found.items():
-            first_choice = not any(word in prefix for word in SECOND_CHOICE)
-            best = max(best, ((count, first_choice, -len(prefix)), prefix, names), key=lambda option: option[0])
-    return best[1], best[2]
-
-
-def _namings(backbone: nn.Module, wanted: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
-    """Yield the ways in which a file may name the backbone's tensors: our name → theirs."""
-    yield {name: name for name in wanted}
-    places = {name: str(place) for place, (name, _) in enumerate(backbone.named_children())}
-    if all(name.split(".")[0] in places for name in wanted):
-        yield {name: ".".join([places[name.split(".")[0]], *name.split(".")[1:]]) for name in wanted}
-    if "patch_embed.proj.weight" in wanted:
-        yield {name: _of_torchvision(name) for name in wanted}
-
-
-def _of_torchvision(name: str) -> str:
-    for ours, theirs in TORCHVISION_VIT:
-        name = re.sub(ours, theirs, name)
-    return name
-
-
-def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """Yield each prefix of a dotted name, with the rest: a.b.c → ("", a.b.c), (a., b.c), (a.b., c)."""
-    parts = name.split(".")
-    for place in range(len(parts)):
-        prefix = "".join(f"{part}." for part in parts[:place])
-        yield prefix, name[len(prefix) :]
-
-
 def _adapted(backbone: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
     """Return position embeddings or a stem's weights in the wanted shape, if timm can convert them."""
     if tensor.shape == wanted.shape:
         return tensor
     patches: Any = getattr(backbone, "patch_embed", None)
     if name == "pos_embed" and tensor.ndim == 3 and patches is not None:
-        tokens = getattr(backbone, "num_prefix_tokens", 0)
-        resampled: Tensor = resample_abs_pos_embed(tensor, list(patches.grid_size), num_prefix_tokens=tokens)
-        return resampled
+        rows, columns = patches.grid_size
+        others = wanted.shape[1] - rows * columns  # embeddings of tokens that are no patches
+        if math.isqrt(tensor.shape[1] - others) ** 2 == tensor.shape[1] - others:
+            resampled: Tensor = resample_abs_pos_embed(tensor, [rows, columns], num_prefix_tokens=others)
+            return resampled
     if tensor.ndim == 4 and tensor.shape[1] == 3 and tensor[:, :1].shape == wanted[:, :1].shape:
         channels: Tensor = adapt_input_conv(wanted.shape[1], tensor)
         return channels
