@@ -3,10 +3,14 @@
 import argparse
 import re
 import shutil
+import sys
+import types
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -213,6 +217,38 @@ def test_input_channels_are_adapted_as_timm_does(tmp_path: Path) -> None:
     backbone = build_backbone(info)
     load_weights(backbone, info, str(tmp_path / "three.pth"))
     torch.testing.assert_close(backbone.state_dict()["conv1.weight"], RIGHT["conv1.weight"].sum(1, keepdim=True))
+
+
+def settings_of_omegaconf(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return an object that refers to itself, of a package that is not installed when the file is read."""
+    module = types.ModuleType("omegaconf")
+    module.DictConfig = type("DictConfig", (), {"__module__": "omegaconf"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "omegaconf", module)
+    settings = module.DictConfig()
+    settings.parent = settings
+    settings.values = {"lr": 0.1}
+    return settings
+
+
+def test_objects_of_training_programs_are_not_built_and_modules_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Tensor
+) -> None:
+    network = torchvision.models.resnet18()
+    network.load_state_dict(RIGHT)
+    content = {
+        "hyper_parameters": settings_of_omegaconf(monkeypatch),
+        "best": np.float64(0.7),
+        "folder": Path("runs"),
+        "counts": defaultdict(list, {"a": [1]}),
+        "model": network,
+    }
+    torch.save(content, tmp_path / "whole.ckpt")
+    monkeypatch.delitem(sys.modules, "omegaconf")
+    backbone = build_backbone(RESNET18)
+    loaded = load_weights(backbone, RESNET18, str(tmp_path / "whole.ckpt"))
+    assert (loaded.share, loaded.prefix) == (1, "model.")
+    torch.testing.assert_close(features(backbone), expected, atol=1e-6, rtol=0)
+    assert "omegaconf" not in sys.modules
 
 
 class Executes:

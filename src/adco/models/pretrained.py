@@ -2,32 +2,25 @@
 
 A file may hold a network alone, a method's networks under prefixes (`module.encoder_q.conv1.weight`), or a whole
 training state with either of these somewhere inside; see `naming.py`.
-
-Files are read without executing anything in them.
 """
 
 import difflib
 import math
-from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo
 from adco.models.naming import converted, find
+from adco.models.reading import read_tensors
 from adco.runs.directory import RunDirectory
 from adco.words import counted
 
@@ -195,26 +188,6 @@ def method_file(weights: str) -> Path:
     return path
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return all tensors in a file by their dotted names.
-
-    Raises:
-        InputError: if the file is damaged, or reading it would execute code.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with safe_globals([Namespace]):  # DINO's options: an object that only has attributes
-            content = torch.load(path, "cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise InputError(
-            f"weights {path} cannot be read without executing code in it: {_why_unreadable(path)}"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"weights {path} cannot be read: {' '.join(str(error).split())}") from error
-    return dict(_flat(content))
-
-
 def _of_timm(info: BackboneInfo) -> dict[str, Tensor]:
     """Return timm's pretrained weights, from its cache or the network."""
     try:
@@ -224,25 +197,6 @@ def _of_timm(info: BackboneInfo) -> dict[str, Tensor]:
         raise InputError(f"timm's pretrained weights of {info.name} are not available here: {reason}") from error
     weights: dict[str, Tensor] = model.state_dict()
     return weights
-
-
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(content, Tensor):
-        yield prefix.removesuffix("."), content
-    elif isinstance(content, Mapping):
-        for name, part in content.items():
-            yield from _flat(part, f"{prefix}{name}.")
-
-
-def _why_unreadable(path: Path) -> str:
-    """Return why a file cannot be read: the globals in it that are not allowed, or that it is damaged."""
-    try:
-        names = get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not a zip file, as torch has written since version 1.6
-        names = []
-    if not names:
-        return "it is damaged, or not a file of weights"
-    return f"it asks for {', '.join(names[:3])}; a file with the state_dict alone can be read"
 
 
 def _adapted(backbone: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
 from adco.models.continuing import copy_method
 from adco.models.freezing import freeze
-from adco.models.pretrained import Loaded, load_weights, method_file, read_tensors
+from adco.models.pretrained import Loaded, load_weights, method_file
+from adco.models.reading import read_tensors
 from adco.optim.players import Schedule
 
 

@@ -1,0 +1,94 @@
+"""Read all tensors of a file of weights, without executing anything in it.
+
+A checkpoint may also hold objects of the program that wrote it, such as its settings or whole modules. If they are of
+one of the packages in KNOWN, an inert object takes their place, which only keeps their attributes. Nothing of the
+package is imported or called.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from adco.errors import InputError
+
+# Packages whose objects training programs keep in their checkpoints: settings, paths, NumPy numbers, modules.
+KNOWN = frozenset(
+    (
+        *("argparse", "pathlib", "collections", "datetime", "typing", "numpy", "_codecs"),
+        *("omegaconf", "easydict", "yacs", "addict", "ml_collections", "hydra"),
+        *("torch", "torchvision", "timm", "lightning", "lightning_fabric", "pytorch_lightning"),
+        *("lightly", "lightly_train", "solo", "stable_pretraining", "stable_ssl", "classy_vision", "vissl", "fvcore"),
+    )
+)
+TYPES: dict[str, Any] = {f"builtins.{kind.__name__}": kind for kind in (bool, dict, float, int, list, set, slice, str)}
+TYPES["collections.defaultdict"] = lambda *factory: {}  # torch fills no other dict
+OF_A_MODULE = ("_parameters", "_buffers", "_modules")  # where a torch module keeps its tensors and submodules
+
+
+class _Inert:
+    """Takes the place of an object of another package, and keeps its attributes."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, Mapping):
+            self.__dict__.update(state)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return all tensors in a file by their dotted names.
+
+    Raises:
+        InputError: if the file is damaged, or reading it would execute code.
+    """
+    unknown = [] if path.suffix == ".safetensors" else _unknown_globals(path)
+    refused = [name for name in unknown if name.split(".")[0] not in KNOWN and name not in TYPES]
+    if refused:
+        raise InputError(
+            f"weights {path} cannot be read without executing code in it: it asks for {', '.join(refused[:3])}; a file "
+            "with the state_dict alone can be read"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with safe_globals([(TYPES.get(name, _Inert), name) for name in unknown]):
+            return dict(_flat(torch.load(path, "cpu", weights_only=True), "", set()))
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"weights {path} cannot be read: {_reason(error)}") from error
+
+
+def _unknown_globals(path: Path) -> list[str]:
+    """Return the global names that a file asks for and that torch does not allow."""
+    try:
+        return get_unsafe_globals_in_checkpoint(path)
+    except (RuntimeError, ValueError):  # not a zip file, as torch has written since version 1.6
+        return []
+
+
+def _flat(content: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors and their names. Objects that refer to each other in a circle are visited once."""
+    if isinstance(content, Tensor):
+        yield prefix.removesuffix("."), content
+    elif isinstance(content, Mapping):
+        for name, part in content.items():
+            yield from _flat(part, f"{prefix}{name}.", seen)
+    elif isinstance(content, _Inert) and id(content) not in seen:
+        seen.add(id(content))
+        for name, part in vars(content).items():
+            yield from _flat(part, prefix if name in OF_A_MODULE else f"{prefix}{name}.", seen)
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's message on one line, of torch's advice about `weights_only` only the reason."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words.split("WeightsUnpickler error: ")[-1].split(" Check the documentation")[0]
