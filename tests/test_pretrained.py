@@ -271,6 +271,14 @@ def truncated(path: Path) -> None:
         ),
         (truncated, "cannot be read: PytorchStreamReader"),
         (lambda path: path.write_text("hello"), "cannot be read"),
+        (
+            lambda path: torch.save(RIGHT | {"bn1.bias": torch.full([64], torch.nan)}, path),
+            "bn1.bias has values .*not fin",
+        ),
+        (
+            lambda path: torch.save([RIGHT, Executes()], path, _use_new_zipfile_serialization=False),
+            r"unsupported GLOBAL builtins\.exec",
+        ),
         (lambda path: torch.save({"epoch": 3}, path), "0 % .* there is no tensor in it"),
         (lambda path: torch.save(torchvision.models.resnet34().state_dict(), path), "larger network.* layer1.2.conv1"),
         (

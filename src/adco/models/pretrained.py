@@ -105,6 +105,9 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
             f"weights {source} are of a larger network: the backbone lacks {', '.join(deeper[:3])} …; choose the "
             "--backbone they belong to"
         )
+    for name, tensor in fitting.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"weights {source} are unusable: {name} has values that are not finite")
     backbone.load_state_dict(fitting, strict=False)
     return Loaded(prefix, share, missing, match.left_out)
 

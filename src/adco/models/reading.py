@@ -79,8 +79,8 @@ def _flat(content: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tens
     """Yield tensors and their names. Objects that refer to each other in a circle are visited once."""
     if isinstance(content, Tensor):
         yield prefix.removesuffix("."), content
-    elif isinstance(content, Mapping):
-        for name, part in content.items():
+    elif isinstance(content, Mapping | list | tuple):
+        for name, part in content.items() if isinstance(content, Mapping) else enumerate(content):
             yield from _flat(part, f"{prefix}{name}.", seen)
     elif isinstance(content, _Inert) and id(content) not in seen:
         seen.add(id(content))
@@ -89,6 +89,9 @@ def _flat(content: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tens
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's message on one line, of torch's advice about `weights_only` only the reason."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words.split("WeightsUnpickler error: ")[-1].split(" Check the documentation")[0]
+    """Return an error's message on one line, without torch's advice about `weights_only`."""
+    sentences = " ".join(str(error).split()).split(". ")
+    advice = ("Weights only load failed", "In PyTorch 2.6", "Re-running", "Do it only", "Please file", "Check the")
+    kept = [sentence.split("WeightsUnpickler error: ")[-1] for sentence in sentences]
+    kept = [sentence.split(" Check the documentation")[0] for sentence in kept if not sentence.startswith(advice)]
+    return ". ".join(filter(None, kept)) or type(error).__name__
