@@ -5,6 +5,7 @@ one of the packages in KNOWN, an inert object takes their place, which only keep
 package is imported or called.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -54,17 +55,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     unknown = [] if path.suffix == ".safetensors" else _unknown_globals(path)
     refused = [name for name in unknown if name.split(".")[0] not in KNOWN and name not in TYPES]
     if refused:
-        raise InputError(
-            f"weights {path} cannot be read without executing code in it: it asks for {', '.join(refused[:3])}; a file "
-            "with the state_dict alone can be read"
-        )
+        raise InputError(_refusal(path, refused))
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with safe_globals([(TYPES.get(name, _Inert), name) for name in unknown]):
             return dict(_flat(torch.load(path, "cpu", weights_only=True), "", set()))
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"weights {path} cannot be read: {_reason(error)}") from error
+        name = re.search(r"nsupported(?: global:)? GLOBAL ([\w.]+)", str(error))
+        raise InputError(
+            _refusal(path, [name[1]]) if name else f"weights {path} cannot be read: {_reason(error)}"
+        ) from error
+
+
+def _refusal(path: Path, names: list[str]) -> str:
+    asks = f"it asks for {', '.join(names[:3])}; a file with the state_dict alone can be read"
+    return f"weights {path} cannot be read without executing code in it: {asks}"
 
 
 def _unknown_globals(path: Path) -> list[str]:
