@@ -78,7 +78,7 @@ def test_a_published_checkpoint_is_taken_over_whole(kind: type[AdCo] | type[MoCo
 def test_what_cannot_be_continued_is_one_line() -> None:
     ours = method_of(AdCo, seed=2)
     with pytest.raises(
-        InputError, match=r"weights file cannot be continued by AdCo: they have no adversaries.weight; set"
+        InputError, match=r"weights file cannot be continued by AdCo: they have no adversaries.weight; give"
     ):
         copy_method(ours, flat(published(method_of(MoCo, seed=1))), "file")
     checkpoint = published(method_of(AdCo, seed=1))

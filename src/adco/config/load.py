@@ -39,6 +39,7 @@ NAMES_ELSEWHERE = {
     "ckpt": "resume",
     "config": "recipe",
 }
+ALIASES = {"continue": "continue_method"}  # Python does not allow a setting of this name
 UNSUPPORTED = {"pretrained": "give --weights pretrained"}  # settings of other programs
 
 # jsonargparse's names of types → words for error messages.
@@ -85,6 +86,7 @@ class Parser(ArgumentParser):
     def standard_spelling(self, flags: Sequence[str]) -> list[str]:
         """Return the flags in standard spelling: --image_size for --image-size, and the current names for old ones."""
         spellings = {_bare(option): option for option in self._known() if option.startswith("--")}
+        spellings |= {alias: f"--{name}" for alias, name in ALIASES.items() if name in self.names}
         present = current_names([_bare(flag) for flag in flags if flag.startswith("--")], self.names)
 
         def spell(flag: str) -> str:

@@ -127,7 +127,7 @@ class NetworkSettings(Topic, Generic[Unset]):
             random weights.
         continue_method: whether to take over all other parts of the method from the weights, too: projector, momentum
             encoder, and adversaries or queue. The weights must be a run or a checkpoint of the same method, or of the
-            published code of AdCo or MoCo.
+            published code of AdCo or MoCo. The flag is also called --continue.
         freeze: number of first stages of the backbone that are not trained: 1 for the stem, 2 for the stem and the next
             stage, and so on; a vision transformer's stages are its blocks. Needs weights.
         backbone: name of a timm model, such as a CNN (paper: resnet50). Chosen: that of the weights, if they are from a

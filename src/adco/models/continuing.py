@@ -42,14 +42,16 @@ def copy_method(method: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         if name.endswith("num_batches_tracked"):
             continue
         if name not in found:
+            lacks = f"they have no {name}" if state.keys() & found.keys() else "they have no part of a method"
             raise InputError(
-                f"weights {source} cannot be continued by {type(method).__name__}: they have no {name}{_hint(name)}"
+                f"weights {source} cannot be continued by {type(method).__name__}: {lacks}; give a run directory or a "
+                "checkpoint of the same method"
             )
         state[name] = _oriented(found[name], wanted)
         if state[name].shape != wanted.shape:
             raise InputError(
                 f"weights {source} cannot be continued: {name} is {list(found[name].shape)} in them and "
-                f"{list(wanted.shape)} with these settings{_hint(name)}"
+                f"{list(wanted.shape)} with these settings; set {_settings(name)} as in that run"
             )
     method.load_state_dict(state)
 
@@ -68,6 +70,6 @@ def _oriented(tensor: Tensor, wanted: Tensor) -> Tensor:
     return tensor.T.contiguous() if turned else tensor
 
 
-def _hint(name: str) -> str:
-    flags = next((flags for pattern, flags in SETTINGS if re.match(pattern, name)), None)
-    return f"; set {flags} as in that run" if flags else ""
+def _settings(name: str) -> str:
+    """Return the flags on which the shape of a tensor depends."""
+    return next((flags for pattern, flags in SETTINGS if re.match(pattern, name)), "the sizes of the method")
