@@ -71,7 +71,7 @@ def _positional_data(images: str | None, given: Mapping[str, Any]) -> dict[str, 
 def _print_help(parser: "Parser", settings: "Given") -> int:
     """Print every flag, with the values chosen for the data if it is given and on this machine."""
     if settings.data:
-        from adco.data.sources.open import is_here
+        from adco.data.sources.address import is_here
 
         with suppress(InputError):  # help works even if a run would fail
             settings.check()
@@ -86,7 +86,7 @@ def _print_config(settings: "Given") -> int:
     import yaml
 
     from adco.config.pretrain import to_dict
-    from adco.data.sources.open import is_here
+    from adco.data.sources.address import is_here
 
     data = settings.require_data()
     if is_here(data):

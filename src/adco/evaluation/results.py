@@ -7,14 +7,13 @@ results/knn-photos-1f0c93ab.json    kNN on another folder named photos/, or with
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adco.data.sources.open import is_named
+from adco.data.sources.address import full_name, short_name
 from adco.evaluation.confusion import save_confusion
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.knn import default_k
@@ -27,9 +26,14 @@ def evaluation_key(evaluation: Evaluation, data: str, class_level: int, image_si
 
     Two evaluations of a run are the same if and only if their keys are equal.
     """
-    full_data = data if is_named(data) else str(Path(data).expanduser().resolve())
     level = {"class_level": class_level} if class_level else {}
-    return {"kind": evaluation.NAME, "data": full_data, **level, "image_size": image_size, **evaluation.recorded()}
+    return {
+        "kind": evaluation.NAME,
+        "data": full_name(data),
+        **level,
+        "image_size": image_size,
+        **evaluation.recorded(),
+    }
 
 
 def find_result(
@@ -63,7 +67,7 @@ def result_file(run: RunDirectory, key: dict[str, Any]) -> Path:
     for existing in sorted(run.results.glob("*.json")):
         if _key_of(_read(existing)) == key:
             return existing
-    data = re.sub(r"[^\w.-]+", "_", Path(key["data"]).name) or "data"
+    data = short_name(key["data"]) or "data"
     file = run.results / f"{key['kind']}-{data}.json"
     if not file.is_file():
         return file

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from adco.config.pretrain import Given, Resolved, to_dict
 from adco.config.resolve import resolve
+from adco.data.sources.address import short_name
 from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
 from adco.devices import can_sync_batch_norm
@@ -114,8 +115,7 @@ def _check_network(settings: Resolved) -> Loaded | None:
 
 
 def _default_out(settings: Resolved) -> Path:
-    name = Path(settings.data).resolve().name if Path(settings.data).exists() else settings.data
-    return RUNS / f"{settings.method}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return RUNS / f"{settings.method}-{short_name(settings.data)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def log_images_and_warnings(settings: Resolved, source: Source) -> None:

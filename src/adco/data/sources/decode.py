@@ -1,5 +1,6 @@
 """Decode image files to RGB."""
 
+import io
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -53,8 +54,10 @@ _UPRIGHT = {
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
+def read_rgb(file: Path | bytes) -> NDArray[np.uint8]:
     """Return the image in a file (the first frame if there are several), upright and in RGB: [H, W, 3].
+
+    The file is given by its path or by its content.
 
     Transparent images are blended over white. 16-bit grey is divided by 257, so that 65 535 becomes 255. Grey without
     a fixed range (floats, integers beyond 16 bits) is scaled so that its minimum becomes 0 and its maximum 255.
@@ -62,10 +65,21 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         Exception: any error that Pillow raises on a damaged file; `reason` describes it in a few words.
     """
-    with Image.open(path) as image:
-        pixels = _pixels(image, path)
+    with _opened(file) as image:
+        pixels = _pixels(image, file)
         turn = _UPRIGHT.get(_orientation(image))
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
+def header_size(file: Path | bytes) -> tuple[int, int]:
+    """Return the height and width in pixels that `read_rgb` would return, from the header: no pixel is decoded.
+
+    Raises:
+        Exception: any error that Pillow raises on a damaged header.
+    """
+    with _opened(file) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -94,10 +108,15 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _pixels(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def _opened(file: Path | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+
+
+def _pixels(image: Image.Image, file: Path | bytes) -> NDArray[np.uint8]:
     if image.format == "JPEG" and image.mode == "RGB":
         with suppress(ValueError):  # damaged file: Pillow may still be able to read it
-            return decode_jpeg(path.read_bytes())  # type: ignore[no-any-return]  # same pixels as Pillow, half the time
+            content = file if isinstance(file, bytes) else file.read_bytes()
+            return decode_jpeg(content)  # type: ignore[no-any-return]  # same pixels as Pillow, half the time
     image.load()
     return np.array(_to_rgb(image))
 

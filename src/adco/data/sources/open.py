@@ -1,7 +1,9 @@
-"""Sources of images: named data sets in memory and folders of files.
+"""Sources of images: named data sets, folders of files, and other kinds of sources by their scheme.
 
     open_source("cifar10")          the training split of a named set
     open_source("photos/")          all images below a folder; its subfolders may be used as classes
+    open_source("folders:a/,b/")    the images of several folders
+    open_source("list:files.csv")   the images that a file names; likewise the other schemes of `registry.SCHEMES`
     open_splits("photos/")          a labelled training source and a labelled test source, for evaluation
 
 Shapes: n images in a source, B requested images, H and W the height and width in pixels.
@@ -15,18 +17,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adco.data.sources import archives
+from adco.data.sources.address import VALIDATION, folders_of, is_named, scheme_of
 from adco.data.sources.arrays import ArraySource
 from adco.data.sources.classes import Classes, find_classes
 from adco.data.sources.folder import open_folder
+from adco.data.sources.joined import join
 from adco.data.sources.listing import HELD_OUT, Listing, display_path, is_image, list_images, split_folders
 from adco.data.sources.protocol import Source
-from adco.data.sources.registry import NAMED, Split, load_named
+from adco.data.sources.registry import NAMED, SCHEMES, Split, load_named, open_address
 from adco.data.sources.splits import hold_out
 from adco.errors import InputError
 
 SPLITS: tuple[Split, Split] = ("train", "test")
-VALIDATION = "-validation"  # suffix of a named set: a fifth of its training images becomes the test split
 
 
 def open_source(data: str | Path, split: Split = "train", max_unreadable: float = 0.01, class_level: int = 0) -> Source:
@@ -37,6 +39,7 @@ def open_source(data: str | Path, split: Split = "train", max_unreadable: float 
             as well as `test/`, `testing/`, `val/`, `valid/`, `validation/`, `eval/` or `dev/`, these are its splits;
             otherwise the whole folder is the training split. The suffix `-validation` after a named set splits the
             set's training images: a fifth of each class becomes the test split, the rest the training split.
+            `folders:a/,b/` joins several folders. Other kinds of sources begin with their scheme: `list:FILE`.
         split: "train" or "test".
         max_unreadable: largest share of files, 0 to 1, that may be unreadable. They are left out with a warning.
         class_level: level of the folders that are the classes, counted from the folder or its split: 1 for the folders
@@ -48,23 +51,17 @@ def open_source(data: str | Path, split: Split = "train", max_unreadable: float 
     """
     if not 0 <= max_unreadable <= 1:
         raise InputError(f"max_unreadable {max_unreadable} is not between 0 and 1")
-    if is_named(data):
-        if class_level:
-            raise InputError(f"class_level {class_level} is for folders: {data} has classes of its own")
-        return _named(str(data), split)
-    listings = _listings(data, class_level)
-    if split not in listings:
+    if _is_folder(data):
+        listings = _listings(data, class_level)
+        found: Source | None = open_folder(*listings[split], max_unreadable) if split in listings else None
+    else:
+        found = _open_other(data, split, max_unreadable, class_level)
+    if found is None:
         names = ", ".join(f"{name}/" for name in HELD_OUT)
-        raise InputError(f"data {str(_folder(data))!r} has no test split: it needs train/ and one of {names}")
-    return open_folder(*listings[split], max_unreadable)
-
-
-def is_here(data: str | Path) -> bool:
-    """True if the data is on this machine: a named set that needs no download or has been fetched, or a path."""
-    if is_named(data):
-        name = str(data).removesuffix(VALIDATION)
-        return name not in archives.NAMES or archives.is_fetched(name)
-    return Path(data).expanduser().exists()
+        needed = "" if scheme_of(data) else f": it needs train/ and one of {names}"
+        where = str(_folder(data)) if _is_folder(data) else str(data)
+        raise InputError(f"data {where!r} has no {split} split{needed}")
+    return found
 
 
 def open_splits(data: str | Path, max_unreadable: float = 0.01, class_level: int = 0) -> tuple[Source, Source]:
@@ -75,13 +72,17 @@ def open_splits(data: str | Path, max_unreadable: float = 0.01, class_level: int
     Raises:
         InputError: as for `open_source`; or the data has no labels, or only one image per class.
     """
-    if is_named(data):
-        train, test = (open_source(data, split, max_unreadable, class_level) for split in SPLITS)
-        return labelled(train), labelled(test)
-    listings = _listings(data, class_level)
-    train = labelled(open_folder(*listings["train"], max_unreadable))
-    if "test" in listings:
-        return train, labelled(open_folder(*listings["test"], max_unreadable))
+    found: list[Source | None]
+    if _is_folder(data):
+        listings = _listings(data, class_level)
+        found = [open_folder(*listings[s], max_unreadable) if s in listings else None for s in SPLITS]
+    else:
+        found = [_open_other(data, split, max_unreadable, class_level) for split in SPLITS]
+    all_training, test = found
+    assert all_training is not None
+    train = labelled(all_training)
+    if test is not None:
+        return train, labelled(test)
     kept, held_out = hold_out(_require_labels(train))
     if not len(held_out):
         raise InputError(f"{train.name} has only one image per class: none can be held out for testing")
@@ -98,17 +99,28 @@ def labelled(source: Source) -> Source:
     return source if labels.min() >= 0 else source.subset(np.flatnonzero(labels >= 0))
 
 
+def _is_folder(data: str | Path) -> bool:
+    return not (is_named(data) or scheme_of(data) or folders_of(data))
+
+
+def _open_other(data: str | Path, split: Split, max_unreadable: float, class_level: int) -> Source | None:
+    """Open a split of what is not a single folder; None if there is no such split."""
+    if folders := folders_of(data):
+        listings = [_listings(folder, class_level) for folder in folders]
+        if not all(split in listing for listing in listings):
+            return None
+        return join([open_folder(*listing[split], max_unreadable) for listing in listings])
+    if class_level:
+        raise InputError(f"class_level {class_level} is for folders: {data} has classes of its own")
+    return _named(str(data), split) if is_named(data) else open_address(str(data), split)
+
+
 def _named(data: str, split: Split) -> ArraySource:
     if data in NAMED:
         return ArraySource(data, *load_named(data, split))
     source = ArraySource(data, *load_named(data.removesuffix(VALIDATION), "train"))
     kept, held_out = hold_out(_require_labels(source))
     return source.subset(kept if split == "train" else held_out)
-
-
-def is_named(data: str | Path) -> bool:
-    """True if `data` is the name of a named set, not the path of a folder."""
-    return isinstance(data, str) and data.removesuffix(VALIDATION) in NAMED
 
 
 def _require_labels(source: Source) -> NDArray[np.int64]:
@@ -174,5 +186,7 @@ def _folder(data: str | Path) -> Path:
     if not path.is_dir():
         near = difflib.get_close_matches(str(data).lower(), NAMED, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
+        if ":" in str(data):
+            hint = f", nor does it begin with {', '.join(f'{scheme}:' for scheme in ('folders', *SCHEMES))}"
         raise InputError(f"data {str(data)!r} is neither a folder nor one of {', '.join(NAMED)}{hint}")
     return path

@@ -1,4 +1,8 @@
-"""The named data sets. A new one is a function that returns arrays, and a line in `NAMED`."""
+"""The named data sets, and the schemes: kinds of sources that are named by an address, such as `list:FILE`.
+
+A new named set is a function that returns arrays, and a line in `NAMED`. A new kind of source is a function that opens
+an address, and a line in `SCHEMES`.
+"""
 
 from collections.abc import Callable
 from pkgutil import resolve_name
@@ -6,6 +10,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from adco.data.sources.protocol import Source
 
 Split: TypeAlias = Literal["train", "test"]
 Loaded: TypeAlias = tuple[
@@ -19,6 +25,12 @@ NAMED: dict[str, str | Callable[[Split], Loaded]] = {
     "digits": "adco.data.sources.digits:digits",
 }
 
+# Scheme → a function that returns a split of an address, None if there is no such split; or where the function is.
+Opener: TypeAlias = Callable[[str, Split], Source | None]
+SCHEMES: dict[str, str | Opener] = {
+    "list": "adco.data.sources.listed:open_list",
+}
+
 
 def load_named(name: str, split: Split) -> Loaded:
     """Return a split of a named data set.
@@ -29,3 +41,15 @@ def load_named(name: str, split: Split) -> Loaded:
     found = NAMED[name]
     load: Callable[[Split], Loaded] = resolve_name(found) if isinstance(found, str) else found
     return load(split)
+
+
+def open_address(data: str, split: Split) -> Source | None:
+    """Return a split of the images at an address, such as `list:FILE`; None if there is no such split.
+
+    Raises:
+        InputError: if it cannot be opened.
+    """
+    scheme, _, address = data.partition(":")
+    found = SCHEMES[scheme]
+    opener: Opener = resolve_name(found) if isinstance(found, str) else found
+    return opener(address, split)

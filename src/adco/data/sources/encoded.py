@@ -1,0 +1,116 @@
+"""A source of encoded images, such as JPEGs, that are kept anywhere: in files, in archives, in a table.
+
+Where they are kept is a `Store`. Everything else is the same for all of them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adco.data.sources import decode
+from adco.data.sources.labels import Labels
+from adco.data.sources.protocol import Indices, Unreadable
+from adco.errors import InputError
+from adco.words import counted
+
+SAMPLE = 256  # images whose headers are read, evenly spaced, to know what sizes there are
+Result = TypeVar("Result")
+
+
+class Store(Protocol):
+    """The contents of image files, read by their index. Picklable, because each loader worker has a copy."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def read(self, index: int) -> bytes:
+        """Return the content of an image file; several threads may call this at once."""
+
+    def where(self, index: int) -> str:
+        """Say where an image is, for messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSource:
+    """Encoded images, decoded at every read exactly as those of a folder.
+
+    Args:
+        name: name of the source, for messages.
+        store: where the images are kept.
+        chosen: [n], the index in the store of each image of the source.
+        given: label of each image of the source, and class names.
+        left_out: text for the user: what is in the store and not used; empty if nothing.
+    """
+
+    name: str
+    store: Store
+    chosen: NDArray[np.int64]
+    given: Labels
+    left_out: str = ""
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Labels [n], −1 for an image without a class; None if no image has one."""
+        return self.given.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.given.classes
+
+    @property
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Always empty: images are first read in training."""
+        return ()
+
+    @property
+    def description(self) -> str:
+        """One line for the user: the number of images and classes, and what is left out."""
+        end = f"; {self.left_out}" if self.left_out else ""
+        return f"{self.name}: {counted(len(self), 'image')}, {self.given.description}{end}"
+
+    @property
+    def in_memory(self) -> bool:
+        """False: images are decoded at every read."""
+        return False
+
+    @property
+    def shorter_side(self) -> int:
+        """The median of the shorter sides of some images, in pixels."""
+        return int(np.median(self._sides))
+
+    @property
+    def smallest_side(self) -> int:
+        """The smallest of the shorter sides of those images, in pixels."""
+        return int(self._sides.min())
+
+    @cached_property
+    def _sides(self) -> NDArray[np.int64]:
+        places = np.unique(np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).astype(np.int64))
+        return np.array([min(self._decoded(place, decode.header_size)) for place in places])
+
+    def load(self, indices: Indices) -> Iterator[NDArray[np.uint8]]:
+        """Return an iterator over the images at these indices, each [H, W, 3], upright and in RGB.
+
+        Raises:
+            InputError: while iterating, if an image cannot be read.
+        """
+        return (self._decoded(index, decode.read_rgb) for index in indices)
+
+    def subset(self, indices: Indices) -> "EncodedSource":
+        """Return a source with only these images, in this order."""
+        return replace(self, chosen=self.chosen[np.asarray(indices, np.int64)], given=self.given.subset(indices))
+
+    def _decoded(self, index: int, decoded: Callable[[bytes], Result]) -> Result:
+        place = int(self.chosen[index])
+        try:
+            return decoded(self.store.read(place))
+        except Exception as error:  # Pillow raises errors of a dozen types on damaged files
+            raise InputError(f"{self.store.where(place)} cannot be read: {decode.reason(error)}") from error
