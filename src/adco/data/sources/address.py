@@ -47,7 +47,7 @@ def is_here(data: str | Path) -> bool:
     if is_named(data):
         name = str(data).removesuffix(VALIDATION)
         return name not in archives.NAMES or archives.is_fetched(name)
-    return all(path.exists() for path in _paths(data))
+    return scheme_of(data) == "wds" or all(path.exists() for path in _paths(data))
 
 
 def full_name(data: str) -> str:

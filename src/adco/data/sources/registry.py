@@ -29,6 +29,7 @@ NAMED: dict[str, str | Callable[[Split], Loaded]] = {
 Opener: TypeAlias = Callable[[str, Split], Source | None]
 SCHEMES: dict[str, str | Opener] = {
     "list": "adco.data.sources.listed:open_list",
+    "wds": "adco.data.sources.shards:open_shards",
 }
 
 
