@@ -30,6 +30,7 @@ Opener: TypeAlias = Callable[[str, Split], Source | None]
 SCHEMES: dict[str, str | Opener] = {
     "list": "adco.data.sources.listed:open_list",
     "wds": "adco.data.sources.shards:open_shards",
+    "hf": "adco.data.sources.hub:open_hf",
 }
 
 
