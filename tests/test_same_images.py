@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 
 import adco
 import tiny
@@ -101,6 +102,14 @@ def test_kept_elsewhere(
 ) -> None:
     at, expected = whole
     assert_same(adco.pretrain(data=kind(at), **SETTINGS, out=str(tmp_path / "run")), expected)
+
+
+def test_given_from_python(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    at, expected = whole
+    images = [Image.open(path) for path in files(at)]
+    assert_same(adco.pretrain(data=images, **SETTINGS, out=str(tmp_path / "list")), expected)
+    dataset = ImageFolder(at / "photos")
+    assert_same(adco.pretrain(data=dataset, **{**SETTINGS, "workers": 2}, out=str(tmp_path / "dataset")), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,9 @@ from adco.config.keywords import EvaluateKeywords, PretrainKeywords
 from adco.config.load import Parser, build, pretrain_settings
 from adco.config.resolve import as_resolved
 from adco.config.versions import current_evaluation
+from adco.data.sources.address import scheme_of
+from adco.data.sources.objects import SCHEME, name_of, source_of
+from adco.data.sources.protocol import Source
 from adco.errors import InputError
 from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.registry import evaluation_of
@@ -24,8 +27,12 @@ def pretrain(
 
     Args:
         recipe: a recipe of the package by name, or a YAML file, such as an earlier run's `config.yaml`.
-        resume: a run directory to continue. Only `epochs` may be given with it, to make the run longer or shorter.
-        settings: the settings of the run; they override the recipe's. See `adco pretrain --help`.
+        resume: a run directory to continue. Only `epochs` may be given with it, to make the run longer or shorter, and
+            `data` if the run's images were given from Python.
+        settings: the settings of the run; they override the recipe's. See `adco pretrain --help`. `data` may also be
+            the images themselves: a uint8 array [n, H, W, 3]; a list of PIL images or arrays; a torch data set with a
+            length, whose items are images or tuples that begin with one; a Hugging Face data set; or a
+            `adco.data.sources.protocol.Source`.
 
     Returns:
         The run directory, with `backbone.safetensors` for `adco.load_backbone`.
@@ -37,20 +44,33 @@ def pretrain(
         adco.training.errors.CollapsedError: if the embeddings collapse and stay so; the last good checkpoint is kept.
     """
     start = time.perf_counter()
+    data = settings.get("data")
+    images = None if isinstance(data, str | Path | None) else source_of(data)
+    if images is not None:
+        settings["data"] = name_of(data)
     if resume is not None:
-        refused = [*(["recipe"] if recipe else []), *(name for name in settings if name != "epochs")]
+        allowed = {"epochs"} if images is None else {"epochs", "data"}
+        refused = [*(["recipe"] if recipe else []), *(name for name in settings if name not in allowed)]
         if refused:
             raise InputError(
                 f"resume takes its settings from the run directory, except epochs: leave out {', '.join(refused)}"
             )
-        run = RunDirectory.open(resume)
-        before = run.read_config()
-        epochs = pretrain_settings(**{**before, **settings}).epochs
-        return resume_run(run, as_resolved(pretrain_settings(**before)), epochs).path
+        return _resume(RunDirectory.open(resume), images, **settings)
     given = pretrain_settings(recipe, **settings)
     given.check()
-    source = log_and_open_training_images(given)
+    if images is not None and given.class_level:
+        raise InputError(f"class_level {given.class_level} is for folders: leave it out")
+    source = log_and_open_training_images(given) if images is None else images
     return pretrain_run(fit_epochs(given, source, time.perf_counter() - start), source).path
+
+
+def _resume(run: RunDirectory, images: Source | None, **settings: Unpack[PretrainKeywords]) -> Path:
+    before = run.read_config()
+    was_given = scheme_of(str(before.get("data"))) == SCHEME
+    if images is not None and not was_given:
+        raise InputError(f"the images of {run.path} are read from {before.get('data')}: leave out data")
+    after = {**before, **settings}
+    return resume_run(run, as_resolved(pretrain_settings(**before)), pretrain_settings(**after).epochs, images).path
 
 
 def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from adco.data.sources import hub
+from adco.data.sources.objects import source_of
 from adco.data.sources.open import open_source, open_splits
 
 datasets = pytest.importorskip("datasets")
@@ -46,7 +47,7 @@ def test_images_are_those_of_the_folder(
     dataset = dataset_of(folder, inside=inside)
     dataset.save_to_disk(tmp_path / "saved")
     expected = open_source(folder)
-    for source in (open_source(f"hf:{tmp_path / 'saved'}"), hub.of_dataset(changed(dataset), "mine")):
+    for source in (open_source(f"hf:{tmp_path / 'saved'}"), source_of(changed(dataset))):
         assert source.classes == expected.classes
         np.testing.assert_array_equal(source.labels, expected.labels)
         assert (source.shorter_side, source.smallest_side) == (expected.shorter_side, expected.smallest_side)

@@ -20,7 +20,7 @@ class PretrainKeywords(TypedDict, total=False):
 
     method: str
     # data
-    data: str | Path | None
+    data: Any  # a path or name as text, a Path, or images: see `adco.pretrain`
     class_level: int
     max_unreadable: float
     # run

@@ -127,13 +127,14 @@ def log_images_and_warnings(settings: Resolved, source: Source) -> None:
         logger.warning("warning: %s", warning)
 
 
-def resume_run(run: RunDirectory, settings: Resolved, epochs: int) -> RunDirectory:
+def resume_run(run: RunDirectory, settings: Resolved, epochs: int, source: Source | None = None) -> RunDirectory:
     """Continue a run from its last checkpoint, or from the start if it was stopped before the first.
 
     Args:
         run: the run to resume.
         settings: as in its config.yaml.
         epochs: the total number of epochs; if it differs from the settings, the run becomes longer or shorter.
+        source: the training images, if they were given from Python; by default those that the settings name.
 
     Raises:
         InputError: if the images cannot be read, or their number has changed; if the run is already past `epochs`; if
@@ -146,7 +147,8 @@ def resume_run(run: RunDirectory, settings: Resolved, epochs: int) -> RunDirecto
             f"adco pretrain --resume {quote(str(run.path))} --epochs {2 * epochs}"
         )
         return run
-    source = log_and_open_training_images(settings)
+    if source is None:
+        source = log_and_open_training_images(settings)
     before = run.read_environment().get("images", len(source))
     if len(source) != before:
         raise InputError(f"{source.name} has {len(source)} images, but the run had {before}: start a new run")

@@ -71,6 +71,14 @@ def read_rgb(file: Path | bytes) -> NDArray[np.uint8]:
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
+def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an opened image as `read_rgb` returns that of a file: upright and in RGB, [H, W, 3]."""
+    image.load()
+    pixels = np.array(_to_rgb(image))
+    turn = _UPRIGHT.get(_orientation(image))
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
 def header_size(file: Path | bytes) -> tuple[int, int]:
     """Return the height and width in pixels that `read_rgb` would return, from the header: no pixel is decoded.
 

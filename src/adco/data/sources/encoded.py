@@ -17,8 +17,13 @@ from adco.data.sources.protocol import Indices, Unreadable
 from adco.errors import InputError
 from adco.words import counted
 
-SAMPLE = 256  # images whose headers are read, evenly spaced, to know what sizes there are
+SAMPLE = 256  # images that are looked at before training, to know what sizes there are
 Result = TypeVar("Result")
+
+
+def sample(length: int) -> NDArray[np.int64]:
+    """Return the indices of some images, evenly spaced, from which the sizes of all are estimated."""
+    return np.unique(np.linspace(0, length - 1, min(SAMPLE, length)).astype(np.int64))
 
 
 class Store(Protocol):
@@ -93,8 +98,7 @@ class EncodedSource:
 
     @cached_property
     def _sides(self) -> NDArray[np.int64]:
-        places = np.unique(np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).astype(np.int64))
-        return np.array([min(self._decoded(place, decode.header_size)) for place in places])
+        return np.array([min(self._decoded(index, decode.header_size)) for index in sample(len(self))])
 
     def load(self, indices: Indices) -> Iterator[NDArray[np.uint8]]:
         """Return an iterator over the images at these indices, each [H, W, 3], upright and in RGB.

@@ -31,6 +31,7 @@ SCHEMES: dict[str, str | Opener] = {
     "list": "adco.data.sources.listed:open_list",
     "wds": "adco.data.sources.shards:open_shards",
     "hf": "adco.data.sources.hub:open_hf",
+    "python": "adco.data.sources.objects:open_object",
 }
 
 
