@@ -124,7 +124,7 @@ def test_several_folders_are_one_source(photos: Path) -> None:
     assert source.classes == ("cats", "dogs")
     assert source.labels is not None
     assert source.labels.tolist() == [0, 0, 1, 1, 0, 1, 1]
-    assert "7 images of 2 folders: " in source.description
+    assert "7 images in 2 parts: " in source.description
     part = pickle.loads(pickle.dumps(source.subset(np.array([5, 1]))))
     assert [int(image[0, 0, 0]) for image in part.load([0, 1])] == [101, 10]
     assert part.labels.tolist() == [1, 0]

@@ -12,8 +12,8 @@ class EvaluateSettings:
     """What to evaluate, and on which images; the settings that all evaluations share.
 
     Args:
-        data: labelled images: cifar10, fashion-mnist, digits, or a folder with one subfolder per class; by default the
-            data of the run.
+        data: labelled images: a folder with one subfolder per class, a named set, or any other data with labels, as in
+            pretraining; by default the data of the run.
         class_level: which level of folders holds the classes, as in pretraining; by default as in the run, or the
             first level with at least two folders.
         max_unreadable: share of damaged files, as in pretraining; by default as in the run, or 0.01.

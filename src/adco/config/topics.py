@@ -48,9 +48,10 @@ class DataSettings(Topic, Generic[Unset]):
 
     Args:
         data: a folder of images, several folders (folders:a/,b/), a text or CSV file with their paths (list:FILE),
-            WebDataset shards (wds:PATTERN), a Hugging Face data set (hf:NAME), or a named set: cifar10, fashion-mnist
-            or digits. With the suffix -validation, as in cifar10-validation, a fifth of the set's training images
-            becomes the test split, for choosing settings. Required. Training never uses the labels.
+            WebDataset shards (wds:PATTERN), a Hugging Face data set (hf:NAME), or a named set: cifar10, cifar100,
+            stl10, imagenette, eurosat, fashion-mnist or digits. With the suffix -validation, as in cifar10-validation,
+            a fifth of the set's training images becomes the test split, for choosing settings. Required. Training never
+            uses the labels.
         class_level: level of the folders that are the classes: 1 for the folders directly in the data folder (or in
             its train/), 2 for the folders in those; 0 for the first level with at least two folders.
         max_unreadable: the share of damaged files, 0 to 1, above which the run stops before training.

@@ -9,9 +9,9 @@ photos/                a folder
 import re
 from pathlib import Path
 
-from adco.data.sources import archives
-from adco.data.sources.registry import NAMED, SCHEMES
+from adco.data.sources.registry import FETCHED, NAMED, SCHEMES
 from adco.errors import InputError
+from adco.files import data_directory
 
 VALIDATION = "-validation"  # suffix of a named set: a fifth of its training images becomes the test split
 FOLDERS = "folders:"
@@ -45,8 +45,8 @@ def folders_of(data: str | Path) -> list[str]:
 def is_here(data: str | Path) -> bool:
     """True if the data is on this machine: a named set that needs no download or has been fetched, or a path."""
     if is_named(data):
-        name = str(data).removesuffix(VALIDATION)
-        return name not in archives.NAMES or archives.is_fetched(name)
+        fetched = FETCHED.get(str(data).removesuffix(VALIDATION))
+        return fetched is None or (data_directory() / fetched).exists()
     return scheme_of(data) == "wds" or all(path.exists() for path in _paths(data))
 
 

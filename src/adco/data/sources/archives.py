@@ -67,11 +67,6 @@ def fashion_mnist(split: Split) -> Loaded:
     return np.repeat(images[..., None], 3, axis=-1), labels, classes
 
 
-def is_fetched(name: str) -> bool:
-    """True if the named set is in the data directory."""
-    return (data_directory() / f"{name}.npz").is_file()
-
-
 def load(archive: Archive, split: Split) -> Loaded:
     """Return the images (as stored), labels and class names of a split. Fetch the set first if necessary.
 
@@ -222,4 +217,3 @@ FASHION_MNIST = Archive(
     routes=_fashion_mnist_routes,
     by_hand=f"{', '.join(f'{n}.gz' for n in _ZALANDO_MD5)} from github.com/zalandoresearch/fashion-mnist",
 )
-NAMES = {archive.name for archive in (CIFAR10, FASHION_MNIST)}

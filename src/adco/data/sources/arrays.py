@@ -70,7 +70,7 @@ class ArraySource:
 
     def load(self, indices: Indices) -> NDArray[np.uint8]:
         """Return a copy of the images at these indices, [B, H, W, 3]."""
-        return self.images[np.asarray(indices, np.int64)]
+        return np.ascontiguousarray(self.images[np.asarray(indices, np.int64)])
 
     def subset(self, indices: Indices) -> "ArraySource":
         """Return a source with only these images, in this order."""

@@ -29,8 +29,8 @@ class JoinedSource:
 
     @property
     def name(self) -> str:
-        """The names of the parts."""
-        return ", ".join(part.name for part in self.parts)
+        """The names of the parts, each once."""
+        return ", ".join(dict.fromkeys(part.name for part in self.parts))
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -53,7 +53,7 @@ class JoinedSource:
         differ = self.labels is None and any(part.labels is not None for part in self.parts)
         without = " without classes, because those of the parts differ" if differ else ""
         parts = "; ".join(part.description for part in self.parts)
-        return f"{len(self):,} images of {len(self.parts)} folders{without}: {parts}"
+        return f"{len(self):,} images in {len(self.parts)} parts{without}: {parts}"
 
     @property
     def in_memory(self) -> bool:

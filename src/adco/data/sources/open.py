@@ -115,10 +115,12 @@ def _open_other(data: str | Path, split: Split, max_unreadable: float, class_lev
     return _named(str(data), split) if is_named(data) else open_address(str(data), split)
 
 
-def _named(data: str, split: Split) -> ArraySource:
-    if data in NAMED:
-        return ArraySource(data, *load_named(data, split))
-    source = ArraySource(data, *load_named(data.removesuffix(VALIDATION), "train"))
+def _named(data: str, split: Split) -> Source:
+    name = data.removesuffix(VALIDATION)
+    found = load_named(name, split if data == name else "train")
+    source = ArraySource(data, *found) if isinstance(found, tuple) else found
+    if data == name:
+        return source
     kept, held_out = hold_out(_require_labels(source))
     return source.subset(kept if split == "train" else held_out)
 

@@ -1,7 +1,7 @@
 """The named data sets, and the schemes: kinds of sources that are named by an address, such as `list:FILE`.
 
-A new named set is a function that returns arrays, and a line in `NAMED`. A new kind of source is a function that opens
-an address, and a line in `SCHEMES`.
+A new named set is a function that returns arrays or a source, and a line in `NAMED`. A new kind of source is a function
+that opens an address, and a line in `SCHEMES`.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,23 @@ Loaded: TypeAlias = tuple[
 ]  # images [n, H, W, 3], labels [n], names
 
 # Name → a function of the split, or where it is.
-NAMED: dict[str, str | Callable[[Split], Loaded]] = {
+NAMED: dict[str, str | Callable[[Split], Loaded | Source]] = {
     "cifar10": "adco.data.sources.archives:cifar10",
     "fashion-mnist": "adco.data.sources.archives:fashion_mnist",
     "digits": "adco.data.sources.digits:digits",
+    "cifar100": "adco.data.sources.torchvision_sets:cifar100",
+    "stl10": "adco.data.sources.torchvision_sets:stl10",
+    "imagenette": "adco.data.sources.torchvision_sets:imagenette",
+    "eurosat": "adco.data.sources.torchvision_sets:eurosat",
+}
+# Named set → what is in the data directory once it has been downloaded. Sets that are not listed need no download.
+FETCHED = {
+    "cifar10": "cifar10.npz",
+    "fashion-mnist": "fashion-mnist.npz",
+    "cifar100": "cifar-100-python",
+    "stl10": "stl10_binary",
+    "imagenette": "imagenette2-320",
+    "eurosat": "eurosat/2750",
 }
 
 # Scheme → a function that returns a split of an address, None if there is no such split; or where the function is.
@@ -35,14 +48,14 @@ SCHEMES: dict[str, str | Opener] = {
 }
 
 
-def load_named(name: str, split: Split) -> Loaded:
+def load_named(name: str, split: Split) -> Loaded | Source:
     """Return a split of a named data set.
 
     Raises:
         InputError: if the set cannot be fetched.
     """
     found = NAMED[name]
-    load: Callable[[Split], Loaded] = resolve_name(found) if isinstance(found, str) else found
+    load: Callable[[Split], Loaded | Source] = resolve_name(found) if isinstance(found, str) else found
     return load(split)
 
 
