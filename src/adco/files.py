@@ -3,10 +3,12 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
+
+from filelock import FileLock
 
 from adco.errors import InputError
 
@@ -39,6 +41,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Run the block in one process at a time: others that call this with the same path wait.
+
+    Where the folder cannot be written or its file system has no locks, processes run the block at the same time.
+    """
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    with suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -47,14 +47,12 @@ def test_flat_folder(tmp_path: Path) -> None:
     put(tmp_path / ".thumbnails" / "d.png")
     source = opened(tmp_path)
     assert names(source, tmp_path) == ["a.jpeg", "b.PNG", "c.GIF"]
-    np.testing.assert_array_equal(source.sizes, [[30, 20], [5, 7], [9, 9]])
     assert (source.labels, source.classes, source.unreadable) == (None, (), ())
     assert (len(source), source.shorter_side, source.smallest_side) == (3, 9, 5)
     images = list(source.load([2, 1]))
     assert [image[0, 0].tolist() for image in images] == [[0, 0, 255], [0, 255, 0]]
     part = source.subset(np.array([2, 0]))
     assert names(part, tmp_path) == ["c.GIF", "a.jpeg"]
-    np.testing.assert_array_equal(part.sizes, [[9, 9], [30, 20]])
 
 
 def test_sizes_are_as_seen(tmp_path: Path) -> None:
@@ -63,7 +61,8 @@ def test_sizes_are_as_seen(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         Image.new("RGB", (400, 300)).save(tmp_path / name, exif=exif)
     source = opened(tmp_path)
-    np.testing.assert_array_equal(source.sizes, [[400, 300]] * 2)
+    assert source.shorter_side == 300
+    assert decode.read_size(source.paths[0]) == (400, 300)
     assert [image.shape for image in source.load([0, 1])] == [(400, 300, 3)] * 2
 
 
@@ -160,13 +159,8 @@ def test_a_file_that_goes_bad_later(tmp_path: Path) -> None:
     put(tmp_path / "b.png")
     source = opened(tmp_path)
     (tmp_path / "b.png").unlink()
-    with pytest.raises(ValueError, match=r"b\.png can no longer be read: no such file"):
+    with pytest.raises(ValueError, match=r"b\.png cannot be read: no such file"):
         list(source.load([1]))
-    put(tmp_path / "a.png", size=(3, 5))
-    with pytest.raises(
-        ValueError, match=r"a\.png has changed since it was checked: it had \d+ x \d+ pixels, now 5 x 3$"
-    ):
-        list(source.load([0]))
 
 
 def test_few_images(tmp_path: Path) -> None:
@@ -214,10 +208,10 @@ def test_second_survey_decodes_only_what_changed(tmp_path: Path, monkeypatch: py
     opened(tmp_path)
     assert sorted(decoded) == ["a.png", "b.png", "c.png"]
     decoded.clear()
-    np.testing.assert_array_equal(opened(tmp_path).sizes, [[3, 4]] * 3)
+    assert opened(tmp_path).shorter_side == 3
     assert decoded == []
     put(tmp_path / "b.png", size=(40, 30))
-    np.testing.assert_array_equal(opened(tmp_path).sizes, [[3, 4], [30, 40], [3, 4]])
+    assert (opened(tmp_path).shorter_side, opened(tmp_path).smallest_side) == (3, 3)
     assert decoded == ["b.png"]
     os.utime(tmp_path / "c.png", ns=(0, 0))
     opened(tmp_path)
@@ -230,7 +224,7 @@ def test_a_cache_that_is_damaged_or_has_no_place_does_no_harm(
     put(tmp_path / "a.png")
     put(tmp_path / "b.png")
     opened(tmp_path)
-    (kept,) = own_cache.rglob("*.json")
+    (kept,) = own_cache.rglob("*.npy")
     for rubbish in ("{", "[]", '{"a": 3}'):
         kept.write_text(rubbish)
         assert len(opened(tmp_path)) == 2
@@ -279,7 +273,7 @@ def test_a_fifth_of_each_class_is_held_out(tmp_path: Path) -> None:
     assert not set(train.paths) & set(test.paths)
     again = open_splits(tmp_path)[1]
     assert isinstance(again, FolderSource)
-    assert again.paths == test.paths
+    assert list(again.paths) == list(test.paths)
 
 
 def test_data_that_cannot_be_evaluated_on(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from adco.data import views
 from adco.data.sources.arrays import ArraySource
 from adco.data.sources.folder import FolderSource
+from adco.data.sources.paths import Paths
 from adco.evaluation.extract import extract_features, pixel_features
 from adco.evaluation.features import Features
 
@@ -32,11 +33,11 @@ def array_source(n: int = 21, side: int = 8, labels: NDArray[np.int64] | None = 
 
 
 def folder_source(root: Path, images: NDArray[np.uint8]) -> FolderSource:
-    paths = tuple(root / f"{number:03}.png" for number in range(len(images)))
-    for path, image in zip(paths, images, strict=True):
-        Image.fromarray(image).save(path)
-    sizes = np.tile(np.array(images.shape[1:3], np.int64), (len(images), 1))
-    return FolderSource("files", paths, sizes, np.arange(len(images)) % 3, ("a", "b", "c"), ())
+    names = [f"{number:03}.png" for number in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image).save(root / name)
+    paths = Paths.below(root, "".join(f"{name}\0" for name in names).encode())
+    return FolderSource("files", paths, 8, 8, np.arange(len(images)) % 3, ("a", "b", "c"), ())
 
 
 def backbone() -> nn.Module:

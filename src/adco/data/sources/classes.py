@@ -7,6 +7,7 @@ n is the number of images.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,8 @@ def find_classes(listing: Listing, level: int = 0) -> Classes:
 
     Folders with the same name at that level are one class.
     """
-    parts_of = {folder: folder.relative_to(listing.root).parts for folder in listing.images}
-    counts = [len(images) for images in listing.images.values()]
+    parts_of = {folder: folder.relative_to(listing.root).parts for folder in listing.counts}
+    counts = list(listing.counts.values())
     chosen = level or _first_level(list(parts_of.values()))
     if chosen is None:
         return Classes((), None, None, f"no classes: {_why_no_classes(listing.root, parts_of)}")
@@ -52,7 +53,7 @@ def find_classes(listing: Listing, level: int = 0) -> Classes:
         return Classes((), None, None, f"no classes: no image is in a folder at class_level {chosen}")
     without_class = [folder for folder, name in zip(parts_of, at_level, strict=True) if name is None]
     strays = _describe_strays(listing, without_class)
-    if not level and sum(len(listing.images[folder]) for folder in without_class) > MAX_STRAY_SHARE * sum(counts):
+    if not level and sum(listing.counts[folder] for folder in without_class) > MAX_STRAY_SHARE * sum(counts):
         return Classes((), None, None, f"no classes: {strays}; --class_level {chosen} uses the folders as classes")
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.repeat([-1 if name is None else numbers[name] for name in at_level], counts)
@@ -94,9 +95,10 @@ def _why_no_classes(root: Path, parts_of: dict[Path, tuple[str, ...]]) -> str:
 
 
 def _describe_strays(listing: Listing, folders: Sequence[Path]) -> str:
-    paths = [path for folder in folders for path in listing.images[folder]]
-    if not paths:
+    if not folders:
         return ""
-    total = sum(len(images) for images in listing.images.values())
-    verb, such = ("is", "") if len(paths) == 1 else ("are", "such as ")
-    return f"{len(paths)} of {total} images {verb} in no class folder ({such}{display_path(paths[0])})"
+    strays = sum(listing.counts[folder] for folder in folders)
+    before = takewhile(lambda folder: folder != folders[0], listing.counts)
+    first = listing.images[sum(listing.counts[folder] for folder in before)]
+    verb, such = ("is", "") if strays == 1 else ("are", "such as ")
+    return f"{strays} of {len(listing.images)} images {verb} in no class folder ({such}{display_path(first)})"

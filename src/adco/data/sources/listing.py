@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adco.data.sources.decode import OF_IMAGES, SUFFIXES, TO_INSTALL
+from adco.data.sources.paths import Paths
 from adco.data.sources.registry import Split
 from adco.errors import InputError
 
@@ -21,19 +22,17 @@ class Listing:
 
     Args:
         root: the folder.
-        images: folder → the images directly in it, for each folder that has any; both sorted.
+        images: all images, folder by folder.
+        counts: folder → the number of images directly in it, for each folder that has any, in the order of `images`.
         left_out: suffix in lower case → the number of files left out because they have this suffix.
         unlisted: one error for each folder that could not be listed.
     """
 
     root: Path
-    images: Mapping[Path, list[Path]]
+    images: Paths
+    counts: Mapping[Path, int]
     left_out: Mapping[str, int]
     unlisted: tuple[OSError, ...]
-
-    def paths(self) -> list[Path]:
-        """Return the paths of all images, in the order of the listing."""
-        return [path for images in self.images.values() for path in images]
 
     def warning(self) -> str:
         """Return one line about folders that cannot be listed and images in unsupported formats, "" for neither."""
@@ -52,24 +51,32 @@ def list_images(root: Path) -> Listing:
         InputError: no images were found.
         OSError: `root` cannot be listed.
     """
-    images: dict[Path, list[Path]] = {}
+    names: list[bytes] = []  # of each folder
+    counts: dict[Path, int] = {}
     left_out: Counter[str] = Counter()
     errors: list[OSError] = []
-    for name, folders, files in os.walk(root, onerror=errors.append, followlinks=True):
-        folder, here = Path(name), Path(name).resolve()
-        # Skip links to a parent folder: they would loop for ever.
-        folders[:] = sorted(f for f in folders if f[0] != "." and not here.is_relative_to((folder / f).resolve()))
-        visible = sorted(f for f in files if f[0] != ".")
-        if found := [folder / f for f in visible if is_image(f)]:
-            images[folder] = found
-        left_out.update(Path(f).suffix.lower() for f in visible if not is_image(f))
+    for folder, folders, files in os.walk(root, onerror=errors.append, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != "." and not _leads_back(folder, name))
+        visible = sorted(name for name in files if name[0] != ".")
+        if images := [name for name in visible if is_image(name)]:
+            prefix = f"{Path(folder).relative_to(root)}{os.sep}" if Path(folder) != root else ""
+            names.append(os.fsencode("".join(f"{prefix}{name}\0" for name in images)))
+            counts[Path(folder)] = len(images)
+        if len(images) < len(visible):
+            left_out.update(Path(name).suffix.lower() for name in visible if not is_image(name))
     for error in errors:
         if Path(error.filename) == root:
             raise error
-    if not images:
+    if not counts:
         why = f"; {describe_left_out(left_out)}" if left_out else ""
         raise InputError(f"no images in {root} (looked for {', '.join(SUFFIXES)}){why}")
-    return Listing(root, images, left_out, tuple(errors))
+    return Listing(root, Paths.below(root, b"".join(names)), counts, left_out, tuple(errors))
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """True if the folder's subfolder is a link to the folder or to one of its parents: it would loop for ever."""
+    path = Path(folder, name)
+    return path.is_symlink() and Path(folder).resolve().is_relative_to(path.resolve())
 
 
 def is_image(name: str) -> bool:

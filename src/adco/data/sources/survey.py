@@ -1,80 +1,61 @@
-"""Decode every file of a folder once before training, so that damaged files are found at the start of a run."""
+"""Decode files to find out which are damaged, and how large the images are."""
 
-import hashlib
-import json
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-import PIL
 from rich.console import Console
 from rich.progress import track
 
 from adco.data.sources import decode
-from adco.files import replacing, user_cache
+from adco.data.sources.paths import Paths
+from adco.data.sources.retry import retried
+from adco.data.sources.sizes import KnownSizes, Size, key_of
+from adco.files import alone
 
-Size = tuple[int, int]  # height, width in pixels, upright
+PART = 2000  # files; the cache is written after so many, so that an interruption loses at most these
+PROGRESS_ABOVE = 500  # files; decoding more photographs takes several seconds, so a progress bar is shown
 
-PROGRESS_ABOVE = 2000  # files; decoding more takes several seconds, so a progress bar is shown
 
-
-def survey(root: Path, paths: Sequence[Path]) -> list[Size | str]:
-    """Return for each file its height and width, or a text that says why it cannot be read.
+def survey(root: Path, paths: Paths) -> Iterator[Size | str]:
+    """Yield for each file its height and width, or a text that says why it cannot be read.
 
     The sizes are cached in the user's cache directory by path, file size and modification time, so a second survey of
-    the same files decodes nothing. Files that cannot be read are not cached: a change of permissions, for example,
-    changes neither their size nor their modification time.
+    the same files decodes nothing. The cache is written in parts, so a survey that was interrupted continues where it
+    stopped. Files that cannot be read are not cached: a change of permissions, for example, changes neither their size
+    nor their modification time. Of several processes that survey one folder, one decodes and the others wait for it.
     """
-    cache = _cache_path(root)
-    known = _read(cache)
     show = len(paths) > PROGRESS_ABOVE and sys.stderr.isatty()
+    known = KnownSizes(root)
     # Decoding releases the GIL, so threads help. With more threads than cores, some decode while others wait for disk.
-    with ThreadPool(min(32, (os.cpu_count() or 1) + 4)) as pool:
-        results = pool.imap(lambda path: _inspect(path, known), paths, chunksize=16)
+    with alone(known.path), ThreadPool(min(32, (os.cpu_count() or 1) + 4)) as pool:
+        known.read()
+
+        def inspected() -> Iterator[Size | str]:
+            for start in range(0, len(paths), PART):
+                yield from pool.imap(lambda path: _inspect(path, known), paths[start : start + PART], chunksize=16)
+                known.write()
+
         console = Console(stderr=True)
-        inspected = list(
-            track(results, "checking images", len(paths), console=console, transient=True, disable=not show)
-        )
-    sizes = {key: found for key, found in inspected if not isinstance(found, str)}
-    if sizes != known:
-        _write(cache, sizes)
-    return [found for _, found in inspected]
+        yield from track(inspected(), "checking images", len(paths), console=console, transient=True, disable=not show)
 
 
-def _inspect(path: Path, known: Mapping[str, Size]) -> tuple[str, Size | str]:
-    """Return the file's key in the cache, and its size or the reason why it cannot be read."""
-    key = ""
+def _inspect(path: Path, known: KnownSizes) -> Size | str:
+    """Return the size of an image, or the reason why it cannot be read."""
     try:
-        status = path.stat()
+        status = retried(Path.stat, path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block for ever
-            return key, "not a regular file"
+            return "not a regular file"
         if status.st_size == 0:
-            return key, "empty file"
-        key = f"{path}:{status.st_size}:{status.st_mtime_ns}"
-        return key, known.get(key) or decode.read_size(path)
+            return "empty file"
+        key = key_of(path, status.st_size, status.st_mtime_ns)
+        size = known.get(key)
+        if size is None:
+            size = retried(decode.read_size, path)
+            known.add(key, size)
     except Exception as error:  # Pillow raises errors of a dozen types on damaged files
-        return key, decode.reason(error)
-
-
-def _cache_path(root: Path) -> Path:
-    """Return the cache file of a folder. It depends on the Pillow version, because that decides what can be read."""
-    name = hashlib.sha256(f"{root}:{PIL.__version__}".encode()).hexdigest()[:24]
-    return user_cache() / "sizes" / f"{name}.json"
-
-
-def _read(cache: Path) -> dict[str, Size]:
-    try:
-        return {key: (int(height), int(width)) for key, (height, width) in json.loads(cache.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # missing or damaged cache: decode all files
-        return {}
-
-
-def _write(cache: Path, sizes: Mapping[str, Size]) -> None:
-    try:
-        with replacing(cache) as file:
-            file.write(json.dumps(sizes).encode())
-    except OSError:  # the cache cannot be written: the next survey decodes all files again
-        return
+        return decode.reason(error)
+    return size
