@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from adco.data.sources.protocol import Unreadable
 from adco.errors import InputError
 from adco.files import write_text
 from adco.runs import directory
@@ -69,8 +70,13 @@ def test_files_are_read_back(run: RunDirectory) -> None:
     assert {"adco", "torch", "timm", "lightning"} <= set(environment["packages"])
     if Path("/proc/cpuinfo").is_file():
         assert f": {environment['machine']['processor']}\n" in Path("/proc/cpuinfo").read_text()
-    run.write_unreadable([("a.jpg", "empty file")])
-    assert json.loads((run.path / "unreadable.json").read_text()) == [{"file": "a.jpg", "reason": "empty file"}]
+    assert run.read_damaged() == []
+    run.write_unreadable([Unreadable(Path("a.jpg"), "empty file")], {7: Unreadable(Path("b.jpg"), "not an image")})
+    assert json.loads((run.path / "unreadable.json").read_text()) == [
+        {"file": "a.jpg", "reason": "empty file"},
+        {"file": "b.jpg", "reason": "not an image", "image": 7},
+    ]
+    assert run.read_damaged() == [7]
 
 
 def test_records_are_appended_and_cut(run: RunDirectory) -> None:

@@ -1,9 +1,13 @@
 """Helpers for distributed training. All of them also work in a single process."""
 
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
+
+Part = TypeVar("Part")
 
 
 def rank() -> int:
@@ -23,6 +27,15 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def gather_objects(part: Part) -> list[Part]:
+    """Return what each rank passed, in rank order."""
+    if world_size() == 1:
+        return [part]
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, part)
+    return parts
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:

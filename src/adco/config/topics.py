@@ -54,7 +54,7 @@ class DataSettings(Topic, Generic[Unset]):
             uses the labels.
         class_level: level of the folders that are the classes: 1 for the folders directly in the data folder (or in
             its train/), 2 for the folders in those; 0 for the first level with at least two folders.
-        max_unreadable: the share of damaged files, 0 to 1, above which the run stops before training.
+        max_unreadable: the share of damaged files, 0 to 1, above which the run stops.
     """
 
     TOPIC: ClassVar[str] = "data"

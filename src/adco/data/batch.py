@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     """The views of a rank's share of a batch."""
 
     views: list[Tensor]  # each uint8 [n, 3, S, S]
-    indices: Tensor  # [n] int64, of the images in their source
+    indices: Tensor  # [n] int64, of the images in their source; of a replaced image, those of the one in its place
     position: int  # number of batches since the start of the run
 
 

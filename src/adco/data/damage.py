@@ -1,10 +1,12 @@
 """Images that cannot be read.
 
 In training, an image that cannot be read is replaced by the next one in the order of the source. What a batch contains
-is therefore a function of the files: it is the same for any number of workers and in a resumed run.
+is therefore a function of the files: it is the same for any number of workers and in a resumed run. In an evaluation,
+the image is left out.
 """
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,36 @@ def _load_or_next(
                     f"{in_a_row} images of {source.name} in a row cannot be read; the last: {error}"
                 ) from error
             wanted[place] = (wanted[place] + 1) % len(source)
+
+
+def load_readable(source: Source, wanted: NDArray[np.int64], damaged: MutableMapping[int, Unreadable]) -> Images:
+    """Return the images at the indices `wanted` that can be read; `damaged` gets the others, by their index."""
+    return source.load(wanted) if source.in_memory else _load_readable(source, wanted, damaged)
+
+
+def _load_readable(
+    source: Source, wanted: NDArray[np.int64], damaged: MutableMapping[int, Unreadable]
+) -> Iterator[Pixels]:
+    place = 0
+    while place < len(wanted):
+        try:
+            for pixels in source.load(wanted[place:]):
+                yield pixels
+                place += 1
+        except DamagedImage as error:
+            damaged[int(wanted[place])] = error.file
+            place += 1
+
+
+def still_damaged(source: Source, indices: Iterable[int]) -> dict[int, Unreadable]:
+    """Return those of these images that cannot be read, by their index."""
+    found = {}
+    for index in indices:
+        try:
+            deque(source.load([index]), maxlen=0)
+        except DamagedImage as error:
+            found[index] = error.file
+    return found
 
 
 def too_many(root: str | Path, unreadable: Sequence[Unreadable], files: int, max_unreadable: float) -> str | None:

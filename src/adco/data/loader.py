@@ -15,9 +15,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from adco.data.batch import Batch
+from adco.data.damage import load_or_next
 from adco.data.draws import permutation
-from adco.data.sources.protocol import Source
+from adco.data.sources.protocol import Source, Unreadable
 from adco.data.views import View, views_of
+from adco.errors import InputError
 
 
 class Assignment(NamedTuple):
@@ -73,21 +75,33 @@ class Order(Sampler[list[Assignment]]):
             yield [assignment]
 
 
-class _BatchMaker(Dataset[Batch]):
+class _Made(NamedTuple):
+    """What a worker returns."""
+
+    batch: Batch | InputError  # PyTorch would add the worker's traceback to the message of a raised error
+    damaged: dict[int, Unreadable]  # the images that could not be read, by index
+
+
+class _BatchMaker(Dataset[_Made]):
     """Dataset whose items are whole batches, indexed by `Assignment`. Each worker process has a copy."""
 
     def __init__(self, source: Source, views: Sequence[View], seed: int) -> None:
         self.source, self.views, self.seed = source, views, seed
 
-    def __getitem__(self, assignment: Assignment) -> Batch:
+    def __getitem__(self, assignment: Assignment) -> _Made:
         epochs = np.full(len(assignment.indices), assignment.epoch)
-        views = views_of(self.source.load(assignment.indices), self.views, self.seed, epochs, assignment.indices)
-        return Batch(views, torch.from_numpy(assignment.indices), assignment.position)
+        found, damaged = assignment.indices.copy(), dict[int, Unreadable]()
+        images = load_or_next(self.source, found, damaged)
+        try:
+            views = views_of(images, self.views, self.seed, epochs, assignment.indices)
+        except InputError as error:
+            return _Made(error, damaged)
+        return _Made(Batch(views, torch.from_numpy(found), assignment.position), damaged)
 
 
-def _single(batches: list[Batch]) -> Batch:
+def _single(made: list[_Made]) -> _Made:
     """Collate a list of one item, which is a whole batch already."""
-    return batches[0]
+    return made[0]
 
 
 def _ignore_signals(worker: int) -> None:
@@ -102,7 +116,11 @@ def _ignore_signals(worker: int) -> None:
 class Loader(DataLoader[Batch]):
     """Data loader that can start at any position.
 
-    The attribute `waited` is the total time in seconds that the training loop has waited for batches.
+    An image that cannot be read is replaced by the next one in the source (see `damage.py`).
+
+    Attributes:
+        waited: total time in seconds that the training loop has waited for batches.
+        damaged: the images that could not be read so far, by their index.
 
     Args:
         source: the images.
@@ -116,7 +134,7 @@ class Loader(DataLoader[Batch]):
         self, source: Source, views: Sequence[View], order: Order, *, workers: int = 0, pin_memory: bool = False
     ) -> None:
         super().__init__(
-            _BatchMaker(source, views, order.seed),
+            _BatchMaker(source, views, order.seed),  # type: ignore[arg-type]  # `__iter__` makes batches of its items
             batch_sampler=order,
             collate_fn=_single,
             num_workers=workers,
@@ -126,16 +144,23 @@ class Loader(DataLoader[Batch]):
         )
         self.order = order
         self.waited = 0.0
+        self.damaged: dict[int, Unreadable] = {}
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        batches = super().__iter__()
+        items = super().__iter__()
         while True:
             start = time.perf_counter()
-            batch = next(batches, None)
+            made = next(items, None)
             self.waited += time.perf_counter() - start
-            if batch is None:
+            if made is None:
                 return
-            yield batch
+            assert isinstance(made, _Made)
+            self.damaged |= made.damaged
+            if isinstance(made.batch, InputError):
+                del items
+                self._iterator = None  # the workers end; they ignore the signal that would end them with the process
+                raise made.batch
+            yield made.batch
 
     def start_at(self, position: int) -> None:
         """Make the batch at this position the next one."""

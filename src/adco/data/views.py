@@ -132,7 +132,8 @@ def test_view(images: Images, size: int) -> Tensor:
     """
     if isinstance(images, np.ndarray) and images.shape[1:3] == (size, size):
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return torch.stack([_centre(Image.fromarray(image), size) for image in images])
+    centres = [_centre(Image.fromarray(image), size) for image in images]
+    return torch.stack(centres) if centres else torch.empty(0, 3, size, size, dtype=torch.uint8)
 
 
 def _centre(image: Image.Image, size: int) -> Tensor:

@@ -44,6 +44,7 @@ class Subject:
     class_level: int
     train: Source
     test: Source
+    max_unreadable: float  # share of images that may be left out because they cannot be read
     run: RunDirectory | None  # the run whose backbone it is; None for a timm network
 
 
@@ -111,7 +112,7 @@ def _run_subject(settings: EvaluateSettings, path: Path | None) -> Subject:
             raise
         raise InputError(f"without --data, the data of {run.path} is used: {error}") from error
     image_size = settings.image_size or info.image_size
-    return Subject(backbone, info, image_size, data, class_level, train, test, run)
+    return Subject(backbone, info, image_size, data, class_level, train, test, max_unreadable, run)
 
 
 def _named_subject(settings: EvaluateSettings, run: Path | None) -> Subject:
@@ -123,7 +124,7 @@ def _named_subject(settings: EvaluateSettings, run: Path | None) -> Subject:
     data, class_level, max_unreadable = _data_settings(settings, {})
     train, test = _open(data, class_level, max_unreadable)
     backbone, info = named_backbone(settings, train)
-    return Subject(backbone, info, info.image_size, data, class_level, train, test, None)
+    return Subject(backbone, info, info.image_size, data, class_level, train, test, max_unreadable, None)
 
 
 def _name(settings: EvaluateSettings) -> str:
@@ -152,12 +153,20 @@ def _tasks(subject: Subject, floors: bool, device: str) -> Iterator[tuple[str, T
     info, size = subject.info, subject.image_size
 
     def task(network: nn.Module) -> Task:
-        extract = partial(extract_features, network, image_size=size, mean=info.mean, std=info.std, device=device)
+        extract = partial(
+            extract_features,
+            network,
+            image_size=size,
+            mean=info.mean,
+            std=info.std,
+            device=device,
+            max_unreadable=subject.max_unreadable,
+        )
         return Task(subject.train, subject.test, network, info, size, extract, device)
 
     yield TRAINED, task(subject.backbone)
     if floors:
         torch.manual_seed(0)
         yield RANDOM, task(build_backbone(info))
-        pixels = partial(pixel_features, image_size=size)
+        pixels = partial(pixel_features, image_size=size, max_unreadable=subject.max_unreadable)
         yield PIXELS, Task(subject.train, subject.test, None, info, size, pixels, device)

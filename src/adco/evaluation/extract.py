@@ -4,8 +4,9 @@ Shapes: n images, B batch size, S image side in pixels, F feature width.
 """
 
 import os
+import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,7 +17,8 @@ from rich.progress import track
 from torch import nn
 
 from adco.data.batch import normalize
-from adco.data.sources.protocol import Source
+from adco.data.damage import count_files, list_files, load_readable, too_many
+from adco.data.sources.protocol import Source, Unreadable
 from adco.data.views import test_view
 from adco.errors import InputError
 from adco.evaluation.features import Features
@@ -36,8 +38,11 @@ def extract_features(
     batch_size: int = 512,
     device: torch.device | str | None = None,
     progress: bool = True,
+    max_unreadable: float = 0.01,
 ) -> Features:
     """Return the backbone's features of every image of `source`, in the source's order.
+
+    Images that cannot be read are left out, with a warning.
 
     The backbone runs in eval mode and without gradients. Its weights and buffers are not changed, and the training
     flag of each of its modules is restored, so it is safe to call this in the middle of training.
@@ -48,9 +53,11 @@ def extract_features(
         mean, std: normalisation of the three channels, for pixel values in 0..1.
         device: the backbone is moved to this device and stays there; None runs it where its weights are.
         progress: show a progress bar if standard error is a terminal; pass False inside another live display.
+        max_unreadable: the largest share of images that may be left out, 0 to 1.
 
     Raises:
-        InputError: the source has no labels or no images; the backbone's output is not [B, F] or not finite.
+        InputError: the source has no labels or no images, or too many that cannot be read; the backbone's output is not
+            [B, F] or not finite.
     """
     labels = _labels(source)
     if device is not None:
@@ -59,27 +66,50 @@ def extract_features(
     device, dtype = first.device, first.dtype
     means, stds = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     outputs = []
+    damaged: dict[int, Unreadable] = {}
     with _frozen(backbone):
-        for views in _test_views(source, image_size, batch_size, progress):  # [B, 3, S, S]
+        for views in filter(len, _test_views(source, image_size, batch_size, progress, damaged)):  # [B, 3, S, S]
             images = normalize(views.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
             with torch.inference_mode():
                 output = backbone(images)
             if output.ndim != 2:
                 raise InputError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
             outputs.append(output.float().cpu())  # [B, F]
+    labels = _without(labels, source, damaged, max_unreadable)
     return Features(torch.cat(outputs), labels)  # outside inference mode, so that autograd can use them
 
 
-def pixel_features(source: Source, image_size: int, *, progress: bool = True) -> Features:
+def pixel_features(source: Source, image_size: int, *, progress: bool = True, max_unreadable: float = 0.01) -> Features:
     """Return raw pixels in 0..1 as features [n, 3·S·S], with S = min(image_size, 32 px).
 
     They are one of the two floors, the baselines that a trained backbone should beat; the other is random weights.
 
-    Raises InputError if the source has no labels or no images.
+    Images that cannot be read are left out, as in `extract_features`, which raises the same errors.
     """
     labels = _labels(source)
-    views = _test_views(source, min(image_size, PIXEL_SIDE), 512, progress)
-    return Features(torch.cat([batch.flatten(1).float() / 255 for batch in views]), labels)
+    damaged: dict[int, Unreadable] = {}
+    views = _test_views(source, min(image_size, PIXEL_SIDE), 512, progress, damaged)
+    pixels = [batch.flatten(1).float() / 255 for batch in views]
+    labels = _without(labels, source, damaged, max_unreadable)
+    return Features(torch.cat(pixels), labels)
+
+
+def _without(
+    labels: torch.Tensor, source: Source, damaged: Mapping[int, Unreadable], max_unreadable: float
+) -> torch.Tensor:
+    """Return the labels without those of damaged images; warn about these, or raise an InputError if they are many."""
+    if not damaged:
+        return labels
+    if len(damaged) == len(source):
+        raise InputError(f"none of the {len(source)} images of {source.name} can be read")
+    files = [damaged[index] for index in sorted(damaged)]
+    if text := too_many(source.name, files, len(source), max_unreadable):
+        raise InputError(f"{text}. Repair or remove these files, or raise --max_unreadable")
+    left_out = f"left out of the evaluation: {list_files(source.name, files, 3)}"
+    warnings.warn(f"{count_files(source.name, files, len(source))}; {left_out}", stacklevel=3)
+    readable = torch.ones(len(labels), dtype=torch.bool)
+    readable[list(damaged)] = False
+    return labels[readable]
 
 
 def _labels(source: Source) -> torch.Tensor:
@@ -105,12 +135,17 @@ def _frozen(module: nn.Module) -> Iterator[None]:
             child.training = training
 
 
-def _test_views(source: Source, size: int, batch_size: int, progress: bool) -> Iterator[torch.Tensor]:
-    """Yield test views [B, 3, size, size] uint8 in the source's order, prefetched by threads (PIL releases the GIL)."""
+def _test_views(
+    source: Source, size: int, batch_size: int, progress: bool, damaged: MutableMapping[int, Unreadable]
+) -> Iterator[torch.Tensor]:
+    """Yield test views [B, 3, size, size] uint8 in the source's order, prefetched by threads (PIL releases the GIL).
+
+    Images that cannot be read are left out and added to `damaged`, by their index.
+    """
 
     def prepare(indices: np.ndarray) -> torch.Tensor:
         chunks = np.split(indices, range(DECODED_AT_ONCE, len(indices), DECODED_AT_ONCE))
-        return torch.cat([test_view(source.load(chunk), size) for chunk in chunks])
+        return torch.cat([test_view(load_readable(source, chunk, damaged), size) for chunk in chunks])
 
     threads = min(MAX_THREADS, os.cpu_count() or 1)
     pending: deque[Future[torch.Tensor]] = deque()

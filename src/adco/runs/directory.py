@@ -2,7 +2,7 @@
 
 config.yaml            all settings, resolved; can be used as a recipe
 environment.json       versions, seed, machine, start and end time
-unreadable.json        skipped files, with reasons
+unreadable.json        files that cannot be read, with reasons
 metrics.jsonl          records of steps and epochs, one per line
 checkpoints/last.ckpt  full training state
 backbone.safetensors   weights of the backbone, with name, input size, mean and std as metadata
@@ -24,6 +24,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from adco.config.versions import of_earlier_versions
+from adco.data.sources.protocol import Unreadable
 from adco.errors import InputError
 from adco.files import read_json, write_json, write_text
 from adco.launcher import is_first_rank
@@ -161,8 +162,24 @@ class RunDirectory:
         if not self.checkpoint.is_file() and not any(isinstance(r.get("loss"), float) for r in self.records()):
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def write_unreadable(self, files: Iterable[tuple[str, str]]) -> None:
-        write_json(self.path / "unreadable.json", [{"file": file, "reason": reason} for file, reason in files])
+    def write_unreadable(self, left_out: Iterable[Unreadable], damaged: Mapping[int, Unreadable] | None = None) -> None:
+        """Write unreadable.json.
+
+        Args:
+            left_out: the files that are not among the run's images.
+            damaged: the images that could not be read in training, by their index in the source.
+        """
+        entries: list[dict[str, str | int]] = [{"file": str(file.path), "reason": file.reason} for file in left_out]
+        entries += [
+            {"file": str(file.path), "reason": file.reason, "image": index}
+            for index, file in sorted((damaged or {}).items())
+        ]
+        write_json(self.path / "unreadable.json", entries)
+
+    def read_damaged(self) -> list[int]:
+        """Return the indices of the images that could not be read in training so far."""
+        path = self.path / "unreadable.json"
+        return [entry["image"] for entry in read_json(path) if "image" in entry] if path.is_file() else []
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append a record to metrics.jsonl."""

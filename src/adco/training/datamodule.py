@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 from adco.config.pretrain import Resolved
 from adco.data.loader import Loader, Order
-from adco.data.sources.protocol import Source
+from adco.data.sources.protocol import Source, Unreadable
 from adco.training.build import make_views
 from adco.training.module import autocast, method_of
 
@@ -15,11 +15,15 @@ WARM_START = 1 << 32  # the epoch that the order and the views of the warm start
 
 
 class PretrainData(L.LightningDataModule):
-    """Training batches of a source, starting at the run's position."""
+    """Training batches of a source, starting at the run's position.
+
+    The attribute `damaged` has the images that could not be read so far, by their index.
+    """
 
     def __init__(self, settings: Resolved, source: Source) -> None:
         super().__init__()
         self.settings, self.source = settings, source
+        self.damaged: dict[int, Unreadable] = {}
 
     def train_dataloader(self) -> Loader:
         assert self.trainer is not None
@@ -41,13 +45,15 @@ class PretrainData(L.LightningDataModule):
             world_size=self.trainer.world_size,
             position=position,
         )
-        return Loader(
+        loader = Loader(
             self.source,
             make_views(self.settings),
             order,
             workers=self.settings.workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+        loader.damaged = self.damaged
+        return loader
 
 
 class WarmStart(Callback):

@@ -41,6 +41,7 @@ class OnlineKNN:
                 mean=self.info.mean,
                 std=self.info.std,
                 progress=False,
+                max_unreadable=1.0,  # the run itself counts the damaged images
             )
             for part in (self.bank, self.queries)
         )

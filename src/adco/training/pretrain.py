@@ -29,6 +29,7 @@ from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
 from adco.training.build import backbone_info, make_backbone, make_method, make_views
 from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info, summary
+from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
 from adco.training.errors import Interrupted
 from adco.training.module import Pretraining
@@ -71,7 +72,8 @@ def pretrain_run(given: Given, source: Source) -> RunDirectory:
         source: the training images, `log_and_open_training_images(given)`.
 
     Raises:
-        InputError: if a setting is impossible; nothing has been written then.
+        InputError: if a setting is impossible; nothing has been written then. Or if too many images cannot be read in
+            training; the last checkpoint is kept.
         Interrupted: if a signal stopped the run; it can be resumed.
         NotFiniteError: if the loss is NaN or infinite; the last good checkpoint is kept.
         CollapsedError: if the embeddings collapse and stay collapsed; the last good checkpoint is kept.
@@ -88,7 +90,7 @@ def pretrain_run(given: Given, source: Source) -> RunDirectory:
         run = RunDirectory.create(path)
         run.write_config(to_dict(settings))
         run.write_environment(seed=settings.seed, images=len(source))
-        run.write_unreadable((str(file.path), file.reason) for file in source.unreadable)
+        run.write_unreadable(source.unreadable)
     try:
         with run.locked():
             return _train(settings, source, run)
@@ -211,6 +213,7 @@ def _train(settings: Resolved, source: Source, run: RunDirectory) -> RunDirector
         monitor,  # before the warm start, because its first record is of the weights at the start
         *([WarmStart(data)] if settings.images_before_first_step else []),
         clock,
+        DamagedImages(data, checkpoints, agree_every=settings.log_every),
         stop,
         checkpoints,
     ]
