@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import adco
 import tiny
 from adco.config.topics import Stem
+from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone, save_backbone
 from adco.models.encoder import Encoder, mlp, unit
 
@@ -102,13 +103,21 @@ def test_an_unknown_network_names_near_ones(name: str, near: str) -> None:
         build_backbone(info(name=name))
 
 
+def test_an_unknown_tag_names_the_known_ones() -> None:
+    with pytest.raises(
+        InputError, match=r"'resnet18\.b9' is not a timm model: its tag is not one of resnet18\.a1_in1k"
+    ):
+        build_backbone(info(name="resnet18.b9"))
+
+
 # A CIFAR stem removes the strides of the stem: a factor of 4, or of 2 where the stem halves once.
 @pytest.mark.parametrize(
     ("name", "side"),
     [
         *((name, 8) for name in ("resnet10t", "resnet26d", "convnext_atto", "densenet121", "resnetv2_50")),
-        *((name, 4) for name in ("efficientnet_b0", "regnety_002", "mobilenetv3_small_050")),
-        ("darknet17", 2),
+        *((name, 8) for name in ("resnet50t", "resnetaa50d", "densenetblur121d", "pvt_v2_b0", "hrnet_w18_small")),
+        *((name, 4) for name in ("efficientnet_b0", "regnety_002", "mobilenetv3_small_050", "ghostnet_050")),
+        *((name, 2) for name in ("darknet17", "dla34")),  # no stride before the first block
         pytest.param("vgg11", 2, marks=pytest.mark.slow),  # 129 million weights
     ],
 )
@@ -137,33 +146,71 @@ def test_a_file_of_before_stems_could_be_chosen_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width"),
+    ("name", "expected"),
     [
         ("mobilenetv3_small_050", 1024),
+        ("ghostnet_050", 1280),
+        ("efficientnet_b0", 1280),
+        ("regnetx_002", 368),
         ("resnet18", 512),
         pytest.param("vgg11", 4096, marks=pytest.mark.slow),  # 129 million weights
     ],
 )
-def test_the_width_is_that_of_the_features(name: str, width: int) -> None:
+def test_the_width_is_that_of_the_features(name: str, expected: int) -> None:
     network = build_backbone(info(32, name))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert feature_width(network, name, 32) == width
+    assert feature_width(network, info(32, name), 32) == expected
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_a_network_that_does_not_take_the_size_is_refused_in_its_own_words() -> None:
-    transformer = build_backbone(info(32, "vit_tiny_patch16_224"))
-    with pytest.raises(
-        ValueError, match=r"^backbone vit_tiny_patch16_224 does not take images of 32 px \(Input height"
-    ):
-        feature_width(transformer, "vit_tiny_patch16_224", 32)
-    fitted = build_backbone(info(32, "vit_tiny_patch16_224", {"img_size": 32}))
-    assert feature_width(fitted, "vit_tiny_patch16_224", 32) == 192
-    with pytest.raises(
-        ValueError, match=r"^backbone inception_v3 does not take images of 32 px .*image_size or --backbone$"
-    ):
-        feature_width(build_backbone(info(32, "inception_v3")), "inception_v3", 32)
+def width(image_size: int, name: str, views: int | None = None) -> int:
+    given = info(image_size, name)
+    return feature_width(build_backbone(given), given, views or image_size)
+
+
+def test_a_network_of_fixed_size_is_built_for_the_images_and_takes_others_where_timm_can() -> None:
+    for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s16_224", "maxvit_rmlp_pico_rw_256"):
+        assert width(96 if name != "maxvit_rmlp_pico_rw_256" else 64, name) == timm.create_model(name).num_features
+    assert width(96, "vit_tiny_patch16_224", views=32) == 192
+    assert width(96, "swin_tiny_patch4_window7_224", views=64) == 768
+    given = info(96, "vit_tiny_patch16_224", {"img_size": 64})
+    assert build_backbone(given).get_submodule("patch_embed").img_size == (64, 64)  # what is given takes precedence
+
+
+def test_a_transformer_of_dynamic_size_gives_the_features_of_timms_for_that_size() -> None:
+    torch.manual_seed(0)
+    ours = build_backbone(info(64, "vit_tiny_patch16_224", {"depth": 2})).eval()
+    theirs: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=2, img_size=64).eval()
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images))
+        theirs.set_input_size(img_size=96)  # type: ignore[operator]
+        larger = torch.randn(2, 3, 96, 96)
+        torch.testing.assert_close(ours(larger), theirs(larger), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "views", "why", "sizes"),
+    [
+        ("vit_tiny_patch16_224", 50, 50, r"Input height \(50\) should be divisible", [48, 64]),
+        ("vit_tiny_patch16_224", 8, 8, r"Input height \(8\) should be divisible", [16]),
+        ("swin_tiny_patch4_window7_224", 96, 50, r"Input height \(50\) should be divisible", [48, 56]),
+        ("mixer_s16_224", 64, 96, r"Input height \(96\) doesn't match model \(64\)", [64]),
+        ("levit_128s", 216, 96, "The size of tensor", [216]),  # timm builds it for 224 px only
+        pytest.param("inception_v3", 32, 32, "Calculated padded", [80], marks=pytest.mark.slow),
+    ],
+)
+def test_a_size_that_does_not_suit_names_the_nearest_that_do(
+    name: str, image_size: int, views: int, why: str, sizes: list[int]
+) -> None:
+    which = "sizes that it takes are" if len(sizes) > 1 else "size that it takes is"
+    which += " " + " and ".join(map(str, sizes))
+    with pytest.raises(InputError, match=rf"^image_size {views} does not suit backbone {name} \({why}.* {which} px$"):
+        width(image_size, name, views)
+    for size in sizes:  # the advice is good
+        assert width(size if views == image_size else image_size, name, size) > 0
 
 
 @pytest.mark.parametrize("arguments", [{"colour": "red"}, {"layers": 3}, {"channels": "many"}, {"block": "big"}])

@@ -132,14 +132,17 @@ class NetworkSettings(Topic, Generic[Unset]):
             published code of AdCo or MoCo. The flag is also called --continue.
         freeze: number of first stages of the backbone that are not trained: 1 for the stem, 2 for the stem and the next
             stage, and so on; a vision transformer's stages are its blocks. Needs weights.
-        backbone: name of a timm model, such as a CNN (paper: resnet50). Chosen: that of the weights, if they are from a
-            run; else resnet18, which can be trained on a laptop.
-        backbone_args: further arguments for timm.create_model, such as {channels: [32, 64, 128, 256]}. Chosen: those of
-            the weights, or none.
+        backbone: name of a timm model: a CNN (paper: resnet50), a vision transformer or any other that returns one
+            vector per image. Chosen: that of the weights, if they are from a run; else resnet18, which can be trained
+            on a laptop.
+        backbone_args: further arguments for timm.create_model, such as {channels: [32, 64, 128, 256]}. Networks that
+            are built for one size of images get img_size = test_image_size without being asked, and dynamic_img_size
+            where timm has it. Chosen: those of the weights, or none.
         stem: the first layers of the backbone. standard: as timm builds them; cifar: adapted to small images (ResNet: a
             3x3 convolution of stride 1 without max-pool; other CNNs: the strides of the stem set to 1); auto: without
             weights, cifar up to an image_size of 64, else standard; with weights of a run, the stem of that run; with
-            other weights, standard. Networks without such layers, such as vision transformers, are left unchanged.
+            other weights, standard. Networks without such layers (VGG) and networks that are built for one size of
+            images (vision transformers) are left unchanged.
     """
 
     TOPIC: ClassVar[str] = "network"

@@ -84,5 +84,5 @@ def named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modul
     if settings.weights:
         loaded = load_weights(backbone, info, settings.weights)
         logging.getLogger("adco").info(f"weights from {settings.weights}: {loaded}")
-    feature_width(backbone, name, image_size)  # only a check that the network accepts this image size
+    feature_width(backbone, info, image_size)  # only a check that the network accepts this image size
     return backbone, info

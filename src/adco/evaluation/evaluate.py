@@ -25,7 +25,7 @@ from adco.evaluation.evaluation import Evaluation, Task, check_classes
 from adco.evaluation.extract import extract_features, pixel_features
 from adco.evaluation.results import evaluation_key, save_result, with_known_floors
 from adco.launcher import is_first_rank
-from adco.models.backbone import BackboneInfo, build_backbone
+from adco.models.backbone import BackboneInfo, build_backbone, feature_width
 from adco.runs.directory import RunDirectory, newest_run
 from adco.words import counted
 
@@ -112,6 +112,7 @@ def _run_subject(settings: EvaluateSettings, path: Path | None) -> Subject:
             raise
         raise InputError(f"without --data, the data of {run.path} is used: {error}") from error
     image_size = settings.image_size or info.image_size
+    feature_width(backbone, info, image_size)  # only a check that the network takes images of this size
     return Subject(backbone, info, image_size, data, class_level, train, test, max_unreadable, run)
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,15 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from timm.models import get_pretrained_cfg
 from torch import nn
 
 from adco.config.defaults import choose_stem
 from adco.config.topics import Stem
 from adco.errors import InputError
 from adco.files import write_bytes
-
-LARGEST_STRIDE = 4  # of a CNN's stem; convolutions with a larger stride are patch embeddings
-STEMS = ("conv1", "conv_stem", "stem")  # timm's names of the layers before a CNN's first block
+from adco.models.sizes import UNSUITABLE, has_fixed_size, nearest_sizes, size_arguments
+from adco.models.stem import use_cifar_stem
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,42 @@ class BackboneInfo:
 def build_backbone(info: BackboneInfo) -> nn.Module:
     """Return a randomly initialised timm network: images [N, 3, S, S] → features [N, F].
 
+    Networks that timm builds for one size of images are built for `info.image_size`.
+
     Raises:
-        InputError: if timm does not know the name or rejects the arguments.
+        InputError: if timm does not know the name, rejects the arguments, or cannot build the network for this size.
     """
     if not timm.is_model(info.name):
         near = difflib.get_close_matches(info.name.lower(), timm.list_models(), n=3) or ["resnet18", "resnet50"]
         raise InputError(f"backbone {info.name!r} is not a timm model: try {', '.join(near)}")
     try:
-        backbone = timm.create_model(info.name, pretrained=False, num_classes=0, **info.arguments)
-    except (TypeError, RuntimeError, ValueError, LookupError, AssertionError, AttributeError) as error:
+        get_pretrained_cfg(info.name)
+    except RuntimeError as error:  # it has no such tag
+        known = ", ".join(timm.list_pretrained(f"{info.name.split('.')[0]}.*"))
+        raise InputError(f"backbone {info.name!r} is not a timm model: its tag is not one of {known}") from error
+    arguments = info.arguments
+    try:
+        arguments = create_arguments(info)
+        return _build(info, arguments)
+    except UNSUITABLE as error:
+        if arguments.keys() - info.arguments:
+            raise InputError(_unsuitable(info, info.image_size, "image_size", error)) from error
         if not info.arguments:  # then nothing given is to blame
             raise
-        why = " ".join(str(error).split())
-        raise InputError(f"timm model {info.name} does not accept backbone_args {info.arguments}: {why}") from error
-    if choose_stem(info.stem, info.image_size) == "cifar":
+        raise InputError(
+            f"timm model {info.name} does not accept backbone_args {info.arguments}: {_line(error)}"
+        ) from error
+
+
+def create_arguments(info: BackboneInfo) -> dict[str, Any]:
+    """Return the further arguments of `timm.create_model`: those of `info`, and those for its size of images."""
+    return {**size_arguments(info.name, info.arguments, info.image_size), **info.arguments}
+
+
+def _build(info: BackboneInfo, arguments: dict[str, Any]) -> nn.Module:
+    backbone = timm.create_model(info.name, pretrained=False, num_classes=0, **arguments)
+    # A network of fixed size is no CNN; without its strides, its attention would not fit.
+    if choose_stem(info.stem, info.image_size) == "cifar" and not has_fixed_size(info.name):
         use_cifar_stem(backbone)
     # timm initialises the last BatchNorm weight of each residual branch to 0, torchvision (used for all published
     # results of these methods) to 1. With 0, untrained networks score lower and short runs learn more slowly.
@@ -59,57 +81,54 @@ def build_backbone(info: BackboneInfo) -> nn.Module:
     return backbone
 
 
-def use_cifar_stem(backbone: nn.Module) -> None:
-    """Adapt the first layers of a CNN to small images, in place.
-
-    In ResNets, the 7×7 stride-2 convolution becomes 3×3 with stride 1 and the max-pool is removed (He et al. 2016,
-    section 4.2). In other CNNs, the kernels of the stem stay, its strides become 1 and its pooling layers are removed.
-    Networks without such a stem, for example vision transformers, are left unchanged.
-    """
-    conv = getattr(backbone, "conv1", None)
-    if isinstance(conv, nn.Conv2d) and isinstance(getattr(backbone, "maxpool", None), nn.Module):
-        backbone.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-        backbone.maxpool = nn.Identity()
-        return
-    for name, module in list(backbone.named_modules()):
-        if name == "maxpool" or name.split(".")[0] in STEMS or name in ("features.conv0", "features.pool0"):
-            _remove_stride(backbone, name, module)
-
-
-def _remove_stride(backbone: nn.Module, name: str, module: nn.Module) -> None:
-    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-        backbone.set_submodule(name, nn.Identity())
-    elif isinstance(module, nn.Conv2d) and 1 < max(module.stride) <= LARGEST_STRIDE:
-        if module.kernel_size == module.stride:  # ConvNeXt: its patches overlap at stride 1, so pad
-            module.padding = (module.kernel_size[0] // 2, module.kernel_size[1] // 2)
-        module.stride = (1, 1)
-
-
-def feature_width(backbone: nn.Module, name: str, image_size: int) -> int:
+def feature_width(backbone: nn.Module, info: BackboneInfo, image_size: int, setting: str = "image_size") -> int:
     """Return the feature width F, from one forward pass: timm's `num_features` is wrong for MobileNetV3 and VGG.
 
+    Args:
+        backbone: built from `info`.
+        info: of the backbone.
+        image_size: side of the images in pixels.
+        setting: the setting that asks for this size, for errors.
+
     Raises:
-        InputError: if the network does not take images of this size or does not return a vector; names the network.
+        InputError: if the network does not take images of this size, or does not return a vector. The message names
+            the nearest sizes that it takes.
     """
     dtype, training = next(backbone.parameters()).dtype, backbone.training
     try:
         with torch.no_grad():
             features = backbone.eval()(torch.zeros(1, 3, image_size, image_size, dtype=dtype))
-    except (RuntimeError, AssertionError, ValueError, IndexError, AttributeError) as error:
-        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        hint = f", or --backbone_args '{{img_size: {image_size}}}'" if hasattr(backbone, "patch_embed") else ""
-        raise InputError(
-            f"backbone {name} does not take images of {image_size} px ({why}): try another --image_size or "
-            f"--backbone{hint}"
-        ) from error
+    except UNSUITABLE as error:
+        raise InputError(_unsuitable(info, image_size, setting, error)) from error
     finally:
         backbone.train(training)
     if features.ndim != 2:
         raise InputError(
-            f"backbone {name} returns {list(features.shape[1:])} per image, not a vector: choose another --backbone"
+            f"backbone {info.name} returns {list(features.shape[1:])} per image, not a vector: choose another "
+            "--backbone"
         )
     return int(features.shape[1])
+
+
+def _unsuitable(info: BackboneInfo, image_size: int, setting: str, error: Exception) -> str:
+    """Return why a network does not take images of a size, and the nearest sizes that it takes."""
+    fitted = image_size == info.image_size  # else the network stays as it is built, for another size
+    stem = "auto" if info.stem == choose_stem("auto", info.image_size) else info.stem
+
+    def build(size: int) -> nn.Module:
+        other = replace(info, image_size=size, stem=stem) if fitted else info
+        return _build(other, create_arguments(other))
+
+    sizes = nearest_sizes(build, info.name, image_size)
+    advice = "choose another --backbone"
+    if sizes:
+        which = "sizes that it takes are" if len(sizes) > 1 else "size that it takes is"
+        advice = f"the nearest {which} {' and '.join(map(str, sizes))} px"
+    return f"{setting} {image_size} does not suit backbone {info.name} ({_line(error).rstrip('.')}): {advice}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def save_backbone(path: Path, backbone: nn.Module, info: BackboneInfo) -> None:

@@ -18,7 +18,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from adco.errors import InputError
-from adco.models.backbone import BackboneInfo
+from adco.models.backbone import BackboneInfo, create_arguments
 from adco.models.naming import converted, find
 from adco.models.reading import read_tensors
 from adco.runs.directory import RunDirectory
@@ -194,7 +194,7 @@ def method_file(weights: str) -> Path:
 def _of_timm(info: BackboneInfo) -> dict[str, Tensor]:
     """Return timm's pretrained weights, from its cache or the network."""
     try:
-        model = timm.create_model(info.name, pretrained=True, num_classes=0, **info.arguments)
+        model = timm.create_model(info.name, pretrained=True, num_classes=0, **create_arguments(info))
     except (OSError, RuntimeError, ValueError) as error:  # offline errors of the hub are OSErrors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"timm's pretrained weights of {info.name} are not available here: {reason}") from error

@@ -63,9 +63,10 @@ def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool 
         steps_per_epoch: of the run.
         from_weights: whether the backbone gets the weights named in the settings.
     """
-    backbone = make_backbone(settings)[0] if from_weights else build_backbone(backbone_info(settings))
+    info = backbone_info(settings)
+    backbone = make_backbone(settings)[0] if from_weights else build_backbone(info)
     freeze(backbone, settings.freeze, settings.backbone)
-    width = feature_width(backbone, settings.backbone, settings.image_size)
+    width = feature_width(backbone, info, settings.image_size)
     common = MethodArguments(
         schedule=Schedule(
             peak=settings.learning_rate,

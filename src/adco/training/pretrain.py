@@ -27,7 +27,7 @@ from adco.models.pretrained import Loaded
 from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
-from adco.training.build import backbone_info, make_backbone, make_method, make_views
+from adco.training.build import backbone_info, make_backbone, make_method
 from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info, summary
 from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
@@ -109,8 +109,10 @@ def _check_network(settings: Resolved) -> Loaded | None:
         What is loaded; None without weights.
     """
     backbone, loaded = make_backbone(settings)
-    for size in {view.size for view in make_views(settings)} | {settings.test_image_size}:
-        feature_width(backbone, settings.backbone, size)
+    info = backbone_info(settings)
+    crops = [("small_crops", size) for size, *_ in settings.further_crops]
+    for setting, size in [("image_size", settings.image_size), ("test_image_size", settings.test_image_size), *crops]:
+        feature_width(backbone, info, size, setting)
     if settings.freeze or settings.continue_method:
         make_method(settings, 1, from_weights=True)
     return loaded
