@@ -163,7 +163,7 @@ def test_a_wrong_type_is_named_in_one_line(name: str, value: Any) -> None:
         ("minutes", "long", "minutes long must be a number$"),
         ("minutes", "", "minutes '' must be a number$"),
         ("batch_size", "", "batch_size '' must be a whole number$"),
-        ("optimizer", "adam", "optimizer adam must be one of sgd, muon, lars$"),
+        ("optimizer", "adam", "optimizer adam must be one of sgd, muon, adamw, lars$"),
         ("mean", 0.5, "mean 0.5 must be a list as --help shows it$"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 import tiny
 from adco.adversaries import adversarial_info_nce
 from adco.config import defaults
+from adco.config.networks import is_transformer
 from adco.config.pretrain import PretrainSettings
 from adco.config.registry import METHODS, settings_of
 from adco.config.resolve import resolve_for_images
@@ -139,3 +140,32 @@ def test_a_run_that_ends_with_its_warm_start_is_warned_of(symmetric: bool) -> No
     (warning,) = settings.warnings(steps=2)
     assert "fills 64 adversaries in 2 steps, and the run has 2: they are never trained" in warning
     assert list(settings.warnings(steps=3)) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_vision_transformer_at_the_papers_scale_has_moco_v3s_optimizer(method: str) -> None:
+    """AdamW, 1.5e-4 for 256 images, weight decay 0.1, 40 epochs of warm-up, a fixed patch projection: 2104.02057."""
+    for backbone in ("vit_small_patch16_224", "swin_tiny_patch4_window7_224"):
+        settings = resolved(IMAGENET, method, side=256, backbone=backbone, batch_size=4096, epochs=300)
+        assert (settings.optimizer, settings.weight_decay, settings.warmup_epochs) == ("adamw", 0.1, 40)
+        assert settings.learning_rate == pytest.approx(2.4e-3)
+        assert settings.fixed_patches is True
+    assert resolved(IMAGENET, method, side=256, backbone="convnext_tiny").fixed_patches is False
+    assert resolved(IMAGENET, method, side=256, backbone="convnext_tiny").optimizer == PUBLISHED[method].optimizer
+    assert resolved(1_000, method, backbone="vit_small_patch16_224").fixed_patches is False  # a short run, with Muon
+
+
+@pytest.mark.parametrize(
+    ("backbone", "is_one"),
+    [
+        *((name, True) for name in ("vit_tiny_patch16_224", "deit_tiny_patch16_224", "beit_base_patch16_224")),
+        *(
+            (name, True)
+            for name in ("swin_tiny_patch4_window7_224", "crossvit_tiny_240", "vit_tiny_patch16_224.augreg_in21k")
+        ),
+        *((name, False) for name in ("resnet18", "convnext_tiny", "maxvit_tiny_tf_224", "mixer_s16_224", "pvt_v2_b0")),
+        *((name, False) for name in ("no_such_network", "resnet18.no_such_tag")),
+    ],
+)
+def test_transformers_are_known_by_name(backbone: str, is_one: bool) -> None:
+    assert is_transformer(backbone) is is_one

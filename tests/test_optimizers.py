@@ -4,9 +4,11 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
+from adco.models.vectors import vectors
 from adco.optim.optimizers import MuonSGD, make_optimizer
 from adco.optim.players import Player
 
@@ -132,5 +134,69 @@ def test_an_ascending_player_is_sgds_beside_muon_and_refused_by_lars() -> None:
     weight.grad = torch.full((2, 2), 0.25)
     optimizer.step()
     assert torch.equal(weight.detach(), torch.full((2, 2), 1.25))
-    with pytest.raises(ValueError, match="lars cannot maximize a loss: use sgd or muon"):
+    with pytest.raises(ValueError, match="lars cannot maximize a loss: use sgd, muon or adamw"):
         make_optimizer("lars", [player])
+
+
+def test_adamw_is_torchs_beside_an_ascending_player_of_sgd() -> None:
+    """Vectors have no weight decay: biases, and those that the player names."""
+    torch.manual_seed(0)
+    layer, embedding = nn.Linear(4, 3).double(), nn.Parameter(torch.randn(1, 5, 4, dtype=torch.float64))
+    adversaries = nn.Parameter(torch.randn(6, 2, dtype=torch.float64))
+    theirs, theirs_embedding, theirs_adversaries = copy.deepcopy((layer, embedding, adversaries))
+    players = [
+        Player(
+            parameters=[*layer.parameters(), embedding],
+            learning_rate=lambda step: 0.01,
+            weight_decay=0.1,
+            vectors=frozenset([embedding]),
+        ),
+        Player(parameters=[adversaries], learning_rate=lambda step: 3.0, weight_decay=0.2, maximize=True),
+    ]
+    optimizer, rates = make_optimizer("adamw", players)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+    references = [
+        torch.optim.AdamW([theirs.weight], lr=0.01, weight_decay=0.1),
+        torch.optim.AdamW([theirs.bias, theirs_embedding], lr=0.01, weight_decay=0.0),
+        torch.optim.SGD([theirs_adversaries], lr=3.0, momentum=0.9, weight_decay=0.2, maximize=True),
+    ]
+    ours = [layer.weight, layer.bias, embedding, adversaries]
+    others = [theirs.weight, theirs.bias, theirs_embedding, theirs_adversaries]
+    for step in range(6):
+        for mine, its in zip(ours, others, strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        optimizer.step()
+        for reference in references:
+            reference.step()
+        if step == 2:  # the state of a checkpoint is whole
+            saved = copy.deepcopy(optimizer.state_dict())
+            optimizer, _ = make_optimizer("adamw", players)
+            optimizer.load_state_dict(saved)
+    for mine, its in zip(ours, others, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["muon", "lars", "adamw"])
+def test_position_embeddings_and_tokens_are_no_matrices(name: str) -> None:
+    """Nor are Swin's tables of relative positions, which are matrices by shape."""
+    names = {"vit_tiny_patch16_224": ("pos_embed", "cls_token"), "swin_tiny_patch4_window7_224": ("bias_table",)}
+    for network, embeddings in names.items():
+        backbone = timm.create_model(network, num_classes=0)
+        player = Player(
+            parameters=backbone.parameters(),
+            learning_rate=lambda step: 1.0,
+            weight_decay=0.1,
+            vectors=vectors(backbone),
+        )
+        optimizer, _ = make_optimizer(name, [player])
+        special = {"muon": "orthogonal", "lars": "always_adapt", "adamw": "weight_decay"}[name]
+        matrices = {id(weight) for group in optimizer.param_groups if group[special] for weight in group["params"]}
+        for path, parameter in backbone.named_parameters():
+            is_vector = parameter.ndim == 1 or path.endswith(embeddings)
+            assert (id(parameter) in matrices) != is_vector, path
+
+
+def test_the_vectors_of_a_cnn_are_its_biases_and_norms() -> None:
+    backbone = timm.create_model("resnet18", num_classes=0)
+    assert vectors(backbone) == {parameter for parameter in backbone.parameters() if parameter.ndim == 1}

@@ -251,6 +251,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"method": "simclr", "adversaries": None},
     {"method": "byol", "accumulate": 2, "adversaries": None},
     {"method": "simsiam", "optimizer": "muon", "dim": 16, "adversaries": None},
+    {"optimizer": "adamw"},
 ]
 
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 import adco
+from adco.config.load import pretrain_settings
+from adco.config.resolve import resolve
+from adco.data.batch import Batch
+from adco.data.sources.open import open_source
 from adco.errors import InputError
+from adco.models.freezing import fix_patches
+from adco.training.bare import BareTraining
+from adco.training.build import make_method
 from tiny import SETTINGS
 
 VIT: dict[str, Any] = {
@@ -53,3 +60,27 @@ def test_sizes_that_do_not_suit_are_refused_before_anything_is_written(
     with pytest.raises(InputError, match=message):
         adco.pretrain(**VIT | {"backbone": backbone, "backbone_args": {}} | sizes, out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fixed_patch_projection_is_the_same_in_the_momentum_encoder_and_gets_no_step() -> None:
+    asked = pretrain_settings(**VIT | {"image_size": 32, "optimizer": "adamw"})
+    settings = resolve(asked, open_source("few"))
+    assert (settings.fixed_patches, settings.weight_decay, settings.learning_rate) == (True, 0.1, 1.5e-4 / 8)
+    method = make_method(settings, 3)
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    training = BareTraining(method, settings.optimizer)
+    for position in range(5):
+        views = [torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8) for _ in range(2)]
+        training(Batch(views, torch.arange(32), position))
+    after = method.state_dict()
+    for network in ("encoder.backbone.", "momentum_encoder.encoder.backbone."):
+        for name in ("patch_embed.proj.weight", "patch_embed.proj.bias"):
+            assert torch.equal(after[network + name], before[network + name])
+        assert not torch.equal(
+            after[network + "blocks.0.attn.qkv.weight"], before[network + "blocks.0.attn.qkv.weight"]
+        )
+
+
+def test_a_first_layer_that_timm_does_not_know_cannot_be_fixed() -> None:
+    with pytest.raises(InputError, match=r"fixed_patches true is not possible: .* the first layer of backbone plain"):
+        fix_patches(torch.nn.Linear(2, 2), "plain")

@@ -14,11 +14,16 @@ from adco.config.topics import Optimizer, Stem
 # measured for up to half a million images; the paper's 200 epochs of ImageNet see 256 million. Nothing was measured in
 # between.
 LONG = 25_600_000
+BACKBONE = "resnet18"  # can be trained on a laptop
 LARGEST_BATCH, SMALLEST_BATCH, STEPS_PER_EPOCH = 256, 32, 8
 MOST_ADVERSARIES = 8192  # the paper loses at most 0.2 points with an eighth of its 65 536
 MOST_IN_SHORT_RUNS = 1024  # more, if they get gradient, leave the other images' keys little of the softmax
 SMALL_IMAGE = 64  # pixels; images up to this size get the CIFAR stem
 ADAPTING_RATE = 0.1  # factor of the learning rate for a backbone that starts from weights
+# AdamW's constants are those of MoCo v3 (arXiv 2104.02057, and its published code) for vision transformers.
+ADAMW_RATE = 1.5e-4  # learning rate for a batch of 256 images
+ADAMW_DECAY = 0.1
+ADAMW_WARMUP = 40  # epochs, of 300
 PAPER_RATE = 3.0  # learning rate of the adversaries
 SHORT_RATE = 1 / 4  # factor for short runs, in which all adversaries get gradient; higher rates cost accuracy
 
@@ -42,9 +47,16 @@ def is_short(images_seen: int) -> bool:
     return images_seen < LONG
 
 
-def optimizer(published: Optimizer, images_seen: int) -> Optimizer:
-    """Return muon for a short run, else the published optimizer."""
-    return "muon" if is_short(images_seen) else published
+def optimizer(published: Optimizer, images_seen: int, *, transformer: bool = False) -> Optimizer:
+    """Return muon for a short run, else adamw for a vision transformer, else the published optimizer."""
+    if is_short(images_seen):
+        return "muon"
+    return "adamw" if transformer else published
+
+
+def adamw_warmup(epochs: int) -> float:
+    """Return the warm-up of AdamW in epochs: 40, but at most the same share of the run as in MoCo v3, 40 of 300."""
+    return min(ADAMW_WARMUP, epochs * ADAMW_WARMUP / 300)
 
 
 def choose_stem(stem: Stem, image_size: int) -> Stem:

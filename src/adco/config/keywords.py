@@ -35,6 +35,7 @@ class PretrainKeywords(TypedDict, total=False):
     weights: str | Path
     continue_method: bool
     freeze: int
+    fixed_patches: bool | None
     backbone: str | None
     backbone_args: dict[str, Any] | None
     stem: Stem

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from adco.config import defaults
+from adco.config.networks import is_transformer
 from adco.config.pretrain import Devices, Given, PretrainSettings, Resolved, RunLength
 from adco.config.topics import HardwareSettings
 from adco.config.weights import known_backbone, stem_with_weights
@@ -64,8 +65,10 @@ def resolve_for_images(settings: Given, source: Source) -> Given:
     image_size = settings.image_size or default_image_size(source)
     _warn_of_enlargement(image_size, source)
     known = known_backbone(settings.weights) if settings.weights else {}
+    backbone = settings.backbone or known.get("backbone", defaults.BACKBONE)
+    optimization = _optimization(settings, run, backbone)
     chosen = {
-        "backbone": known.get("backbone", "resnet18"),
+        "backbone": backbone,
         "backbone_args": known.get("backbone_args", {}),
         "mean": tuple(known.get("mean", IMAGENET_MEAN)),
         "std": tuple(known.get("std", IMAGENET_STD)),
@@ -75,7 +78,8 @@ def resolve_for_images(settings: Given, source: Source) -> Given:
         "channels_last": True,
         "log_every": defaults.log_every(run.steps),
         "checkpoint_every": run.steps_per_epoch,
-        **_optimization(settings, run),
+        "fixed_patches": is_transformer(backbone) and optimization["optimizer"] == "adamw" and not settings.weights,
+        **optimization,
         **settings.choose(run),
     }
     stem = stem_with_weights(settings.stem, known) if settings.weights else settings.stem
@@ -86,27 +90,33 @@ def resolve_for_images(settings: Given, source: Source) -> Given:
     return settings
 
 
-def _optimization(settings: Given, run: RunLength) -> dict[str, Any]:
+def _optimization(settings: Given, run: RunLength, backbone: str) -> dict[str, Any]:
     """Choose the optimizer, and the learning rate, warm-up and weight decay that go with it.
 
-    The learning rates of SGD and LARS are published for a batch of 256 images and are scaled in proportion to the batch
-    size. Muon's is the same for every batch size.
+    The learning rates of SGD, LARS and AdamW are published for a batch of 256 images and are scaled in proportion to
+    the batch size. Muon's is the same for every batch size.
     """
-    optimizer = settings.optimizer or defaults.optimizer(settings.OPTIMIZER, run.images_seen)
+    optimizer = settings.optimizer or defaults.optimizer(
+        settings.OPTIMIZER, run.images_seen, transformer=is_transformer(backbone)
+    )
+    scale, decay = run.batch_size / 256, PretrainSettings.WEIGHT_DECAY
     if optimizer == "muon":
         rate, warmup_epochs = settings.MUON_LEARNING_RATE, min(1.0, run.epochs / 20)
+    elif optimizer == "adamw":
+        rate, warmup_epochs = defaults.ADAMW_RATE * scale, defaults.adamw_warmup(run.epochs)
+        decay = defaults.ADAMW_DECAY
     else:
-        rate = settings.LEARNING_RATE * run.batch_size / 256
-        warmup_epochs = min(settings.WARMUP_EPOCHS, run.epochs / 10)
+        rate, warmup_epochs = settings.LEARNING_RATE * scale, min(settings.WARMUP_EPOCHS, run.epochs / 10)
+    if optimizer == settings.OPTIMIZER:
+        decay = settings.WEIGHT_DECAY
     learning_rate = settings.learning_rate or rate
-    published = optimizer == settings.OPTIMIZER
     return {
         "optimizer": optimizer,
         "learning_rate": learning_rate,
         "backbone_rate": defaults.ADAPTING_RATE if settings.weights and not settings.continue_method else 1.0,
         "final_learning_rate": learning_rate * settings.FINAL_LEARNING_RATE_FACTOR,
         "warmup_epochs": warmup_epochs,
-        "weight_decay": settings.WEIGHT_DECAY if published else PretrainSettings.WEIGHT_DECAY,
+        "weight_decay": decay,
     }
 
 

@@ -11,7 +11,7 @@ have a value for every setting: `int | Never` is `int`.
 In an explanation, "Chosen:" introduces the value that a setting gets if it is left unset.
 
 Sources: "paper" is AdCo (arXiv 2011.08435) with its appendix, "published code" its authors' release, "MoCo v2" is
-arXiv 2003.04297, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
+arXiv 2003.04297, "MoCo v3" 2104.02057, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
 """
 
 import math
@@ -24,7 +24,7 @@ from adco.config.checks import check_crop_scale, require
 from adco.errors import InputError
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
-Optimizer = Literal["sgd", "muon", "lars"]
+Optimizer = Literal["sgd", "muon", "adamw", "lars"]
 Stem = Literal["auto", "cifar", "standard"]
 
 Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as given, Never in resolved settings
@@ -132,6 +132,9 @@ class NetworkSettings(Topic, Generic[Unset]):
             published code of AdCo or MoCo. The flag is also called --continue.
         freeze: number of first stages of the backbone that are not trained: 1 for the stem, 2 for the stem and the next
             stage, and so on; a vision transformer's stages are its blocks. Needs weights.
+        fixed_patches: whether the first layer of the backbone, the patch projection of a vision transformer, keeps its
+            random weights. With AdamW, training is then more stable (MoCo v3). Chosen: true for a vision transformer
+            that is trained with adamw from random weights; else false.
         backbone: name of a timm model: a CNN (paper: resnet50), a vision transformer or any other that returns one
             vector per image. Chosen: that of the weights, if they are from a run; else resnet18, which can be trained
             on a laptop.
@@ -150,6 +153,7 @@ class NetworkSettings(Topic, Generic[Unset]):
     weights: str = ""
     continue_method: bool = False
     freeze: int = 0
+    fixed_patches: bool | Unset = TO_BE_CHOSEN
     backbone: str | Unset = TO_BE_CHOSEN
     backbone_args: dict[str, Any] | Unset = TO_BE_CHOSEN
     stem: Stem = "auto"
@@ -245,21 +249,24 @@ class OptimizationSettings(Topic, Generic[Unset]):
     """The encoder's optimizer and its learning rate.
 
     Args:
-        optimizer: optimizer of the encoder, with momentum 0.9: sgd (paper); muon, whose steps move all directions of a
-            weight matrix equally far and which learns several times as much in the first epochs; or lars (SimCLR,
-            BYOL). Chosen: muon for a short run, else the published one.
+        optimizer: optimizer of the encoder: sgd with momentum 0.9 (paper); muon, whose steps move all directions of a
+            weight matrix equally far and which learns several times as much in the first epochs; adamw with betas of
+            0.9 and 0.999 (MoCo v3's code, for vision transformers); or lars (SimCLR, BYOL). Adversaries are always
+            trained with sgd. Chosen: muon for a short run, else adamw for a vision transformer, else the published one.
         learning_rate: learning rate of the encoder after the warm-up. Chosen: with muon, the method's best value in a
             search on CIFAR-10 (0.05 to 0.2, depending on the method); otherwise the published value, scaled in
             proportion to the batch size. For 256 images it is 0.03 (paper; MoCo v2), 0.3 (SimCLR), 0.2 (BYOL), 0.05
-            (SimSiam).
+            (SimSiam), and 1.5e-4 with adamw (MoCo v3).
         backbone_rate: factor of the learning rate for the backbone. Chosen: 1; with weights 0.1, because they need
             smaller steps than a projector that is new; with continue_method 1.
         final_learning_rate: learning rate at the end of the cosine schedule. Chosen: a fiftieth of learning_rate for
             adco (published code: 6e-4), 0 for the others.
         warmup_epochs: epochs of linear warm-up from 0; may be a fraction. Chosen: with muon a twentieth of the run, at
-            most one epoch; else as published: 10 epochs but at most a tenth of the run (SimCLR, BYOL), or none.
-        weight_decay: weight decay of the encoder; lars leaves out biases and norms. Chosen: 1e-4 (paper; MoCo v2,
-            SimSiam); with lars 1e-6 (SimCLR) or 1.5e-6 (BYOL).
+            most one epoch; with adamw 40 epochs but at most 40 of 300 (MoCo v3); else as published: 10 epochs but at
+            most a tenth of the run (SimCLR, BYOL), or none.
+        weight_decay: weight decay of the encoder; lars and adamw leave out biases, norms, position embeddings and
+            tokens. Chosen: 1e-4 (paper; MoCo v2, SimSiam); with adamw 0.1 (MoCo v3); with lars 1e-6 (SimCLR) or 1.5e-6
+            (BYOL).
     """
 
     TOPIC: ClassVar[str] = "optimisation"

@@ -12,7 +12,7 @@ RENAMED = {"momentum": "ema_decay", "test_size": "test_image_size"}
 # Settings whose default was None in earlier versions. None still means their default.
 ONCE_NONE = ("class_level", "minutes", "out")
 # A setting that was added to all methods, with the value that describes what their runs did before.
-ADDED_TO_ALL = {"backbone_rate": 1.0}
+ADDED_TO_ALL = {"backbone_rate": 1.0, "fixed_patches": False}
 # Settings that were added to a method, with the values that describe what its runs did before.
 ADDED: dict[str, dict[str, Any]] = {
     "adco": {"projector_norm": False, "warm_start_trains": False},

@@ -99,8 +99,8 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             require(self, name, at_least=0)
         if self.optimizer == "lars":
             raise InputError(
-                "optimizer lars cannot be used with adco, choose sgd or muon: timm's LARS cannot maximise a loss, as "
-                "the adversaries do"
+                "optimizer lars cannot be used with adco, choose sgd, muon or adamw: timm's LARS cannot maximise a "
+                "loss, as the adversaries do"
             )
         for size, *scale in self.small_crops:
             check_crop_scale("small_crops", (scale[0], scale[1]))

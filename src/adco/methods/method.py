@@ -5,7 +5,7 @@ Shapes: n images of a rank, S side of a view in pixels, D width of the embedding
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from adco.data.batch import Batch, normalize
 from adco.models.encoder import Encoder
+from adco.models.vectors import vectors
 from adco.optim.players import Player, Schedule
 
 
@@ -75,16 +76,20 @@ class Method(nn.Module):
         """Return the groups of parameters that are trained, each with its learning rate and weight decay."""
         if self.backbone_rate == 1:
             return [self.make_player(self.encoder.parameters())]
-        backbone = Player(
-            parameters=self.encoder.backbone.parameters(),
+        backbone = replace(
+            self.make_player(self.encoder.backbone.parameters()),
             learning_rate=lambda step: self.backbone_rate * self.schedule(step),
-            weight_decay=self.weight_decay,
         )
         return [self.make_player(self.encoder.projector.parameters()), backbone]
 
     def make_player(self, parameters: Iterable[nn.Parameter]) -> Player:
         """Return these parameters as a player with the encoder's learning rate and weight decay."""
-        return Player(parameters=parameters, learning_rate=self.schedule, weight_decay=self.weight_decay)
+        return Player(
+            parameters=parameters,
+            learning_rate=self.schedule,
+            weight_decay=self.weight_decay,
+            vectors=vectors(self.encoder.backbone),
+        )
 
     def step(self, batch: Batch) -> StepOutput:
         """Compute the losses of a batch."""

@@ -1,5 +1,7 @@
 """Freeze the first stages of a backbone: neither their weights nor their BatchNorm statistics change any more."""
 
+from typing import Any
+
 from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.models import group_parameters
 from torch import nn
@@ -35,3 +37,21 @@ def freeze(backbone: nn.Module, stages: int, name: str) -> None:
     for path, module in list(backbone.named_modules()):
         if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and f"{path}.weight" in frozen:
             backbone.set_submodule(path, freeze_batch_norm_2d(module))  # type: ignore[no-untyped-call]
+
+
+def fix_patches(backbone: nn.Module, name: str) -> None:
+    """Freeze the first layer of a timm network, the patch projection of a vision transformer, in place.
+
+    Args:
+        backbone: the network.
+        name: of the network, for errors.
+
+    Raises:
+        InputError: if timm does not know the first layer.
+    """
+    config: Any = getattr(backbone, "pretrained_cfg", {})
+    layers = config.get("first_conv") or ()
+    if not layers:
+        raise InputError(f"fixed_patches true is not possible: timm does not know the first layer of backbone {name}")
+    for layer in (layers,) if isinstance(layers, str) else layers:
+        backbone.get_submodule(layer).requires_grad_(False)

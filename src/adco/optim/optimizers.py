@@ -1,4 +1,4 @@
-"""Optimizers (SGD, Muon, LARS) for groups of parameters with different learning rates."""
+"""Optimizers (SGD, Muon, AdamW, LARS) for groups of parameters with different learning rates."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, overload
@@ -7,6 +7,7 @@ import torch
 from timm.optim.lars import Lars
 from torch import Tensor, nn
 
+from adco.optim.adamw import AdamWSGD
 from adco.optim.players import Player
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
@@ -19,9 +20,10 @@ def make_optimizer(name: str, players: Iterable[Player]) -> tuple[torch.optim.Op
     The momentum is 0.9, as in the papers.
 
     Args:
-        name: "sgd", "muon" or "lars". Muon and LARS change the steps of weights with two or more dimensions; biases and
-            norm parameters get SGD steps, with LARS without weight decay. LARS is You et al. 2017 (arXiv 1708.03888),
-            with a trust coefficient of 0.001 as in SimCLR and BYOL (timm's default).
+        name: "sgd", "muon", "adamw" or "lars". Muon and LARS change the steps of matrices only, the weights of linear
+            and convolutional layers; vectors (biases, norms, position embeddings, tokens) get SGD steps. LARS and AdamW
+            have no weight decay for vectors. LARS is You et al. 2017 (arXiv 1708.03888), with a trust coefficient of
+            0.001 as in SimCLR and BYOL (timm's default).
         players: those that maximize are always trained by SGD.
 
     Raises:
@@ -31,21 +33,25 @@ def make_optimizer(name: str, players: Iterable[Player]) -> tuple[torch.optim.Op
     rates = []
     for player in players:
         parameters = list(player.parameters)
-        matrices, vectors = [w for w in parameters if w.ndim > 1], [w for w in parameters if w.ndim <= 1]
+        vectors = [w for w in parameters if w.ndim <= 1 or w in player.vectors]
+        matrices = [w for w in parameters if w.ndim > 1 and w not in player.vectors]
         parts: list[tuple[list[nn.Parameter], dict[str, Any]]] = [(parameters, {})]
         if name == "lars":
             if player.maximize:
-                raise ValueError("optimizer lars cannot maximize a loss: use sgd or muon")
+                raise ValueError("optimizer lars cannot maximize a loss: use sgd, muon or adamw")
             parts = [(matrices, {"always_adapt": True}), (vectors, {"weight_decay": 0.0})]
         elif name == "muon" and not player.maximize:
             parts = [(matrices, {"orthogonal": True}), (vectors, {})]
+        elif name == "adamw" and not player.maximize:
+            parts = [(matrices, {"adaptive": True}), (vectors, {"adaptive": True, "weight_decay": 0.0})]
         for weights, special in parts:
             if weights:
                 common = {"params": weights, "weight_decay": player.weight_decay, "maximize": player.maximize}
                 groups.append(common | special)
                 rates.append(player.learning_rate)
     # lr is 1 because the scheduler multiplies it by the learning rate of each step.
-    return (Lars if name == "lars" else MuonSGD)(groups, lr=1.0, momentum=0.9), rates
+    kinds: dict[str, type[Lars | MuonSGD | AdamWSGD]] = {"lars": Lars, "adamw": AdamWSGD}
+    return kinds.get(name, MuonSGD)(groups, lr=1.0, momentum=0.9), rates
 
 
 class MuonSGD(torch.optim.SGD):

@@ -15,6 +15,8 @@ class Player:
     learning_rate: Callable[[int], float]  # as a function of the step
     weight_decay: float
     maximize: bool = False  # whether the player ascends its loss
+    # Parameters of two or more dimensions that are no matrices, such as position embeddings; others may be in it, too.
+    vectors: frozenset[nn.Parameter] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

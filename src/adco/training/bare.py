@@ -12,7 +12,7 @@ class BareTraining:
 
     Args:
         method: what to train, on its device.
-        optimizer: of the players that descend: sgd, muon or lars.
+        optimizer: of the players that descend: sgd, muon, adamw or lars.
         precision: as of `adco pretrain`.
     """
 

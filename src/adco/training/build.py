@@ -7,7 +7,7 @@ from adco.data.views import View
 from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
 from adco.models.continuing import copy_method
-from adco.models.freezing import freeze
+from adco.models.freezing import fix_patches, freeze
 from adco.models.pretrained import Loaded, load_weights, method_file
 from adco.models.reading import read_tensors
 from adco.optim.players import Schedule
@@ -66,6 +66,8 @@ def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool 
     info = backbone_info(settings)
     backbone = make_backbone(settings)[0] if from_weights else build_backbone(info)
     freeze(backbone, settings.freeze, settings.backbone)
+    if settings.fixed_patches:
+        fix_patches(backbone, settings.backbone)
     width = feature_width(backbone, info, settings.image_size)
     common = MethodArguments(
         schedule=Schedule(

@@ -18,7 +18,7 @@ class Pretraining(L.LightningModule):
 
     Args:
         method: the method to train.
-        optimizer: optimizer of the players that descend their loss: sgd, muon or lars.
+        optimizer: optimizer of the players that descend their loss: sgd, muon, adamw or lars.
     """
 
     def __init__(self, method: Method, optimizer: str = "sgd") -> None:

@@ -113,7 +113,7 @@ def _check_network(settings: Resolved) -> Loaded | None:
     crops = [("small_crops", size) for size, *_ in settings.further_crops]
     for setting, size in [("image_size", settings.image_size), ("test_image_size", settings.test_image_size), *crops]:
         feature_width(backbone, info, size, setting)
-    if settings.freeze or settings.continue_method:
+    if settings.freeze or settings.fixed_patches or settings.continue_method:
         make_method(settings, 1, from_weights=True)
     return loaded
 
