@@ -1,13 +1,25 @@
 """Shuffled groups: rows come back in order, and batch statistics are those of the group."""
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import tiny
+from adco.config.pretrain import Devices
+from adco.config.registry import settings_of
+from adco.config.resolve import resolve_for_images
+from adco.data.batch import Batch
 from adco.data.draws import permutation
-from adco.models.batchnorm import forward_groups, forward_shuffled
+from adco.methods.method import MethodArguments
+from adco.methods.moco import MoCo
+from adco.models.batchnorm import forward_groups, forward_shuffled, named_has_batch_norm
+from adco.models.encoder import Encoder, mlp
+from adco.optim.players import Schedule
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -63,3 +75,74 @@ def test_running_statistics_see_every_group() -> None:
     for part in (x[:2], x[2:4], x[4:]):
         mean = 0.9 * mean + 0.1 * part.mean(0)
     torch.testing.assert_close(layer.running_mean, mean)
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "expected"),
+    [
+        *((name, {}, True) for name in ("resnet18", "resnet10t", "regnetx_002", "vgg11_bn", "levit_128s", "unknown")),
+        *(
+            (name, {}, False)
+            for name in ("vit_tiny_patch16_224", "convnext_atto", "vgg11", "nfnet_f0", "mixer_s16_224")
+        ),
+        ("resnet18", {"norm_layer": "groupnorm"}, False),
+    ],
+)
+def test_batchnorm_is_known_by_name(network: str, arguments: dict[str, Any], expected: bool) -> None:
+    assert named_has_batch_norm(network, arguments) is expected
+
+
+class Watched(nn.Module):
+    """A backbone, and the number of images in each of its batches."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers, self.batches = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), *layers), list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        features: Tensor = self.layers(x)
+        return features
+
+
+@pytest.mark.parametrize("backbone_norm", [False, True])
+@pytest.mark.parametrize("projector_norm", [False, True])
+def test_only_what_has_batchnorm_is_computed_in_groups(backbone_norm: bool, projector_norm: bool) -> None:
+    """The embeddings are those of an encoder that embeds each group by itself."""
+    torch.manual_seed(0)
+    backbone = Watched(*([nn.BatchNorm1d(6)] if backbone_norm else []))
+    encoder = Encoder(backbone, mlp(6, 8, 4, batch_norm=projector_norm, output_norm=projector_norm))
+    common = MethodArguments(schedule=Schedule(peak=0.1, final=0.0, warmup_steps=0, steps=1))
+    method = MoCo(encoder, torch.randn(8, 4), common, groups=3).double()
+    reference = copy.deepcopy(method)
+    images = torch.randint(0, 256, (12, 3, 2, 2), dtype=torch.uint8)
+    batch = Batch([images, images], torch.arange(12), 0)
+    found = method.embed_queries(images)
+    expected = torch.cat([reference.encoder(reference.prepare(part)) for part in images.tensor_split(3)])
+    torch.testing.assert_close(found, expected)
+    assert backbone.batches == ([4, 4, 4] if backbone_norm else [12])
+    keys = method.embed_keys(batch, 0)
+    assert not keys.requires_grad
+    order = torch.from_numpy(permutation(0, 0, 0, length=12))
+    for group in order.tensor_split(3):
+        with torch.no_grad():
+            own = reference.momentum_encoder(reference.prepare(images[group]))
+        torch.testing.assert_close(keys[group], own)
+    momentum: Any = method.momentum_encoder.encoder
+    assert momentum.backbone.batches == ([4, 4, 4] if backbone_norm else [12])
+
+
+@pytest.mark.parametrize("method", ["adco", "moco"])
+def test_auto_splits_only_where_there_is_batchnorm(method: str) -> None:
+    def chosen(processes: int, **given: Any) -> tuple[Any, ...]:
+        asked = resolve_for_images(settings_of(method)(method=method, **given), tiny.black(1000, 32, 32))
+        devices = Devices(processes=processes, images_per_forward=64, can_sync_batch_norm=False)
+        return tuple(asked.choose_for_devices(devices).values())
+
+    vit: dict[str, Any] = {"backbone": "vit_tiny_patch16_224", "projector_norm": False}
+    for processes, usual in ((1, ("split", 2)), (2, ("shuffle", 1))):
+        assert chosen(processes, **vit) == ("none", 1)
+        assert chosen(processes, **vit | {"projector_norm": True}) == usual
+        assert chosen(processes, **vit | {"backbone": "resnet18"}) == usual
+        assert chosen(processes, **vit | {"backbone": "resnet18", "batch_norm": "none"}) == ("none", 1)
+    assert chosen(1, **vit | {"batch_norm": "split"}) == ("split", 2)  # what is given stays

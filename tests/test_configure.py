@@ -139,7 +139,7 @@ def test_an_unknown_word_names_the_nearest(values: dict[str, Any], message: str)
         ("epochs", None),
         ("learning_rate", "fast"),
         ("precision", "8-bit"),
-        ("batch_norm", "none"),
+        ("batch_norm", "layer"),
         ("symmetric", 3),
         ("crop_scale", [0.5]),
         ("crop_scale", [0.1, 0.2, 0.3]),

@@ -20,11 +20,17 @@ from adco.data.draws import permutation
 from adco.distributed import world_size
 from adco.errors import InputError
 from adco.methods.method import Method, MethodArguments
-from adco.models.batchnorm import forward_groups, forward_shuffled
+from adco.models.batchnorm import (
+    Forward,
+    forward_groups,
+    forward_shuffled,
+    has_batch_norm,
+    named_has_batch_norm,
+)
 from adco.models.encoder import Encoder
 from adco.models.momentum import MomentumEncoder
 
-BatchNorm = Literal["auto", "shuffle", "split", "sync"]
+BatchNorm = Literal["auto", "shuffle", "split", "sync", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +47,9 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
         batch_norm: which images share BatchNorm statistics. If a query and its key are normalised together with the
             same few images, the statistics reveal which belong together. shuffle: the images are shuffled across
             devices before the keys are computed; split: each device divides its batch into groups, with other groups
-            for the keys than for the queries; sync: the statistics are those of all devices; auto: shuffle on several
-            devices, split on one.
+            for the keys than for the queries; sync: the statistics are those of all devices; none: those of each
+            device's batch, for queries and keys alike; auto: shuffle on several devices, split on one, and none for a
+            network without BatchNorm. If only the projector has BatchNorm, only its input is shuffled or split.
         split_groups: number of groups for split. Chosen: groups of 32 images, 2 to 8 of them (MoCo's code for one GPU:
             8 for 256 images).
     """
@@ -73,12 +80,19 @@ class QueryKeySettings(PretrainSettings[Unset], Generic[Unset]):
         if self.batch_norm == "sync" and not one_device and not devices.can_sync_batch_norm:
             raise InputError("batch_norm sync over several devices needs GPUs: take shuffle, or leave it auto")
         batch_norm = self.batch_norm
-        if batch_norm == "auto":
+        if batch_norm == "auto" and not self._has_batch_norm():
+            batch_norm = "none"
+        elif batch_norm == "auto":
             batch_norm = "split" if one_device else "shuffle"
         wanted = self.split_groups or defaults.split_groups(devices.images_per_forward)
         # A group of one image has no variance.
         groups = max(1, min(wanted, devices.images_per_forward // 2)) if batch_norm == "split" else 1
         return {"batch_norm": batch_norm, "split_groups": groups}
+
+    def _has_batch_norm(self) -> bool:
+        backbone: str | None = self.backbone
+        arguments: dict[str, Any] | None = self.backbone_args
+        return bool(self.projector_norm) or named_has_batch_norm(backbone or defaults.BACKBONE, arguments or {})
 
     def limited_by_devices(self, used: Mapping[str, Any]) -> set[str]:
         limited = used["split_groups"] < (self.split_groups or 0)  # too few images on a device
@@ -123,6 +137,7 @@ class QueryKeyMethod(Method):
         self.momentum_encoder = MomentumEncoder(self.encoder)
         self.ema_decay, self.num_key_views = ema_decay, 1 + symmetric
         self.groups, self.shuffle = groups, shuffle
+        self.splits_backbone = has_batch_norm(encoder.backbone)
 
     def update_momentum_encoder(self, batch: Batch) -> None:
         """Update the momentum encoder if this batch is the first of an optimizer step."""
@@ -131,16 +146,25 @@ class QueryKeyMethod(Method):
 
     def embed_queries(self, images: Tensor) -> Tensor:
         """Embed one view of this rank's images as queries, uint8 [n, 3, S, S] → [n, D]."""
-        return forward_groups(lambda x: self.encoder(self.prepare(x)), images, self.groups)
+        whole, in_groups = self._parts(self.encoder)
+        return forward_groups(in_groups, whole(images), self.groups)
 
+    @torch.no_grad()
     def embed_keys(self, batch: Batch, view: int) -> Tensor:
         """Embed view number `view` of the images of all ranks as keys, [N, D]."""
         count = len(batch.indices) * (world_size() if self.shuffle else 1)
         order = torch.from_numpy(permutation(self.seed, batch.position, view, length=count))
+        assert isinstance(self.momentum_encoder.encoder, Encoder)
+        whole, in_groups = self._parts(self.momentum_encoder.encoder)
         return forward_shuffled(
-            lambda x: self.momentum_encoder(self.prepare(x)),
-            batch.views[view],
-            self.groups,
-            order.to(batch.indices.device),
-            across_ranks=self.shuffle,
+            in_groups, whole(batch.views[view]), self.groups, order.to(batch.indices.device), across_ranks=self.shuffle
         )
+
+    def _parts(self, encoder: Encoder) -> tuple[Forward, Forward]:
+        """Return the part of an encoder that takes a whole batch, and the part that takes shuffled groups.
+
+        A backbone without BatchNorm embeds each image by itself: to divide its batch would only cost time.
+        """
+        if self.splits_backbone:
+            return (lambda images: images), (lambda images: encoder(self.prepare(images)))
+        return (lambda images: encoder.backbone(self.prepare(images))), encoder.embed

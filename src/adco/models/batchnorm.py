@@ -8,14 +8,40 @@ therefore normalised with other images than their queries: the images are shuffl
 Shapes: n images per rank, N images on all ranks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from adco.config.defaults import BACKBONE
 from adco.distributed import gather, rank, world_size
 
 Forward = Callable[[Tensor], Tensor]  # images [n, ...] → embeddings [n, D]
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Return whether an image's output depends on the other images of its batch; frozen layers do not count."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def named_has_batch_norm(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Return whether a timm network has BatchNorm; True for unknown names.
+
+    Args:
+        name: of the network.
+        arguments: further arguments of `timm.create_model`.
+    """
+    if name == BACKBONE and "norm_layer" not in arguments:
+        return True  # without importing timm, which takes seconds
+    import timm
+
+    try:
+        with torch.device("meta"):  # without memory for the weights
+            return has_batch_norm(timm.create_model(name, num_classes=0, **arguments))
+    except (TypeError, RuntimeError, ValueError, LookupError, AssertionError, AttributeError):
+        return True  # building the network will tell what is wrong
 
 
 def forward_groups(forward: Forward, x: Tensor, groups: int) -> Tensor:
@@ -30,8 +56,8 @@ def forward_shuffled(forward: Forward, x: Tensor, groups: int, order: Tensor, ac
     """Embed a batch in shuffled groups and gather the embeddings of all ranks in the original order.
 
     Args:
-        forward: the momentum encoder.
-        x: [n, ...] images of this rank.
+        forward: the momentum encoder, or its part that has BatchNorm.
+        x: [n, ...] images of this rank, or the features of this part's input.
         groups: number of groups per rank.
         order: a permutation, the same on every rank: of N images if `across_ranks`, else of n.
         across_ranks: whether to shuffle images across ranks.

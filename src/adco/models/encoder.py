@@ -48,8 +48,12 @@ class Encoder(nn.Module):
         projections: Tensor = self.projector(self.backbone(x))
         return projections
 
+    def embed(self, features: Tensor) -> Tensor:
+        """Return the embeddings [N, D] of features [N, F]."""
+        return unit(self.projector(features))
+
     def forward(self, x: Tensor) -> Tensor:
-        return unit(self.project(x))
+        return self.embed(self.backbone(x))
 
 
 def unit(x: Tensor) -> Tensor:
