@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from adco.config.defaults import BACKBONE
 from adco.distributed import gather, rank, world_size
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Forward = Callable[[Tensor], Tensor]  # images [n, ...] → embeddings [n, D]
 
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Return whether an image's output depends on the other images of its batch; frozen layers do not count."""
-    return any(isinstance(module, _BatchNorm) for module in network.modules())
+    return any(isinstance(module, BATCH_NORMS) for module in network.modules())
 
 
 def named_has_batch_norm(name: str, arguments: Mapping[str, Any]) -> bool:
