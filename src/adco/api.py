@@ -11,7 +11,8 @@ from adco.config.resolve import as_resolved
 from adco.config.versions import current_evaluation
 from adco.data.sources.address import scheme_of
 from adco.data.sources.objects import SCHEME, name_of, source_of
-from adco.data.sources.protocol import Source
+from adco.data.sources.protocol import Source, read_as
+from adco.data.sources.reading import Reading
 from adco.errors import InputError
 from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.registry import evaluation_of
@@ -30,7 +31,7 @@ def pretrain(
         resume: a run directory to continue. Only `epochs` may be given with it, to make the run longer or shorter, and
             `data` if the run's images were given from Python.
         settings: the settings of the run; they override the recipe's. See `adco pretrain --help`. `data` may also be
-            the images themselves: a uint8 array [n, H, W, 3]; a list of PIL images or arrays; a torch data set with a
+            the images themselves: a uint8 array [n, H, W, C]; a list of PIL images or arrays; a torch data set with a
             length, whose items are images or tuples that begin with one; a Hugging Face data set; or a
             `adco.data.sources.protocol.Source`.
 
@@ -60,7 +61,8 @@ def pretrain(
     given.check()
     if images is not None and given.class_level:
         raise InputError(f"class_level {given.class_level} is for folders: leave it out")
-    source = log_and_open_training_images(given) if images is None else images
+    reading = Reading(given.channels, given.white_level)
+    source = log_and_open_training_images(given) if images is None else read_as(images, reading)
     return pretrain_run(fit_epochs(given, source, time.perf_counter() - start), source).path
 
 
@@ -69,8 +71,10 @@ def _resume(run: RunDirectory, images: Source | None, **settings: Unpack[Pretrai
     was_given = scheme_of(str(before.get("data"))) == SCHEME
     if images is not None and not was_given:
         raise InputError(f"the images of {run.path} are read from {before.get('data')}: leave out data")
-    after = {**before, **settings}
-    return resume_run(run, as_resolved(pretrain_settings(**before)), pretrain_settings(**after).epochs, images).path
+    resolved, epochs = as_resolved(pretrain_settings(**before)), pretrain_settings(**{**before, **settings}).epochs
+    if images is not None:
+        images = read_as(images, Reading(resolved.channels, resolved.white_level))
+    return resume_run(run, resolved, epochs, images).path
 
 
 def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:

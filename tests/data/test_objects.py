@@ -100,7 +100,8 @@ def test_other_things_are_refused(images: Any, message: str) -> None:
     ("item", "message"),
     [
         (torch.zeros(3, 4, 4), r"is Tensor float32 \[3, 4, 4\]: it must be a PIL image"),
-        (np.zeros((4, 4, 4), np.uint8), r"is ndarray uint8 \[4, 4, 4\]: it must be"),
+        (np.zeros((4, 4, 4), np.uint8), "has 4 channels instead of 3: give --channels 4"),
+        (np.zeros((4, 4), np.uint8), r"is ndarray uint8 \[4, 4\]: it must be"),
         (("a.png", 1), "is a tuple that begins with a str: it must be"),
         ((), "is a tuple: it must be"),
     ],

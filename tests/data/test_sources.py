@@ -325,7 +325,7 @@ def test_array_source() -> None:
     np.testing.assert_array_equal(part.labels, [1, 2])
     assert (len(part), part.shorter_side, source.load([]).shape) == (2, 4, (0, 4, 5, 3))
     assert ArraySource("mine", images, None, ()).subset([0]).labels is None
-    with pytest.raises(ValueError, match=r"images of mine are float64 \[2\], not uint8 \[n, H, W, 3\]"):
+    with pytest.raises(ValueError, match=r"images of mine are float64 \[2\], not uint8 \[n, H, W, C\]"):
         ArraySource("mine", np.zeros(2), None, ())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 images and 1 labels"):
         ArraySource("mine", images, np.array([0]), ("a",))

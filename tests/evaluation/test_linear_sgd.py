@@ -96,7 +96,7 @@ def test_too_few_images_are_told(source: ArraySource) -> None:
 
 def test_devices_that_do_not_divide_the_batch_are_told(source: ArraySource) -> None:
     """Images would be left out of each batch, silently."""
-    images = Images(source, 8, BATCH)
+    images = Images(source, 8, 3, BATCH)
     images.trainer = SimpleNamespace(world_size=3, global_rank=0, num_devices=3)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="batch_size 16 must be a multiple of devices, here 3"):
         images.train_dataloader()

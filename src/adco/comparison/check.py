@@ -13,6 +13,7 @@ from adco.config.pretrain import Given, to_dict
 from adco.config.resolve import resolve, resolve_for_images
 from adco.data.sources.open import open_source, open_splits
 from adco.data.sources.protocol import Source
+from adco.data.sources.reading import Reading
 from adco.errors import InputError
 from adco.evaluation.evaluation import check_classes
 from adco.optim.optimizers import make_optimizer
@@ -35,10 +36,9 @@ def check_plan(plan: Plan, out: Path, log: Callable[[str], None]) -> dict[str, G
     sources, resolved = {}, {}
     for row in plan.rows:
         with error_prefix(f"row {row.name}"):
-            sources[row.name] = opened(
-                row.settings.require_data(), "train", row.settings.max_unreadable, row.settings.class_level
-            )
-            resolved[row.name] = resolve_for_images(row.settings, sources[row.name])
+            asked, reading = row.settings, Reading(row.settings.channels, row.settings.white_level)
+            sources[row.name] = opened(asked.require_data(), "train", asked.max_unreadable, asked.class_level, reading)
+            resolved[row.name] = resolve_for_images(asked, sources[row.name])
     for row, seed in plan.runs():
         run = RunDirectory(row.run_directory(out, seed))
         check_same(row, run, to_dict(resolved[row.name]))
@@ -84,7 +84,8 @@ def check_labels(plan: Plan, source: Source, log: Callable[[str], None]) -> int:
             "a folder of labelled images (one subfolder per class) or the name of a data set such as cifar10"
         )
     try:
-        train, test = open_splits(data)
+        asked = plan.rows[0].settings
+        train, test = open_splits(data, reading=Reading(asked.channels, asked.white_level))
         check_classes(train, test)
     except InputError as error:
         raise InputError(f"the rows cannot be evaluated on {data}: {error}") from error

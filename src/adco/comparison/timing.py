@@ -16,6 +16,7 @@ from adco.comparison.plan import Row, first_difference
 from adco.config.pretrain import Given, to_dict
 from adco.config.versions import of_earlier_versions
 from adco.data.sources.open import open_source
+from adco.data.sources.reading import Reading
 from adco.files import read_json, write_json
 from adco.runs.environment import environment
 from adco.training.rehearsal import STEPS, TrialTraining, peak_megabytes
@@ -59,7 +60,8 @@ def time_rows(rows: Sequence[Row], log: Callable[[str], None], *, steps: int = S
     trainings = {}
     for row in rows:
         asked = row.settings
-        source = opened(asked.require_data(), "train", asked.max_unreadable, asked.class_level)
+        reading = Reading(asked.channels, asked.white_level)
+        source = opened(asked.require_data(), "train", asked.max_unreadable, asked.class_level, reading)
         trainings[row.name] = TrialTraining(asked, source, steps)
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for number in range(ROUNDS + 1):  # round 0 is a warm-up

@@ -23,6 +23,8 @@ class PretrainKeywords(TypedDict, total=False):
     data: Any  # a path or name as text, a Path, or images: see `adco.pretrain`
     class_level: int
     max_unreadable: float
+    channels: int
+    white_level: int
     # run
     out: str | Path
     seed: int
@@ -51,8 +53,8 @@ class PretrainKeywords(TypedDict, total=False):
     grayscale_probability: float
     blur_probability: float
     flip_probability: float
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     # projector
     dim: int
     hidden: int

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from adco.config import defaults
+from adco.config.channels import of_channels
 from adco.config.networks import is_transformer
 from adco.config.pretrain import Devices, Given, PretrainSettings, Resolved, RunLength
 from adco.config.topics import HardwareSettings
@@ -16,7 +17,6 @@ from adco.devices import best_precision, can_sync_batch_norm, cores, count_proce
 from adco.errors import InputError
 from adco.words import counted
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue, in [0, 1]
 MOST_WORKERS = 16  # per process; 16 workers make views of 4 000 photographs per second
 
 
@@ -67,11 +67,10 @@ def resolve_for_images(settings: Given, source: Source) -> Given:
     known = known_backbone(settings.weights) if settings.weights else {}
     backbone = settings.backbone or known.get("backbone", defaults.BACKBONE)
     optimization = _optimization(settings, run, backbone)
+    of_network_input = of_channels(settings, source, known)
     chosen = {
         "backbone": backbone,
-        "backbone_args": known.get("backbone_args", {}),
-        "mean": tuple(known.get("mean", IMAGENET_MEAN)),
-        "std": tuple(known.get("std", IMAGENET_STD)),
+        **of_network_input,
         "batch_size": batch_size,
         "image_size": image_size,
         "test_image_size": image_size,
@@ -83,7 +82,11 @@ def resolve_for_images(settings: Given, source: Source) -> Given:
         **settings.choose(run),
     }
     stem = stem_with_weights(settings.stem, known) if settings.weights else settings.stem
-    settings = replace(_unless_set(settings, chosen), stem=defaults.choose_stem(stem, image_size))
+    settings = replace(
+        _unless_set(settings, chosen),
+        backbone_args=of_network_input["backbone_args"],
+        stem=defaults.choose_stem(stem, image_size),
+    )
     for size, *_ in settings.further_crops:
         if size > image_size:
             raise InputError(f"small_crops has a size of {size}: it must be at most image_size {image_size}")

@@ -55,6 +55,11 @@ class DataSettings(Topic, Generic[Unset]):
         class_level: level of the folders that are the classes: 1 for the folders directly in the data folder (or in
             its train/), 2 for the folders in those; 0 for the first level with at least two folders.
         max_unreadable: the share of damaged files, 0 to 1, above which the run stops.
+        channels: channels of an image: 3 for RGB; 1 for grey, to which other images are converted; any other number
+            must be that of the images, such as the bands of a TIFF. Without three channels, views are not changed in
+            saturation or hue and not converted to grey.
+        white_level: the value that becomes white in images of more than 8 bits per channel: 4095 for 12 bits, which are
+            often kept in 16-bit files; larger values become white, too.
     """
 
     TOPIC: ClassVar[str] = "data"
@@ -62,10 +67,14 @@ class DataSettings(Topic, Generic[Unset]):
     data: str | Unset = TO_BE_CHOSEN
     class_level: int = 0
     max_unreadable: float = 0.01
+    channels: int = 3
+    white_level: int = 65_535
 
     def check(self) -> None:
         super().check()
         require(self, "class_level", at_least=0)
+        require(self, "channels", at_least=1)
+        require(self, "white_level", at_least=1, at_most=65_535)
         require(self, "max_unreadable", at_least=0, at_most=1)
 
     def require_data(self) -> str:
@@ -185,10 +194,9 @@ class ViewSettings(Topic, Generic[Unset]):
         grayscale_probability: probability that a view is converted to grey.
         blur_probability: probability that a view is blurred, with a sigma of 0.1 to 2 px.
         flip_probability: probability that a view is mirrored.
-        mean: mean of the red, green and blue pixel values in [0, 1], which is subtracted from views. Chosen: that of
-            the weights, or ImageNet's.
-        std: standard deviation of the same values, by which views are divided. Chosen: that of the weights, or
-            ImageNet's.
+        mean: mean of the pixel values of each channel (red, green and blue) in [0, 1], which is subtracted from views.
+            Chosen: that of the weights, or ImageNet's; without three channels that of some of the images.
+        std: standard deviation of the same values, by which views are divided. Chosen: likewise.
     """
 
     TOPIC: ClassVar[str] = "views"
@@ -204,8 +212,8 @@ class ViewSettings(Topic, Generic[Unset]):
     grayscale_probability: float = 0.2
     blur_probability: float = 0.5
     flip_probability: float = 0.5
-    mean: tuple[float, float, float] | Unset = TO_BE_CHOSEN
-    std: tuple[float, float, float] | Unset = TO_BE_CHOSEN
+    mean: tuple[float, ...] | Unset = TO_BE_CHOSEN
+    std: tuple[float, ...] | Unset = TO_BE_CHOSEN
 
     def check(self) -> None:
         super().check()

@@ -1,6 +1,6 @@
 """A batch of views, as the loader makes it and a method takes it.
 
-Shapes: n images of a rank, S side of a view in pixels.
+Shapes: n images of a rank, C channels, S side of a view in pixels.
 """
 
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from torch import Tensor
 class Batch(NamedTuple):
     """The views of a rank's share of a batch."""
 
-    views: list[Tensor]  # each uint8 [n, 3, S, S]
+    views: list[Tensor]  # each uint8 [n, C, S, S]
     indices: Tensor  # [n] int64, of the images in their source; of a replaced image, those of the one in its place
     position: int  # number of batches since the start of the run
 
 
 def normalize(views: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """Compute (views / 255 − mean) / std of uint8 views [B, 3, S, S], as a new tensor.
+    """Compute (views / 255 − mean) / std of uint8 views [B, C, S, S], as a new tensor.
 
     Args:
         views: values in 0 to 255.
-        mean, std: [3], of red, green and blue in [0, 1], on the device of the views; the result has their dtype.
+        mean, std: [C], of each channel in [0, 1], on the device of the views; the result has their dtype.
         memory_format: of the result. It is set last: arithmetic on channels is slow where they are the innermost axis.
     """
     mean, std = (255 * of_channels[:, None, None] for of_channels in (mean, std))

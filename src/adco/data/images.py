@@ -1,9 +1,9 @@
-"""The types of images. B is a number of images; H and W are height and width in pixels."""
+"""The types of images. B is a number of images, C of channels; H and W are height and width in pixels."""
 
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]  # [..., H, W, 3] RGB
-Images = Pixels | Iterable[Pixels]  # [B, H, W, 3], or B images [H, W, 3] of different sizes
+Pixels = NDArray[np.uint8]  # [..., H, W, C]; with three channels RGB
+Images = Pixels | Iterable[Pixels]  # [B, H, W, C], or B images [H, W, C] of different sizes

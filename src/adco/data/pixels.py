@@ -4,7 +4,7 @@ Images are processed one at a time on one thread, so that each stays in the cach
 options only fused multiply-add is enabled, in `mean_grey` reordering of the sum too. The bytes of a view therefore do
 not depend on the rest of the batch or on the process. Values are float32 in 0..255, rounded only once, at the end.
 
-Shapes: B images, H and W their height and width, S the size of a view, all in pixels.
+Shapes: B images of C channels, H and W their height and width, S the size of a view, all in pixels.
 """
 
 import math
@@ -33,30 +33,34 @@ def render_images(
     sigma: NDArray[np.float64],
     out: Pixels,
 ) -> None:
-    """Write one view of each image to `out` [B, 3, S, S].
+    """Write one view of each image to `out` [B, C, S, S].
 
     Args:
-        images: [B, H, W, 3].
+        images: [B, H, W, C].
         crop: [B, 22], the random numbers of each crop; see `crop_box`.
         flip: [B], whether to mirror the image.
         order: [B, 4], the colour operations from first to last: 0 brightness, 1 contrast, 2 saturation, 3 hue, −1 none.
+            Saturation and hue are for three channels only.
         factors: [B, 4], the factors of brightness, contrast and saturation, and the shift of the hue.
-        grayscale: [B], whether to convert the image to grey.
+        grayscale: [B], whether to convert the image to grey; for three channels only.
         sigma: [B], standard deviation of the blur in pixels; 0 for no blur.
-        out: [B, 3, S, S], overwritten.
+        out: [B, C, S, S], overwritten.
     """
-    size = out.shape[2]
-    x = np.empty((3, size, size), np.float32)
-    scratch = np.empty((3, size, size), np.float32)
+    channels, size = out.shape[1], out.shape[2]
+    x = np.empty((channels, size, size), np.float32)
+    scratch = np.empty((channels, size, size), np.float32)
     for i in range(len(images)):
         box = crop_box(images.shape[1], images.shape[2], crop[i])
-        crop_and_resize(images[i], box, flip[i], x)
-        planes = x.reshape(3, size * size)
+        if channels == 3:
+            crop_and_resize(images[i], box, flip[i], x)
+        else:
+            crop_and_resize_channels(images[i], box, flip[i], x)
+        planes = x.reshape(channels, size * size)
         for operation in order[i]:
             if operation == 0:
                 brightness(planes, f32(factors[i, 0]))
             elif operation == 1:
-                contrast(planes, f32(factors[i, 1]))
+                contrast(planes, f32(factors[i, 1]), f32(mean_grey(planes) if channels == 3 else mean_value(planes)))
             elif operation == 2:
                 saturation(planes, f32(factors[i, 2]))
             elif operation == 3:
@@ -65,7 +69,7 @@ def render_images(
             saturation(planes, f32(0))
         if sigma[i] > 0:
             blur(x, sigma[i], scratch)
-        for channel in range(3):
+        for channel in range(channels):
             for row in range(size):
                 for column in range(size):
                     out[i, channel, row, column] = np.uint8(x[channel, row, column] + f32(0.5))
@@ -154,6 +158,31 @@ def crop_and_resize(image: Pixels, box: tuple[int, int, int, int], flip: bool, o
 
 
 @compiled
+def crop_and_resize_channels(image: Pixels, box: tuple[int, int, int, int], flip: bool, out: Planes) -> None:
+    """Do the same as `crop_and_resize` for any number of channels, more slowly: [H, W, C] to [C, S, S]."""
+    channels, size = out.shape[0], out.shape[1]
+    top, left, height, width = box
+    first_row, row_weights = triangle_filter(height, size)
+    first_column, column_weights = triangle_filter(width, size)
+    line = np.empty((width, channels), np.float32)
+    for row in range(size):
+        line[:] = f32(0)
+        for t in range(row_weights.shape[1]):
+            weight = row_weights[row, t]
+            pixels = image[top + int(first_row[row]) + t]
+            for p in range(width):
+                for channel in range(channels):
+                    line[p, channel] += weight * f32(pixels[left + p, channel])
+        for s in range(size):
+            column = size - 1 - s if flip else s
+            for channel in range(channels):
+                total = f32(0)
+                for t in range(column_weights.shape[1]):
+                    total += column_weights[s, t] * line[int(first_column[s]) + t, channel]
+                out[channel, row, column] = total
+
+
+@compiled
 def luma(red: np.float32, green: np.float32, blue: np.float32) -> np.float32:
     """Return the grey value by ITU-R BT.601, as Pillow and torchvision do."""
     return f32(0.299) * red + f32(0.587) * green + f32(0.114) * blue
@@ -167,8 +196,8 @@ def clamp(x: np.float32) -> np.float32:
 
 @compiled
 def brightness(x: Planes, factor: np.float32) -> None:
-    """Blend x [3, S²] with black, in place."""
-    for channel in range(3):
+    """Blend x [C, S²] with black, in place."""
+    for channel in range(len(x)):
         plane = x[channel]
         for p in range(len(plane)):
             plane[p] = clamp(plane[p] * factor)
@@ -185,10 +214,21 @@ def mean_grey(x: Planes) -> float:
 
 
 @compiled
-def contrast(x: Planes, factor: np.float32) -> None:
-    """Blend x [3, S²] with its mean grey value, in place."""
-    offset = f32(mean_grey(x)) * (f32(1) - factor)
-    for channel in range(3):
+def mean_value(x: Planes) -> float:
+    """Return the mean of all values of x [C, S²]."""
+    total = 0.0
+    for channel in range(len(x)):
+        plane = x[channel]
+        for p in range(len(plane)):
+            total += float(plane[p])
+    return total / x.size
+
+
+@compiled
+def contrast(x: Planes, factor: np.float32, mean: np.float32) -> None:
+    """Blend x [C, S²] with its mean, in place."""
+    offset = mean * (f32(1) - factor)
+    for channel in range(len(x)):
         plane = x[channel]
         for p in range(len(plane)):
             plane[p] = clamp(plane[p] * factor + offset)
@@ -234,7 +274,7 @@ def hue_offset(angle: np.float32) -> np.float32:
 
 @compiled
 def blur(x: Planes, sigma: float, scratch: Planes) -> None:
-    """Blur x [3, S, S] in place by a Gaussian kernel that is cut off at three sigma. Borders are mirrored."""
+    """Blur x [C, S, S] in place by a Gaussian kernel that is cut off at three sigma. Borders are mirrored."""
     size = x.shape[1]
     reach = min(size - 1, math.ceil(3 * sigma))
     kernel = np.empty(reach + 1, np.float32)  # the centre and one side; the kernel is symmetric
@@ -242,7 +282,7 @@ def blur(x: Planes, sigma: float, scratch: Planes) -> None:
         kernel[t] = math.exp(-0.5 * (t / sigma) ** 2)
     kernel /= 2 * kernel.sum() - kernel[0]
     padded = np.empty(size + 2 * reach, np.float32)
-    for channel in range(3):
+    for channel in range(len(x)):
         for row in range(size):
             target, source = scratch[channel, row], x[channel, row]
             weight = kernel[0]

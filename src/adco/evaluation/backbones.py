@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from adco.config.channels import IMAGENET_MEAN, IMAGENET_STD
 from adco.config.commands import EvaluateSettings
 from adco.config.defaults import choose_stem
-from adco.config.resolve import IMAGENET_MEAN, IMAGENET_STD, default_image_size
+from adco.config.resolve import default_image_size
 from adco.config.weights import known_backbone, stem_with_weights
 from adco.data.sources.protocol import Source
 from adco.errors import InputError

@@ -18,6 +18,7 @@ from torch import nn
 from adco.config.commands import EvaluateSettings
 from adco.data.sources.open import open_splits
 from adco.data.sources.protocol import Source
+from adco.data.sources.reading import RGB, Reading
 from adco.devices import evaluation_device
 from adco.errors import InputError
 from adco.evaluation.backbones import named_backbone, run_backbone, run_of
@@ -106,7 +107,7 @@ def _run_subject(settings: EvaluateSettings, path: Path | None) -> Subject:
     config = {} if settings.data else run.read_config()
     data, class_level, max_unreadable = _data_settings(settings, config)
     try:
-        train, test = _open(data, class_level, max_unreadable)
+        train, test = _open(data, class_level, max_unreadable, _reading(info, run))
     except InputError as error:
         if settings.data:
             raise
@@ -123,7 +124,7 @@ def _named_subject(settings: EvaluateSettings, run: Path | None) -> Subject:
     if settings.data is None:
         raise InputError(f"{_name(settings)} needs --data: the labelled images to evaluate it on")
     data, class_level, max_unreadable = _data_settings(settings, {})
-    train, test = _open(data, class_level, max_unreadable)
+    train, test = _open(data, class_level, max_unreadable, RGB)
     backbone, info = named_backbone(settings, train)
     return Subject(backbone, info, info.image_size, data, class_level, train, test, max_unreadable, None)
 
@@ -140,9 +141,14 @@ def _data_settings(settings: EvaluateSettings, config: Mapping[str, Any]) -> tup
     return chosen["data"], chosen["class_level"], chosen["max_unreadable"]
 
 
-def _open(data: str, class_level: int, max_unreadable: float) -> tuple[Source, Source]:
+def _reading(info: BackboneInfo, run: RunDirectory) -> Reading:
+    """Return how the images of a run are read."""
+    return Reading(len(info.mean), run.read_config().get("white_level", RGB.white_level))
+
+
+def _open(data: str, class_level: int, max_unreadable: float, reading: Reading) -> tuple[Source, Source]:
     """Open training and test images and check that they have the same classes."""
-    train, test = open_splits(data, max_unreadable, class_level)
+    train, test = open_splits(data, max_unreadable, class_level, reading)
     if is_first_rank():
         logging.getLogger("adco").info(f"training images: {train.description}")
     check_classes(train, test)

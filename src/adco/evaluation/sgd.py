@@ -71,10 +71,17 @@ class Classifier(L.LightningModule):
 class Images(L.LightningDataModule):
     """Augmented training images; each batch is divided between the devices."""
 
-    def __init__(self, source: Source, size: int, batch_size: int) -> None:
+    def __init__(self, source: Source, size: int, channels: int, batch_size: int) -> None:
         super().__init__()
         self.source, self.batch_size = source, batch_size
-        self.view = View(size=size, scale=CROP, jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0)
+        self.view = View(
+            size=size,
+            channels=channels,
+            scale=CROP,
+            jitter_probability=0.0,
+            grayscale_probability=0.0,
+            blur_probability=0.0,
+        )
 
     def train_dataloader(self) -> Loader:
         assert self.trainer is not None
@@ -102,7 +109,7 @@ def fit_by_sgd(
     """Train a linear layer on frozen features of augmented images, on one or several devices.
 
     Args:
-        backbone: maps images [n, 3, S, S] to features [n, F]; left in eval mode and without gradients.
+        backbone: maps images [n, C, S, S] to features [n, F]; left in eval mode and without gradients.
         width: F.
         task: its labelled training images are used.
         epochs: passes over them.
@@ -128,7 +135,7 @@ def fit_by_sgd(
     classifier = Classifier(backbone, width, labels, len(source.classes), schedule, info.mean, info.std)
     with quiet_lightning():
         trainer = _trainer(torch.device(task.device), devices, epochs)
-        trainer.fit(classifier, datamodule=Images(source, task.image_size, batch_size))
+        trainer.fit(classifier, datamodule=Images(source, task.image_size, len(info.mean), batch_size))
     weight, bias = classifier.linear.weight.detach().cpu(), classifier.linear.bias.detach().cpu()
     if not weight.isfinite().all():
         raise InputError(f"the linear layer diverged at learning_rate {learning_rate}: try a lower one")

@@ -27,14 +27,14 @@ class BackboneInfo:
 
     name: str  # of the timm model
     image_size: int  # pixels
-    mean: tuple[float, ...]  # per RGB channel, for pixel values in [0, 1]
+    mean: tuple[float, ...]  # per channel, for pixel values in [0, 1]
     std: tuple[float, ...]
     arguments: dict[str, Any] = field(default_factory=dict)  # additional arguments of timm.create_model
     stem: Stem = "auto"  # missing in files of earlier versions: chosen by image size
 
 
 def build_backbone(info: BackboneInfo) -> nn.Module:
-    """Return a randomly initialised timm network: images [N, 3, S, S] → features [N, F].
+    """Return a randomly initialised timm network: images [N, C, S, S] → features [N, F].
 
     Networks that timm builds for one size of images are built for `info.image_size`.
 
@@ -97,7 +97,7 @@ def feature_width(backbone: nn.Module, info: BackboneInfo, image_size: int, sett
     dtype, training = next(backbone.parameters()).dtype, backbone.training
     try:
         with torch.no_grad():
-            features = backbone.eval()(torch.zeros(1, 3, image_size, image_size, dtype=dtype))
+            features = backbone.eval()(torch.zeros(1, len(info.mean), image_size, image_size, dtype=dtype))
     except UNSUITABLE as error:
         raise InputError(_unsuitable(info, image_size, setting, error)) from error
     finally:
@@ -119,7 +119,7 @@ def _unsuitable(info: BackboneInfo, image_size: int, setting: str, error: Except
         other = replace(info, image_size=size, stem=stem) if fitted else info
         return _build(other, create_arguments(other))
 
-    sizes = nearest_sizes(build, info.name, image_size)
+    sizes = nearest_sizes(build, info.name, image_size, len(info.mean))
     advice = "choose another --backbone"
     if sizes:
         which = "sizes that it takes are" if len(sizes) > 1 else "size that it takes is"

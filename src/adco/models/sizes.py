@@ -44,7 +44,7 @@ def size_arguments(name: str, given: Mapping[str, Any], image_size: int) -> dict
     return {argument: value for argument, value in wanted.items() if argument in accepted and argument not in given}
 
 
-def nearest_sizes(build: Callable[[int], nn.Module], name: str, image_size: int) -> list[int]:
+def nearest_sizes(build: Callable[[int], nn.Module], name: str, image_size: int, channels: int) -> list[int]:
     """Return the nearest smaller and the nearest larger size of images that a network takes, in steps of 8 pixels.
 
     They are found by trial, without memory or computation (on torch's meta device).
@@ -53,23 +53,24 @@ def nearest_sizes(build: Callable[[int], nn.Module], name: str, image_size: int)
         build: returns the network for images of a size.
         name: of the timm model; the size that it was published with is tried, too.
         image_size: the size that it does not take.
+        channels: of the images.
     """
     config = get_pretrained_cfg(name)
     usual = config.input_size[-1] if config is not None else image_size
     sizes = sorted({*range(STEP, max(image_size, usual) + 4 * STEP + 1, STEP), usual})
-    smaller = _first(build, [size for size in reversed(sizes) if size < image_size])
-    larger = _first(build, [size for size in sizes if size > image_size])
+    smaller = _first(build, channels, [size for size in reversed(sizes) if size < image_size])
+    larger = _first(build, channels, [size for size in sizes if size > image_size])
     return smaller + larger
 
 
-def _first(build: Callable[[int], nn.Module], sizes: Iterable[int]) -> list[int]:
-    return next(([size] for size in sizes if _takes(build, size)), [])
+def _first(build: Callable[[int], nn.Module], channels: int, sizes: Iterable[int]) -> list[int]:
+    return next(([size] for size in sizes if _takes(build, channels, size)), [])
 
 
-def _takes(build: Callable[[int], nn.Module], size: int) -> bool:
+def _takes(build: Callable[[int], nn.Module], channels: int, size: int) -> bool:
     try:
         with torch.device("meta"), torch.no_grad():
-            features = build(size).eval()(torch.zeros(1, 3, size, size))
+            features = build(size).eval()(torch.zeros(1, channels, size, size))
     except UNSUITABLE:
         return False
     return bool(features.ndim == 2)

@@ -19,6 +19,7 @@ def make_views(settings: Resolved) -> list[View]:
     return [
         View(
             size=size,
+            channels=settings.channels,
             scale=(smallest, largest),
             brightness=settings.brightness,
             contrast=settings.contrast,

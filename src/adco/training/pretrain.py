@@ -18,6 +18,7 @@ from adco.config.resolve import resolve
 from adco.data.sources.address import short_name
 from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
+from adco.data.sources.reading import Reading
 from adco.devices import can_sync_batch_norm
 from adco.errors import InputError
 from adco.launcher import is_first_rank
@@ -51,7 +52,8 @@ def open_training_images(settings: Given | Resolved) -> Source:
     Raises:
         InputError: as `open_source`.
     """
-    return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level)
+    reading = Reading(settings.channels, settings.white_level)
+    return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level, reading)
 
 
 def log_and_open_training_images(settings: Given | Resolved) -> Source:

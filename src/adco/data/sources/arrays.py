@@ -3,12 +3,13 @@
 Shapes: n images in the source, B requested images, H and W the height and width in pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adco.data.sources.protocol import Indices, Unreadable
+from adco.data.sources.reading import Reading, with_channels
 from adco.errors import InputError
 
 
@@ -18,7 +19,7 @@ class ArraySource:
 
     Args:
         name: name of the source, for messages.
-        images: [n, H, W, 3] RGB.
+        images: [n, H, W, C].
         labels: [n], indices into `classes`; None if the images are unlabelled.
         classes: class names.
 
@@ -32,9 +33,9 @@ class ArraySource:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
             found = f"{self.images.dtype} {list(self.images.shape)}"
-            raise InputError(f"images of {self.name} are {found}, not uint8 [n, H, W, 3]")
+            raise InputError(f"images of {self.name} are {found}, not uint8 [n, H, W, C]")
         if self.labels is not None and len(self.labels) != len(self.images):
             raise InputError(f"{self.name} has {len(self.images)} images and {len(self.labels)} labels")
 
@@ -69,10 +70,17 @@ class ArraySource:
         return self.shorter_side
 
     def load(self, indices: Indices) -> NDArray[np.uint8]:
-        """Return a copy of the images at these indices, [B, H, W, 3]."""
+        """Return a copy of the images at these indices, [B, H, W, C]."""
         return np.ascontiguousarray(self.images[np.asarray(indices, np.int64)])
 
     def subset(self, indices: Indices) -> "ArraySource":
         """Return a source with only these images, in this order."""
         labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
         return ArraySource(self.name, self.load(indices), labels, self.classes)
+
+    def read_as(self, reading: Reading) -> "ArraySource":
+        """Return a source of images converted from grey to RGB, or from RGB to grey."""
+        try:
+            return replace(self, images=with_channels(self.images, reading.channels))
+        except ValueError as error:
+            raise InputError(f"images of {self.name} have {error}") from error

@@ -1,14 +1,18 @@
-"""Decode image files to RGB."""
+"""Decode image files to RGB, or to another number of channels."""
 
 import io
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 from simplejpeg import decode_jpeg  # type: ignore[import-untyped]
+
+from adco.data.sources import tiff
+from adco.data.sources.reading import RGB, SIXTEEN_BITS, Reading, eight_bits, with_channels
 
 try:
     from pi_heif import register_heif_opener  # type: ignore[import-not-found, unused-ignore]
@@ -54,6 +58,26 @@ _UPRIGHT = {
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
+def read(file: Path | bytes, reading: Reading = RGB) -> NDArray[np.uint8]:
+    """Return the image in a file, given by its path or content: [H, W, C], upright.
+
+    For one channel, the image is converted to grey; for three, to RGB, as `read_rgb` does. Grey of more than 8 bits is
+    scaled by the white level. Otherwise the file must have as many channels as are asked for. They may be the bands or
+    the pages of a TIFF, which needs tifffile.
+
+    Raises:
+        Exception: any error that Pillow or tifffile raises on a damaged file; `reason` describes it in a few words.
+    """
+    if reading == RGB:
+        return read_rgb(file)
+    if reading.channels not in (1, 3) and tiff.is_tiff(_start(file)):
+        values = tiff.read_bands(file)
+    else:
+        with _opened(file) as image:
+            values = _values(image, converted=reading.channels in (1, 3))
+    return np.ascontiguousarray(with_channels(eight_bits(values, reading.white_level), reading.channels))
+
+
 def read_rgb(file: Path | bytes) -> NDArray[np.uint8]:
     """Return the image in a file (the first frame if there are several), upright and in RGB: [H, W, 3].
 
@@ -61,6 +85,8 @@ def read_rgb(file: Path | bytes) -> NDArray[np.uint8]:
 
     Transparent images are blended over white. 16-bit grey is divided by 257, so that 65 535 becomes 255. Grey without
     a fixed range (floats, integers beyond 16 bits) is scaled so that its minimum becomes 0 and its maximum 255.
+
+    A TIFF of several grey pages of one size is refused: they may be the channels of one image.
 
     Raises:
         Exception: any error that Pillow raises on a damaged file; `reason` describes it in a few words.
@@ -98,7 +124,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         Exception: any error that Pillow raises on a damaged file.
     """
-    with Image.open(path) as image:
+    with _opened(path) as image:
         size = image.size
         drafted = image.draft(None, (1, 1))  # decodes a JPEG at 1/8 of its size, which is about twice as fast
         image.load()
@@ -117,7 +143,40 @@ def reason(error: Exception) -> str:
 
 
 def _opened(file: Path | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    try:
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except UnidentifiedImageError as error:
+        if tiff.is_tiff(_start(file)):
+            raise ValueError(tiff.why_not(file)) from error
+        raise
+    if (pages := tiff.stacked_pages(image)) > 1:
+        image.close()
+        raise ValueError(f"a TIFF of {pages} grey pages of one size: give --channels {pages} if they are channels")
+    return image
+
+
+def _start(file: Path | bytes) -> bytes:
+    if isinstance(file, bytes):
+        return file[:4]
+    with file.open("rb") as opened:
+        return opened.read(4)
+
+
+def _values(image: Image.Image, *, converted: bool) -> NDArray[Any]:
+    """Return the values of an opened image, [H, W, C], upright.
+
+    Args:
+        converted: to grey or RGB; otherwise, the channels are those of the file.
+    """
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    is_grey = image.mode in ("L", "F") or image.mode.startswith("I")
+    if not is_grey and (converted or image.mode in ("1", "P")):
+        image = _to_rgb(image)
+    values = np.array(image)
+    return values[..., None] if values.ndim == 2 else values
 
 
 def _pixels(image: Image.Image, file: Path | bytes) -> NDArray[np.uint8]:
@@ -142,22 +201,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(image)).convert("RGB")
+        return Image.fromarray(eight_bits(np.asarray(image), SIXTEEN_BITS)).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert grey of more than 8 bits to [H, W] in 0..255. Values that are not finite become 0."""
-    grey = np.asarray(image, np.float64)
-    finite = np.isfinite(grey)
-    if not finite.any():
-        return np.zeros(grey.shape, np.uint8)
-    low, high = grey.min(initial=np.inf, where=finite), grey.max(initial=-np.inf, where=finite)
-    if image.mode != "F" and low >= 0 and high <= 65_535:
-        low, high = 0, 65_535
-    scale = 255 / (high - low) if high > low else 0.0
-    scaled: NDArray[np.float64] = (np.where(finite, grey, low) - low) * scale
-    return np.rint(scaled).astype(np.uint8)

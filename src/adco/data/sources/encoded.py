@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from adco.data.sources import decode
 from adco.data.sources.labels import Labels
 from adco.data.sources.protocol import Indices, Unreadable
+from adco.data.sources.reading import RGB, Reading
 from adco.errors import InputError
 from adco.words import counted
 
@@ -48,14 +49,16 @@ class EncodedSource:
         store: where the images are kept.
         chosen: [n], the index in the store of each image of the source.
         given: label of each image of the source, and class names.
-        left_out: text for the user: what is in the store and not used; empty if nothing.
+        layout: text for the user about the classes and what is left out; "" for the number of classes.
+        reading: how the images are read.
     """
 
     name: str
     store: Store
     chosen: NDArray[np.int64]
     given: Labels
-    left_out: str = ""
+    layout: str = ""
+    reading: Reading = RGB
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -78,8 +81,7 @@ class EncodedSource:
     @property
     def description(self) -> str:
         """One line for the user: the number of images and classes, and what is left out."""
-        end = f"; {self.left_out}" if self.left_out else ""
-        return f"{self.name}: {counted(len(self), 'image')}, {self.given.description}{end}"
+        return f"{self.name}: {counted(len(self), 'image')}, {self.layout or self.given.describe()}"
 
     @property
     def in_memory(self) -> bool:
@@ -98,19 +100,27 @@ class EncodedSource:
 
     @cached_property
     def _sides(self) -> NDArray[np.int64]:
-        return np.array([min(self._decoded(index, decode.header_size)) for index in sample(len(self))])
+        size = decode.header_size if self.reading == RGB else lambda content: self._read(content).shape[:2]
+        return np.array([min(self._decoded(index, size)) for index in sample(len(self))])
 
     def load(self, indices: Indices) -> Iterator[NDArray[np.uint8]]:
-        """Return an iterator over the images at these indices, each [H, W, 3], upright and in RGB.
+        """Return an iterator over the images at these indices, each [H, W, C], upright.
 
         Raises:
             InputError: while iterating, if an image cannot be read.
         """
-        return (self._decoded(index, decode.read_rgb) for index in indices)
+        return (self._decoded(index, self._read) for index in indices)
 
     def subset(self, indices: Indices) -> "EncodedSource":
         """Return a source with only these images, in this order."""
         return replace(self, chosen=self.chosen[np.asarray(indices, np.int64)], given=self.given.subset(indices))
+
+    def read_as(self, reading: Reading) -> "EncodedSource":
+        """Return a source whose images are read in another way."""
+        return replace(self, reading=reading)
+
+    def _read(self, content: bytes) -> NDArray[np.uint8]:
+        return decode.read(content, self.reading)
 
     def _decoded(self, index: int, decoded: Callable[[bytes], Result]) -> Result:
         place = int(self.chosen[index])

@@ -93,8 +93,10 @@ def of_dataset(dataset: "Dataset", name: str) -> EncodedSource:
     plain = dataset.with_format(None)
     given = _labels(plain, kinds[ClassLabel][0]) if kinds[ClassLabel] else Labels()
     images = plain.select_columns([column]).cast_column(column, Image(decode=False))
-    other = f"the images of column {column}; not used: {', '.join(kinds[Image][1:])}" if kinds[Image][1:] else ""
-    return EncodedSource(name, TableOfImages(name, images, column), np.arange(len(images)), given, other)
+    layout = given.describe()
+    if kinds[Image][1:]:
+        layout += f"; the images of column {column}; not used: {', '.join(kinds[Image][1:])}"
+    return EncodedSource(name, TableOfImages(name, images, column), np.arange(len(images)), given, layout)
 
 
 def _labels(dataset: "Dataset", column: str) -> Labels:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.data.sources.labels import Labels
-from adco.data.sources.protocol import Indices, Source, Unreadable
+from adco.data.sources.protocol import Indices, Source, Unreadable, read_as
+from adco.data.sources.reading import Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,10 @@ class JoinedSource:
     def subset(self, indices: Indices) -> "JoinedSource":
         """Return a source with only these images, in this order."""
         return replace(self, place=self.place[np.asarray(indices, np.int64)], given=self.given.subset(indices))
+
+    def read_as(self, reading: Reading) -> "JoinedSource":
+        """Return a source whose parts are read in another way."""
+        return replace(self, parts=tuple(read_as(part, reading) for part in self.parts))
 
 
 def join(parts: Sequence[Source]) -> JoinedSource:

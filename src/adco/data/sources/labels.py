@@ -25,9 +25,8 @@ class Labels:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
 
-    @property
-    def description(self) -> str:
-        """The number of classes, for the user."""
+    def describe(self) -> str:
+        """Return the number of classes, for the user."""
         if self.labels is None:
             return "no classes"
         without = int((self.labels < 0).sum())

@@ -10,7 +10,7 @@ Without a header, the first column is the path and the second, if there is one, 
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,11 @@ class Files:
     """
 
     paths: NDArray[np.bytes_]
+
+    @classmethod
+    def of(cls, paths: Iterable[str | Path]) -> "Files":
+        """Return a store of these files."""
+        return cls(np.array([os.fsencode(path) for path in paths]))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,7 +75,7 @@ def open_list(address: str, split: Split) -> EncodedSource | None:
     for (line, given, _), path in zip(rows, paths, strict=True):
         if not os.path.isfile(path):  # noqa: PTH113
             raise InputError(f"data {name!r}, line {line}: there is no file {given} ({path})")
-    files = Files(np.array([os.fsencode(path) for path in paths]))
+    files = Files.of(paths)
     return EncodedSource(name, files, np.arange(len(files)), number_classes([label for *_, label in rows]))
 
 

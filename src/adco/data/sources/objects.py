@@ -15,12 +15,13 @@ from adco.data.sources.arrays import ArraySource
 from adco.data.sources.encoded import sample
 from adco.data.sources.labels import Labels
 from adco.data.sources.protocol import Indices, Source, Unreadable
+from adco.data.sources.reading import RGB, Reading, with_channels
 from adco.data.sources.registry import Split
 from adco.errors import InputError
 from adco.words import counted
 
 SCHEME = "python"  # begins the setting `data` of a run whose images were given from Python
-ACCEPTED = "a PIL image, a uint8 array [H, W, 3] or a uint8 tensor [3, H, W], alone or first in a tuple"
+ACCEPTED = "a PIL image, a uint8 array [H, W, C] or a uint8 tensor [C, H, W], alone or first in a tuple"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +33,14 @@ class ItemSource:
         items: the list or data set.
         chosen: [n], the index in `items` of each image of the source.
         given: labels and class names.
+        reading: how the images are read.
     """
 
     name: str
     items: Any
     chosen: NDArray[np.int64]
     given: Labels
+    reading: Reading = RGB
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -60,7 +63,7 @@ class ItemSource:
     @property
     def description(self) -> str:
         """One line for the user: the number of images and classes."""
-        return f"{self.name}: {counted(len(self), 'image')}, {self.given.description}"
+        return f"{self.name}: {counted(len(self), 'image')}, {self.given.describe()}"
 
     @property
     def in_memory(self) -> bool:
@@ -82,7 +85,7 @@ class ItemSource:
         return np.array([min(self._image(index).shape[:2]) for index in sample(len(self))])
 
     def load(self, indices: Indices) -> Iterator[NDArray[np.uint8]]:
-        """Return an iterator over the images at these indices, each [H, W, 3].
+        """Return an iterator over the images at these indices, each [H, W, C].
 
         Raises:
             InputError: while iterating, if an item is not an image.
@@ -93,19 +96,27 @@ class ItemSource:
         """Return a source with only these images, in this order."""
         return replace(self, chosen=self.chosen[np.asarray(indices, np.int64)], given=self.given.subset(indices))
 
+    def read_as(self, reading: Reading) -> "ItemSource":
+        """Return a source whose images are converted to the channels asked for."""
+        return replace(self, reading=reading)
+
     def _image(self, index: int) -> NDArray[np.uint8]:
         place = int(self.chosen[index])
-        pixels = pixels_of(self.items[place])
+        item = self.items[place]
+        pixels = pixels_of(item)
         if pixels is None:
-            raise InputError(f"item {place} of {self.name} is {describe(self.items[place])}: it must be {ACCEPTED}")
-        return pixels
+            raise InputError(f"item {place} of {self.name} is {describe(item)}: it must be {ACCEPTED}")
+        try:
+            return np.ascontiguousarray(with_channels(pixels, self.reading.channels))
+        except ValueError as error:
+            raise InputError(f"item {place} of {self.name} has {error}") from error
 
 
 def source_of(images: Any) -> Source:
     """Return images given from Python as a source.
 
     Args:
-        images: a uint8 array [n, H, W, 3]; a list of PIL images or arrays; a torch data set with a length, whose items
+        images: a uint8 array [n, H, W, C]; a list of PIL images or arrays; a torch data set with a length, whose items
             are images or tuples that begin with one; a Hugging Face data set; or a `Source`. A torch data set has
             labels if it has `targets`, as those of torchvision do.
 
@@ -125,7 +136,7 @@ def source_of(images: Any) -> Source:
         source = ItemSource(name, images, np.arange(len(images)), _targets(images))
     else:
         raise InputError(
-            f"data is a {type(images).__name__}: give a path, a name, a uint8 array [n, H, W, 3], a list of images, or "
+            f"data is a {type(images).__name__}: give a path, a name, a uint8 array [n, H, W, C], a list of images, or "
             "a data set with a length"
         )
     if len(source) < 2:
@@ -147,14 +158,14 @@ def open_object(address: str, split: Split) -> Source:
 
 
 def pixels_of(item: Any) -> NDArray[np.uint8] | None:
-    """Return the image in an item, [H, W, 3]; None if there is none."""
+    """Return the image in an item, [H, W, C]; None if there is none. PIL images are RGB."""
     image = item[0] if isinstance(item, tuple) and item else item
     if isinstance(image, Image.Image):
         return decode.rgb_of(image)
     if isinstance(image, torch.Tensor) and image.ndim == 3:
         image = image.permute(1, 2, 0).numpy()
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return np.ascontiguousarray(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3:
+        return image
     return None
 
 

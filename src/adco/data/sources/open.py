@@ -10,8 +10,9 @@ Shapes: n images in a source, B requested images, H and W the height and width i
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,14 @@ from numpy.typing import NDArray
 from adco.data.sources.address import VALIDATION, folders_of, is_named, scheme_of
 from adco.data.sources.arrays import ArraySource
 from adco.data.sources.classes import Classes, find_classes
+from adco.data.sources.encoded import EncodedSource
 from adco.data.sources.folder import open_folder
 from adco.data.sources.joined import join
+from adco.data.sources.labels import Labels
+from adco.data.sources.listed import Files
 from adco.data.sources.listing import HELD_OUT, Listing, display_path, is_image, list_images, split_folders
-from adco.data.sources.protocol import Source
+from adco.data.sources.protocol import Source, read_as
+from adco.data.sources.reading import RGB, Reading
 from adco.data.sources.registry import NAMED, SCHEMES, Split, load_named, open_address
 from adco.data.sources.splits import hold_out
 from adco.errors import InputError
@@ -31,7 +36,9 @@ from adco.errors import InputError
 SPLITS: tuple[Split, Split] = ("train", "test")
 
 
-def open_source(data: str | Path, split: Split = "train", max_unreadable: float = 0.01, class_level: int = 0) -> Source:
+def open_source(
+    data: str | Path, split: Split = "train", max_unreadable: float = 0.01, class_level: int = 0, reading: Reading = RGB
+) -> Source:
     """Open a split of a named set or of a folder.
 
     Args:
@@ -44,6 +51,7 @@ def open_source(data: str | Path, split: Split = "train", max_unreadable: float 
         max_unreadable: largest share of files, 0 to 1, that may be unreadable. They are left out with a warning.
         class_level: level of the folders that are the classes, counted from the folder or its split: 1 for the folders
             directly in it, 0 for the first level that has at least two folders.
+        reading: how the images are read: their channels, and which value is white.
 
     Raises:
         InputError: the data, split or class level does not exist; the set cannot be fetched; there are fewer than two
@@ -51,11 +59,12 @@ def open_source(data: str | Path, split: Split = "train", max_unreadable: float 
     """
     if not 0 <= max_unreadable <= 1:
         raise InputError(f"max_unreadable {max_unreadable} is not between 0 and 1")
+    folder_opener = _folder_opener(reading)  # called here, so that its warnings show the caller's line
     if _is_folder(data):
         listings = _listings(data, class_level)
-        found: Source | None = open_folder(*listings[split], max_unreadable) if split in listings else None
+        found: Source | None = folder_opener(*listings[split], max_unreadable) if split in listings else None
     else:
-        found = _open_other(data, split, max_unreadable, class_level)
+        found = _open_other(data, split, max_unreadable, class_level, reading)
     if found is None:
         names = ", ".join(f"{name}/" for name in HELD_OUT)
         needed = "" if scheme_of(data) else f": it needs train/ and one of {names}"
@@ -64,7 +73,9 @@ def open_source(data: str | Path, split: Split = "train", max_unreadable: float 
     return found
 
 
-def open_splits(data: str | Path, max_unreadable: float = 0.01, class_level: int = 0) -> tuple[Source, Source]:
+def open_splits(
+    data: str | Path, max_unreadable: float = 0.01, class_level: int = 0, reading: Reading = RGB
+) -> tuple[Source, Source]:
     """Open a labelled training source and a labelled test source, for evaluation.
 
     If the data has no test split, a fifth of each class is held out for testing, the same images at every call.
@@ -73,11 +84,12 @@ def open_splits(data: str | Path, max_unreadable: float = 0.01, class_level: int
         InputError: as for `open_source`; or the data has no labels, or only one image per class.
     """
     found: list[Source | None]
+    folder_opener = _folder_opener(reading)
     if _is_folder(data):
         listings = _listings(data, class_level)
-        found = [open_folder(*listings[s], max_unreadable) if s in listings else None for s in SPLITS]
+        found = [folder_opener(*listings[s], max_unreadable) if s in listings else None for s in SPLITS]
     else:
-        found = [_open_other(data, split, max_unreadable, class_level) for split in SPLITS]
+        found = [_open_other(data, split, max_unreadable, class_level, reading) for split in SPLITS]
     all_training, test = found
     assert all_training is not None
     train = labelled(all_training)
@@ -103,16 +115,31 @@ def _is_folder(data: str | Path) -> bool:
     return not (is_named(data) or scheme_of(data) or folders_of(data))
 
 
-def _open_other(data: str | Path, split: Split, max_unreadable: float, class_level: int) -> Source | None:
+def _folder_opener(reading: Reading) -> Callable[[Listing, Classes, float], Source]:
+    """Return the function that opens a folder."""
+    return open_folder if reading == RGB else partial(_open_files, reading)
+
+
+def _open_files(reading: Reading, listing: Listing, classes: Classes, max_unreadable: float) -> Source:
+    """Return a source of a folder's files with other channels than RGB, without decoding all of them first."""
+    labels = Labels(classes.labels, classes.names)
+    files = Files.of(listing.images)
+    return EncodedSource(str(listing.root), files, np.arange(len(files)), labels, classes.description, reading)
+
+
+def _open_other(
+    data: str | Path, split: Split, max_unreadable: float, class_level: int, reading: Reading
+) -> Source | None:
     """Open a split of what is not a single folder; None if there is no such split."""
     if folders := folders_of(data):
         listings = [_listings(folder, class_level) for folder in folders]
         if not all(split in listing for listing in listings):
             return None
-        return join([open_folder(*listing[split], max_unreadable) for listing in listings])
+        return join([_folder_opener(reading)(*listing[split], max_unreadable) for listing in listings])
     if class_level:
         raise InputError(f"class_level {class_level} is for folders: {data} has classes of its own")
-    return _named(str(data), split) if is_named(data) else open_address(str(data), split)
+    found = _named(str(data), split) if is_named(data) else open_address(str(data), split)
+    return None if found is None else read_as(found, reading)
 
 
 def _named(data: str, split: Split) -> Source:

@@ -1,6 +1,6 @@
 """What a source of images is. The package's own are opened by `open_source` in `sources.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.data.images import Images
+from adco.data.sources.reading import Reading
 
 Indices = Sequence[int] | NDArray[np.int64]
 
@@ -26,7 +27,8 @@ class Source(Protocol):
 
     Loader workers have a copy each, so a source is picklable, and small unless its images are in memory.
 
-    Shapes: n images in the source, B requested images, H and W their height and width in pixels.
+    Shapes: n images in the source, B requested images, H and W their height and width in pixels, C their channels: red,
+    green and blue, unless the setting `channels` says otherwise.
     """
 
     @property
@@ -65,7 +67,16 @@ class Source(Protocol):
         """Return n."""
 
     def load(self, indices: Indices) -> Images:
-        """Return the images at these indices: [B, H, W, 3] uint8, or B images [H, W, 3] that are read one by one."""
+        """Return the images at these indices: [B, H, W, C] uint8, or B images [H, W, C] that are read one by one."""
 
     def subset(self, indices: Indices) -> "Source":
         """Return a source with only these images, in this order."""
+
+
+def read_as(source: Source, reading: Reading) -> Source:
+    """Return a source whose images have the channels that are asked for.
+
+    A source that has no method `read_as(reading)` is returned as it is: its images must have these channels.
+    """
+    read: Callable[[Reading], Source] | None = getattr(source, "read_as", None)
+    return source if read is None else read(reading)

@@ -108,8 +108,10 @@ def open_shards(address: str, split: Split) -> EncodedSource | None:
         has = f"{counted(len(paths), 'shard')} with {counted(len(store), 'image')}"
         raise InputError(f"data {name!r} has {has}: at least two are needed")
     labels = number_classes(np.concatenate([index.label for index in indices]))
-    left_out = f"{counted(without_image, 'sample')} without an image left out" if without_image else ""
-    return EncodedSource(name, store, np.arange(len(store)), labels, left_out)
+    layout = labels.describe()
+    if without_image:
+        layout += f"; {counted(without_image, 'sample')} without an image left out"
+    return EncodedSource(name, store, np.arange(len(store)), labels, layout)
 
 
 def _paths(name: str, address: str) -> list[str]:
