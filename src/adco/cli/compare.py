@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adco.cli.imports import import_lightning
 from adco.cli.tables import or_dash, print_table
 
 
@@ -18,6 +19,7 @@ def compare(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="build each row and step twice on noise, no more")
     flags = parser.read_flags(arguments)
+    import_lightning()
     from adco.training.errors import Interrupted
 
     if flags.dry_run:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from adco.cli.imports import import_lightning
 from adco.cli.tables import print_results
 
 
@@ -15,6 +16,7 @@ def demo(arguments: Sequence[str]) -> int:
 
     parser = Parser([DemoSettings], "adco demo", "Pretrain on CIFAR-10 without labels, and show what was learned.")
     flags = parser.read_flags(arguments)
+    import_lightning()
     from adco.demo import run_demo, what_happened
     from adco.training.errors import Interrupted
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adco.cli.imports import import_lightning
 from adco.cli.tables import print_results
 from adco.errors import InputError
 
@@ -28,6 +29,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     settings, evaluation = parser.construct(flags)
     settings.check()
     evaluation.check()
+    import_lightning()
     from adco.evaluation.backbones import run_of
     from adco.evaluation.evaluate import evaluate_one
     from adco.evaluation.results import result_file

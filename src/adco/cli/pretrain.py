@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adco.cli.imports import import_lightning
 from adco.errors import InputError
 from adco.launcher import is_first_rank
 
@@ -48,6 +49,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     if shown in arguments:
         return _print_config(settings)
     if flags.dry_run:
+        import_lightning()
         from adco.training.rehearsal import dry_run
 
         print(dry_run(settings))
@@ -103,6 +105,7 @@ def _print_config(settings: "Given") -> int:
 
 def _chosen(settings: "Given") -> "Resolved":
     """Resolve the settings for their data."""
+    import_lightning()
     from adco.config.resolve import resolve
     from adco.training.pretrain import open_training_images
 
@@ -111,6 +114,7 @@ def _chosen(settings: "Given") -> "Resolved":
 
 def _train(**settings: Any) -> int:
     """Call `adco.pretrain` and print the run directory."""
+    import_lightning()
     from adco.api import pretrain as train
 
     run = train(**settings)

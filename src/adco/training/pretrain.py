@@ -14,14 +14,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from adco.config.pretrain import Given, Resolved, to_dict
-from adco.config.resolve import resolve
+from adco.config.resolve import processes_of, resolve
 from adco.data.sources.address import short_name
 from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
 from adco.data.sources.reading import Reading
 from adco.devices import can_sync_batch_norm
 from adco.errors import InputError
-from adco.launcher import is_first_rank
+from adco.launcher import announce_launch, is_first_rank
 from adco.methods.method import Method
 from adco.models.backbone import feature_width
 from adco.models.pretrained import Loaded
@@ -52,6 +52,8 @@ def open_training_images(settings: Given | Resolved) -> Source:
     Raises:
         InputError: as `open_source`.
     """
+    if processes_of(settings) > 1:
+        announce_launch()
     reading = Reading(settings.channels, settings.white_level)
     return open_source(settings.require_data(), "train", settings.max_unreadable, settings.class_level, reading)
 

@@ -1,12 +1,16 @@
 """List the images in a folder, the files left out, and the train and test folders. No file is opened."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from adco.data.sources.decode import OF_IMAGES, SUFFIXES, TO_INSTALL
+from adco.data.sources.handover import Arrays, once_per_node
 from adco.data.sources.paths import Paths
 from adco.data.sources.registry import Split
 from adco.errors import InputError
@@ -41,16 +45,38 @@ class Listing:
             parts.append(describe_left_out(self.left_out))
         return "; ".join(parts)
 
+    def to_arrays(self) -> Arrays:
+        """Return the listing without its root as arrays, for other processes."""
+        rest = {
+            "counts": {str(folder): count for folder, count in self.counts.items()},
+            "left_out": dict(self.left_out),
+            "unlisted": [(error.errno, error.strerror, error.filename) for error in self.unlisted],
+        }
+        return {"names": np.frombuffer(self.images.names, np.uint8), "rest": np.array(json.dumps(rest))}
+
+    @classmethod
+    def from_arrays(cls, root: Path, arrays: Arrays) -> "Listing":
+        """Return the listing of `root` that these arrays were made from."""
+        rest = json.loads(str(arrays["rest"]))
+        counts = {Path(folder): count for folder, count in rest["counts"].items()}
+        unlisted = tuple(OSError(*error) for error in rest["unlisted"])
+        return cls(root, Paths.below(root, arrays["names"].tobytes()), counts, rest["left_out"], unlisted)
+
 
 def list_images(root: Path) -> Listing:
     """List the images in `root` and all folders below it, by their suffix in upper or lower case.
 
-    Hidden files and folders are skipped. Symbolic links are followed.
+    Hidden files and folders are skipped. Symbolic links are followed. Of several processes that train together, one of
+    each node lists the folder.
 
     Raises:
         InputError: no images were found.
         OSError: `root` cannot be listed.
     """
+    return Listing.from_arrays(root, once_per_node(f"images in {root}", lambda: _list_images(root).to_arrays()))
+
+
+def _list_images(root: Path) -> Listing:
     names: list[bytes] = []  # of each folder
     counts: dict[Path, int] = {}
     left_out: Counter[str] = Counter()
