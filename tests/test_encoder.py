@@ -14,7 +14,14 @@ import adco
 import tiny
 from adco.config.topics import Stem
 from adco.errors import InputError
-from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone, save_backbone
+from adco.models.backbone import (
+    BackboneInfo,
+    build_backbone,
+    feature_width,
+    is_fitted_to_small_images,
+    load_backbone,
+    save_backbone,
+)
 from adco.models.encoder import Encoder, mlp, unit
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -108,6 +115,20 @@ def test_an_unknown_tag_names_the_known_ones() -> None:
         InputError, match=r"'resnet18\.b9' is not a timm model: its tag is not one of resnet18\.a1_in1k"
     ):
         build_backbone(info(name="resnet18.b9"))
+
+
+def test_a_network_of_fixed_size_keeps_its_stem_also_for_small_images() -> None:
+    for name in ("maxvit_rmlp_pico_rw_256", "efficientformerv2_s0", "vit_tiny_patch16_224"):
+        given = info(64, name)
+        assert not is_fitted_to_small_images(given)
+        theirs = timm.create_model(name, num_classes=0, img_size=64)
+        strides = [
+            [m.stride for m in network.modules() if isinstance(m, nn.Conv2d)]
+            for network in (build_backbone(given), theirs)
+        ]
+        assert strides[0] == strides[1]
+    assert is_fitted_to_small_images(info(64, "resnet26d"))
+    assert not is_fitted_to_small_images(info(65, "resnet26d"))
 
 
 # A CIFAR stem removes the strides of the stem: a factor of 4, or of 2 where the stem halves once.

@@ -1,12 +1,14 @@
 """Weights of other programs, under their own names: they are found, and give the same features."""
 
 import argparse
+import importlib
 import re
 import shutil
 import sys
 import types
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from adco.config.weights import known_backbone
 from adco.data.sources.open import open_source
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, build_backbone, save_backbone
-from adco.models.pretrained import load_weights
+from adco.models.pretrained import copy_weights, load_weights
 from adco.training.build import make_method
 
 State = dict[str, Any]
@@ -209,6 +211,42 @@ def test_a_dinov2_checkpoint_with_registers_gives_its_features(tmp_path: Path) -
     loaded = load_weights(backbone, info, str(tmp_path / "dinov2.pth"))
     assert (loaded.share, loaded.missing) == (1, [])
     torch.testing.assert_close(features(backbone, 56), features(network, 56), atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "source", "size"),
+    [
+        ("deit3_small_patch16_224", "deit", 96),  # the class has no position
+        ("vit_relpos_small_patch16_224", "vision_transformer_relpos", 96),
+        ("swin_tiny_patch4_window7_224", "swin_transformer", 96),
+        pytest.param("beit_base_patch16_224", "beit", 96, marks=pytest.mark.slow),  # 86 million weights
+    ],
+)
+def test_positions_are_resampled_for_another_size_as_timm_does(name: str, source: str, size: int) -> None:
+    torch.manual_seed(0)
+    given = BackboneInfo(name, 224, (0.5,) * 3, (0.2,) * 3)
+    weights = {
+        key: torch.randn_like(tensor) if "pos" in key and tensor.is_floating_point() else tensor
+        for key, tensor in build_backbone(given).state_dict().items()
+    }
+    backbone = build_backbone(replace(given, image_size=size))
+    convert = getattr(importlib.import_module(f"timm.models.{source}"), "checkpoint_filter_fn", None)
+    expected = convert(dict(weights), backbone) if convert else weights
+    assert str(copy_weights(backbone, weights, "file")) == "100 % of the backbone"
+    for key, tensor in backbone.state_dict().items():
+        if "pos" in key and key in expected:
+            torch.testing.assert_close(tensor, expected[key], msg=key)
+    assert features(backbone, size).isfinite().all()
+
+
+def test_positions_that_cannot_be_resampled_are_refused_in_words() -> None:
+    given = BackboneInfo("pit_ti_224", 224, (0.5,) * 3, (0.2,) * 3)
+    weights = build_backbone(given).state_dict()
+    with pytest.raises(
+        InputError, match=r"pos_embed has shape \[1, 64, 27, 27\] in the weights and .*in the backbone$"
+    ):
+        copy_weights(build_backbone(replace(given, image_size=96)), weights, "file")
 
 
 def test_input_channels_are_adapted_as_timm_does(tmp_path: Path) -> None:

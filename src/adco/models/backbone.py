@@ -68,10 +68,14 @@ def create_arguments(info: BackboneInfo) -> dict[str, Any]:
     return {**size_arguments(info.name, info.arguments, info.image_size), **info.arguments}
 
 
+def is_fitted_to_small_images(info: BackboneInfo) -> bool:
+    """Return whether a network gets the CIFAR stem: not one of fixed size, whose attention would no longer fit."""
+    return choose_stem(info.stem, info.image_size) == "cifar" and not has_fixed_size(info.name)
+
+
 def _build(info: BackboneInfo, arguments: dict[str, Any]) -> nn.Module:
     backbone = timm.create_model(info.name, pretrained=False, num_classes=0, **arguments)
-    # A network of fixed size is no CNN; without its strides, its attention would not fit.
-    if choose_stem(info.stem, info.image_size) == "cifar" and not has_fixed_size(info.name):
+    if is_fitted_to_small_images(info):
         use_cifar_stem(backbone)
     # timm initialises the last BatchNorm weight of each residual branch to 0, torchvision (used for all published
     # results of these methods) to 1. With 0, untrained networks score lower and short runs learn more slowly.

@@ -6,6 +6,7 @@ training state with either of these somewhere inside; see `naming.py`.
 
 import difflib
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import timm
 from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
@@ -93,7 +95,11 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
         )
     if len(fitting) < len(found):
         name = next(name for name in found if name not in fitting)
-        stem = "; a stem of another kind? try --stem cifar or --stem standard" if name == next(iter(wanted)) else ""
+        stem = (
+            "; a stem of another kind? try --stem cifar or --stem standard"
+            if name.endswith("weight") and name == next(iter(wanted))
+            else ""
+        )
         raise InputError(
             f"weights {source} do not fit: {name} has shape {list(found[name].shape)} in the weights and "
             f"{list(wanted[name].shape)} in the backbone{stem}"
@@ -203,19 +209,31 @@ def _of_timm(info: BackboneInfo) -> dict[str, Tensor]:
 
 
 def _adapted(backbone: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
-    """Return position embeddings or a stem's weights in the wanted shape, if timm can convert them."""
+    """Return positions or a stem's weights in the wanted shape, if timm can convert them, else as they are."""
     if tensor.shape == wanted.shape:
         return tensor
-    patches: Any = getattr(backbone, "patch_embed", None)
-    if name == "pos_embed" and tensor.ndim == 3 and patches is not None:
-        rows, columns = patches.grid_size
-        others = wanted.shape[1] - rows * columns  # embeddings of tokens that are no patches
-        if math.isqrt(tensor.shape[1] - others) ** 2 == tensor.shape[1] - others:
-            resampled: Tensor = resample_abs_pos_embed(tensor, [rows, columns], num_prefix_tokens=others)
-            return resampled
     if tensor.ndim == 4 and tensor.shape[1] == 3 and tensor[:, :1].shape == wanted[:, :1].shape:
         channels: Tensor = adapt_input_conv(wanted.shape[1], tensor)
         return channels
+    try:
+        return _resampled(backbone, name, tensor, wanted)
+    except (RuntimeError, AssertionError, ValueError):  # not of the same kind of network, or not of square images
+        return tensor
+
+
+def _resampled(backbone: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Return position embeddings, or a table of relative positions, for the backbone's size of images."""
+    patches: Any = getattr(backbone, "patch_embed", None)
+    module, _, kind = name.rpartition(".")
+    if name == "pos_embed" and tensor.ndim == 3 and patches is not None:
+        tokens = wanted.shape[1] - math.prod(patches.grid_size)  # of the class, if they have a position
+        positions: Tensor = resample_abs_pos_embed(tensor, list(patches.grid_size), num_prefix_tokens=tokens)
+        return positions
+    if kind == "relative_position_bias_table":
+        window: Any = backbone.get_submodule(module).window_size
+        with warnings.catch_warnings(action="ignore"):  # of torch, for how timm computes it
+            table: Tensor = resize_rel_pos_bias_table(tensor, window, wanted.shape)
+        return table
     return tensor
 
 

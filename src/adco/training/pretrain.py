@@ -23,7 +23,7 @@ from adco.devices import can_sync_batch_norm
 from adco.errors import InputError
 from adco.launcher import announce_launch, is_first_rank
 from adco.methods.method import Method
-from adco.models.backbone import feature_width
+from adco.models.backbone import feature_width, is_fitted_to_small_images
 from adco.models.pretrained import Loaded
 from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
@@ -129,7 +129,7 @@ def _default_out(settings: Resolved) -> Path:
 def log_images_and_warnings(settings: Resolved, source: Source) -> None:
     """Log a description of the images, and what is slow or has no effect in the settings."""
     logger.info(source.description)
-    if settings.stem == "cifar" and 48 <= settings.image_size <= 64:
+    if 48 <= settings.image_size <= 64 and is_fitted_to_small_images(backbone_info(settings)):
         logger.info(SLOW_STEM, settings.image_size)
     for warning in settings.warnings(settings.epochs * (len(source) // settings.batch_size)):
         logger.warning("warning: %s", warning)
