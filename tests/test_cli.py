@@ -60,8 +60,14 @@ WRONG = [
         ["evaluate", "knn", "--backbone", "resnet18", "--data", "digits", "--device", "abacus"],
         "device abacus is not av",
     ),
-    (["evaluate", "knn", "--backbone", "vit_tiny_patch16_224", "--data", "digits"], "does not take images of 8 px"),
-    (["pretrain", "digits", "--backbone_args", "{layers: [1, 1]}"], "backbone resnet18 does not take images"),
+    (
+        ["evaluate", "knn", "--backbone", "vit_tiny_patch16_224", "--data", "digits"],
+        "the nearest size that it takes is 16 px",
+    ),
+    (
+        ["pretrain", "digits", "--backbone_args", "{layers: [1, 1]}"],
+        "backbone resnet18 with backbone_args .* takes images of no size",
+    ),
     (["pretrain", "--print-config"], "data is missing"),
     (["pretrain", "digits", "--batch_norm", "shuffle"], "batch_norm shuffle needs more than one device"),
     (["pretrain", "digits", "--data=cifar10"], "data is given twice, digits and --data cifar10: leave one out"),

@@ -222,7 +222,7 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         ({"class_level": 1}, "class_level 1 is for folders: digits has classes of its own"),
         (
             {"backbone": "vit_tiny_patch16_224", "backbone_args": {}},
-            "backbone vit_tiny_patch16_224 does not take images of 8 px .*: try another --image_size or --backbone, or",
+            "image_size 8 does not suit backbone vit_tiny_patch16_224 .*: the nearest size that it takes is 16 px",
         ),
         ({"batch_size": 5000}, "batch_size 5000 is more than the 1442 images of digits: try --batch_size 128"),
         ({"batch_size": 1}, "batch_size 1 leaves 1 image .*: it must be at least 2"),

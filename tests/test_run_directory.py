@@ -57,6 +57,7 @@ def test_files_are_read_back(run: RunDirectory) -> None:
     values = {
         "method": "simsiam",
         "backbone_rate": 0.5,
+        "fixed_patches": True,
         "data": "photos",
         "crop_scale": [0.2, 1.0],
         "workers": None,

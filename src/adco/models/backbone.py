@@ -124,11 +124,13 @@ def _unsuitable(info: BackboneInfo, image_size: int, setting: str, error: Except
         return _build(other, create_arguments(other))
 
     sizes = nearest_sizes(build, info.name, image_size, len(info.mean))
-    advice = "choose another --backbone"
-    if sizes:
-        which = "sizes that it takes are" if len(sizes) > 1 else "size that it takes is"
-        advice = f"the nearest {which} {' and '.join(map(str, sizes))} px"
-    return f"{setting} {image_size} does not suit backbone {info.name} ({_line(error).rstrip('.')}): {advice}"
+    why = _line(error).rstrip(".")
+    if not sizes:
+        given = f" with backbone_args {info.arguments}" if info.arguments else ""
+        return f"backbone {info.name}{given} takes images of no size ({why}): choose another --backbone"
+    which = "sizes that it takes are" if len(sizes) > 1 else "size that it takes is"
+    nearest = f"the nearest {which} {' and '.join(map(str, sizes))} px"
+    return f"{setting} {image_size} does not suit backbone {info.name} ({why}): {nearest}"
 
 
 def _line(error: Exception) -> str:

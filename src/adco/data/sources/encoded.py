@@ -6,16 +6,17 @@ Where they are kept is a `Store`. Everything else is the same for all of them.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adco.data.damage import DamagedImage
 from adco.data.sources import decode
 from adco.data.sources.labels import Labels
 from adco.data.sources.protocol import Indices, Unreadable
 from adco.data.sources.reading import RGB, Reading
-from adco.errors import InputError
 from adco.words import counted
 
 SAMPLE = 256  # images that are looked at before training, to know what sizes there are
@@ -107,7 +108,7 @@ class EncodedSource:
         """Return an iterator over the images at these indices, each [H, W, C], upright.
 
         Raises:
-            InputError: while iterating, if an image cannot be read.
+            DamagedImage: while iterating, if an image cannot be read.
         """
         return (self._decoded(index, self._read) for index in indices)
 
@@ -127,4 +128,4 @@ class EncodedSource:
         try:
             return decoded(self.store.read(place))
         except Exception as error:  # Pillow raises errors of a dozen types on damaged files
-            raise InputError(f"{self.store.where(place)} cannot be read: {decode.reason(error)}") from error
+            raise DamagedImage(Path(self.store.where(place)), decode.reason(error)) from error
