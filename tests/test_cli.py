@@ -66,7 +66,7 @@ WRONG = [
     ),
     (
         ["pretrain", "digits", "--backbone_args", "{layers: [1, 1]}"],
-        "backbone resnet18 with backbone_args .* takes images of no size",
+        "takes images of no size",
     ),
     (["pretrain", "--print-config"], "data is missing"),
     (["pretrain", "digits", "--batch_norm", "shuffle"], "batch_norm shuffle needs more than one device"),
