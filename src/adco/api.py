@@ -1,5 +1,6 @@
 """`adco.pretrain` and `adco.evaluate`. Their keywords have the same names as the flags of the `adco` command."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any, Unpack
@@ -9,6 +10,7 @@ from adco.config.keywords import EvaluateKeywords, PretrainKeywords
 from adco.config.load import Parser, build, pretrain_settings
 from adco.config.resolve import as_resolved
 from adco.config.versions import current_evaluation
+from adco.data.augment import Augment
 from adco.data.sources.address import scheme_of
 from adco.data.sources.objects import SCHEME, name_of, source_of
 from adco.data.sources.protocol import Source, read_as
@@ -22,14 +24,21 @@ from adco.training.rehearsal import fit_epochs
 
 
 def pretrain(
-    recipe: str | Path | None = None, *, resume: str | Path | None = None, **settings: Unpack[PretrainKeywords]
+    recipe: str | Path | None = None,
+    *,
+    resume: str | Path | None = None,
+    augment: Augment | None = None,
+    **settings: Unpack[PretrainKeywords],
 ) -> Path:
     """Pretrain a backbone on images without labels.
 
     Args:
         recipe: a recipe of the package by name, or a YAML file, such as an earlier run's `config.yaml`.
         resume: a run directory to continue. Only `epochs` may be given with it, to make the run longer or shorter, and
-            `data` if the run's images were given from Python.
+            `data` if the run's images were given from Python. `augment` must be given again.
+        augment: a function that makes the views in place of the package: an image, uint8 [H, W, 3] → a view, a tensor
+            [3, image_size, image_size] of uint8 or of floats in [0, 1]. For each call, the global generators of Python,
+            NumPy and torch are seeded by (seed, epoch, image, view).
         settings: the settings of the run; they override the recipe's. See `adco pretrain --help`. `data` may also be
             the images themselves: a uint8 array [n, H, W, C]; a list of PIL images or arrays; a torch data set with a
             length, whose items are images or tuples that begin with one; a Hugging Face data set; or a
@@ -56,17 +65,21 @@ def pretrain(
             raise InputError(
                 f"resume takes its settings from the run directory, except epochs: leave out {', '.join(refused)}"
             )
-        return _resume(RunDirectory.open(resume), images, **settings)
+        return _resume(RunDirectory.open(resume), images, augment, **settings)
     given = pretrain_settings(recipe, **settings)
     given.check()
+    if augment is not None and given.minutes != math.inf:
+        raise InputError(f"minutes {given.minutes:g} is measured with the package's views: with augment, give epochs")
     if images is not None and given.class_level:
         raise InputError(f"class_level {given.class_level} is for folders: leave it out")
     reading = Reading(given.channels, given.white_level)
     source = log_and_open_training_images(given) if images is None else read_as(images, reading)
-    return pretrain_run(fit_epochs(given, source, time.perf_counter() - start), source).path
+    return pretrain_run(fit_epochs(given, source, time.perf_counter() - start), source, augment).path
 
 
-def _resume(run: RunDirectory, images: Source | None, **settings: Unpack[PretrainKeywords]) -> Path:
+def _resume(
+    run: RunDirectory, images: Source | None, augment: Augment | None, **settings: Unpack[PretrainKeywords]
+) -> Path:
     before = run.read_config()
     was_given = scheme_of(str(before.get("data"))) == SCHEME
     if images is not None and not was_given:
@@ -74,7 +87,7 @@ def _resume(run: RunDirectory, images: Source | None, **settings: Unpack[Pretrai
     resolved, epochs = as_resolved(pretrain_settings(**before)), pretrain_settings(**{**before, **settings}).epochs
     if images is not None:
         images = read_as(images, Reading(resolved.channels, resolved.white_level))
-    return resume_run(run, resolved, epochs, images).path
+    return resume_run(run, resolved, epochs, images, augment).path
 
 
 def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:

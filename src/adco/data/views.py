@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from adco.data.augment import Augment, augmented
 from adco.data.draws import uniform
 from adco.data.images import Images, Pixels
 from adco.data.pixels import render_images
@@ -43,6 +44,7 @@ class View:
     blur_probability: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # smallest and largest standard deviation of the blur, in pixels
     flip_probability: float = 0.5
+    augment: Augment | None = None  # a function of the user that makes the view, in place of everything but the size
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,25 @@ def views_of(
         images: the images, as returned by a source's `load`.
         views: the augmentation of each view.
         seed, epoch, image: as in `draw`.
+
+    Raises:
+        InputError: a view's own function does not return a view.
     """
+    if any(view.augment for view in views):
+        return _own_views(images, views, seed, epoch, image)
     return render(images, views, [draw(view, seed, epoch, image, n) for n, view in enumerate(views)])
+
+
+def _own_views(
+    images: Images, views: Sequence[View], seed: int, epoch: NDArray[np.int64], image: NDArray[np.int64]
+) -> list[Tensor]:
+    made: list[list[Tensor]] = [[] for _ in views]
+    for pixels, *key in zip(images, epoch.tolist(), image.tolist(), strict=True):
+        for number, view in enumerate(views):
+            assert view.augment is not None  # all views of a run are made in one way
+            shape = (view.channels, view.size, view.size)
+            made[number].append(augmented(view.augment, pixels, shape, (seed, *key, number)))
+    return [torch.stack(of_view) for of_view in made]
 
 
 def test_view(images: Images, size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from torch import nn
 
 from adco.config.pretrain import Resolved
+from adco.data.augment import Augment
 from adco.data.views import View
 from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
@@ -13,8 +14,13 @@ from adco.models.reading import read_tensors
 from adco.optim.players import Schedule
 
 
-def make_views(settings: Resolved) -> list[View]:
-    """Return the distribution of each view of an image: two of full size, then the method's further ones."""
+def make_views(settings: Resolved, augment: Augment | None = None) -> list[View]:
+    """Return the distribution of each view of an image: two of full size, then the method's further ones.
+
+    Args:
+        settings: resolved.
+        augment: the user's function that makes the views instead.
+    """
     crops = [(settings.image_size, *settings.crop_scale)] * 2 + settings.further_crops
     return [
         View(
@@ -29,6 +35,7 @@ def make_views(settings: Resolved) -> list[View]:
             grayscale_probability=settings.grayscale_probability,
             blur_probability=settings.blur_probability,
             flip_probability=settings.flip_probability,
+            augment=augment,
         )
         for size, smallest, largest in crops
     ]

@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from adco.config.pretrain import Resolved
+from adco.data.augment import Augment
 from adco.data.loader import Loader, Order
 from adco.data.sources.protocol import Source, Unreadable
 from adco.training.build import make_views
@@ -18,11 +19,16 @@ class PretrainData(L.LightningDataModule):
     """Training batches of a source, starting at the run's position.
 
     The attribute `damaged` has the images that could not be read so far, by their index.
+
+    Args:
+        settings: of the run.
+        source: the images.
+        augment: the user's function that makes the views instead of the package.
     """
 
-    def __init__(self, settings: Resolved, source: Source) -> None:
+    def __init__(self, settings: Resolved, source: Source, augment: Augment | None = None) -> None:
         super().__init__()
-        self.settings, self.source = settings, source
+        self.settings, self.source, self.augment = settings, source, augment
         self.damaged: dict[int, Unreadable] = {}
 
     def train_dataloader(self) -> Loader:
@@ -47,7 +53,7 @@ class PretrainData(L.LightningDataModule):
         )
         loader = Loader(
             self.source,
-            make_views(self.settings),
+            make_views(self.settings, self.augment),
             order,
             workers=self.settings.workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",

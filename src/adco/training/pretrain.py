@@ -9,16 +9,19 @@ from pathlib import Path
 from shlex import quote
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from adco.config.pretrain import Given, Resolved, to_dict
 from adco.config.resolve import processes_of, resolve
+from adco.data.augment import Augment, name_of
 from adco.data.sources.address import short_name
 from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
 from adco.data.sources.reading import Reading
+from adco.data.views import views_of
 from adco.devices import can_sync_batch_norm
 from adco.errors import InputError
 from adco.launcher import announce_launch, is_first_rank
@@ -68,12 +71,13 @@ def log_and_open_training_images(settings: Given | Resolved) -> Source:
     return open_training_images(settings)
 
 
-def pretrain_run(given: Given, source: Source) -> RunDirectory:
+def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -> RunDirectory:
     """Pretrain from the start.
 
     Args:
         given: the settings, already checked; unset ones are resolved here.
         source: the training images, `log_and_open_training_images(given)`.
+        augment: the user's function that makes the views instead of the package.
 
     Raises:
         InputError: if a setting is impossible; nothing has been written then. Or if too many images cannot be read in
@@ -84,6 +88,8 @@ def pretrain_run(given: Given, source: Source) -> RunDirectory:
     """
     settings = resolve(given, source)
     loaded = _check_network(settings)
+    if augment is not None:
+        _check_augment(settings, source, augment)
     if is_first_rank():
         log_images_and_warnings(settings, source)
         if loaded:
@@ -93,11 +99,12 @@ def pretrain_run(given: Given, source: Source) -> RunDirectory:
     if is_first_rank():
         run = RunDirectory.create(path)
         run.write_config(to_dict(settings))
-        run.write_environment(seed=settings.seed, images=len(source))
+        own = {} if augment is None else {"augment": name_of(augment)}
+        run.write_environment(seed=settings.seed, images=len(source), **own)
         run.write_unreadable(source.unreadable)
     try:
         with run.locked():
-            return _train(settings, source, run)
+            return _train(settings, source, run, augment)
     except Interrupted:
         raise
     except Exception:
@@ -122,6 +129,14 @@ def _check_network(settings: Resolved) -> Loaded | None:
     return loaded
 
 
+def _check_augment(settings: Resolved, source: Source, augment: Augment) -> None:
+    """Raise an InputError unless the user's function makes views of the first image."""
+    if settings.further_crops:
+        raise InputError("augment makes the two views of full size: leave out small_crops")
+    first = np.zeros(1, np.int64)
+    views_of(source.load([0]), make_views(settings, augment), settings.seed, first, first)
+
+
 def _default_out(settings: Resolved) -> Path:
     return RUNS / f"{settings.method}-{short_name(settings.data)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -135,7 +150,9 @@ def log_images_and_warnings(settings: Resolved, source: Source) -> None:
         logger.warning("warning: %s", warning)
 
 
-def resume_run(run: RunDirectory, settings: Resolved, epochs: int, source: Source | None = None) -> RunDirectory:
+def resume_run(
+    run: RunDirectory, settings: Resolved, epochs: int, source: Source | None = None, augment: Augment | None = None
+) -> RunDirectory:
     """Continue a run from its last checkpoint, or from the start if it was stopped before the first.
 
     Args:
@@ -143,6 +160,7 @@ def resume_run(run: RunDirectory, settings: Resolved, epochs: int, source: Sourc
         settings: as in its config.yaml.
         epochs: the total number of epochs; if it differs from the settings, the run becomes longer or shorter.
         source: the training images, if they were given from Python; by default those that the settings name.
+        augment: the user's function that makes the views, if the run began with one.
 
     Raises:
         InputError: if the images cannot be read, or their number has changed; if the run is already past `epochs`; if
@@ -155,6 +173,12 @@ def resume_run(run: RunDirectory, settings: Resolved, epochs: int, source: Sourc
             f"adco pretrain --resume {quote(str(run.path))} --epochs {2 * epochs}"
         )
         return run
+    if name_of(augment) != (began_with := run.read_environment().get("augment")):
+        given, wanted = name_of(augment) or "none", began_with or "none"
+        raise InputError(
+            f"augment is {given}, but the run began with {wanted}: give the same, as in "
+            "adco.pretrain(resume=RUN, augment=FUNCTION)"
+        )
     if source is None:
         source = log_and_open_training_images(settings)
     before = run.read_environment().get("images", len(source))
@@ -163,7 +187,7 @@ def resume_run(run: RunDirectory, settings: Resolved, epochs: int, source: Sourc
     with run.locked():
         if epochs != settings.epochs:
             settings = _change_length(run, settings, epochs, len(source) // settings.batch_size)
-        return _train(settings, source, run)
+        return _train(settings, source, run, augment)
 
 
 def _change_length(run: RunDirectory, settings: Resolved, epochs: int, steps_per_epoch: int) -> Resolved:
@@ -202,7 +226,7 @@ def _check_fits(run: RunDirectory, method: Method) -> None:
             )
 
 
-def _train(settings: Resolved, source: Source, run: RunDirectory) -> RunDirectory:
+def _train(settings: Resolved, source: Source, run: RunDirectory, augment: Augment | None) -> RunDirectory:
     torch.manual_seed(settings.seed)  # for the initial weights; other random numbers need no generator (data/draws.py)
     is_new = not run.checkpoint.is_file()  # a resumed run gets its weights from the checkpoint
     method = make_method(settings, len(source) // settings.batch_size, from_weights=is_new)
@@ -210,7 +234,7 @@ def _train(settings: Resolved, source: Source, run: RunDirectory) -> RunDirector
         method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
     _check_fits(run, method)
     steps = method.schedule.steps
-    data, clock, knn = PretrainData(settings, source), TimeLeft(steps), online_knn(settings, source)
+    data, clock, knn = PretrainData(settings, source, augment), TimeLeft(steps), online_knn(settings, source)
     monitor = Monitor(run if is_first_rank() else None, settings=settings, steps=steps, knn=knn, clock=clock)
     checkpoints = Checkpoints(run, backbone_info(settings), every=settings.checkpoint_every, may_save=monitor.may_save)
     stop = StopOnSignal(checkpoints, agree_every=settings.log_every)
