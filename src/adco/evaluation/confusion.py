@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 
 from adco.files import write_bytes
 
@@ -21,6 +18,10 @@ def save_confusion(path: Path, confusion: torch.Tensor, classes: Sequence[str]) 
 
     Class names are shown for up to 150 classes, numbers in the cells for up to 20.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because commands start sooner without them
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
     number = len(classes)
     percent = (100 * confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()  # [C, C]
     side = min(max(5.0, 2.5 + 0.16 * number + 0.3 * min(number, NUMBERED_CLASSES)), 30.0)  # inches

@@ -4,17 +4,17 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from adco.files import write_bytes
 from adco.health.adversary_note import ASLEEP, asleep_since
 from adco.health.trends import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Points = NDArray[np.float64]
 
@@ -68,6 +68,8 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
     panels = [panel for panel in PANELS if any(len(_points(records, key)[0]) for key in panel.curves)]
     columns = min(COLUMNS, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
+    from matplotlib.figure import Figure  # here, because a run starts sooner without it
+
     figure = Figure(figsize=(4.6 * columns, 2.9 * rows), dpi=110, layout="constrained")  # inches
     first: Axes | None = None
     for index, panel in enumerate(panels, start=1):
@@ -89,7 +91,9 @@ def _points(records: Sequence[Record], key: str) -> tuple[Points, Points]:
     return steps, values
 
 
-def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
+def _draw(axes: "Axes", panel: Panel, records: Sequence[Record]) -> None:
+    from matplotlib.ticker import EngFormatter
+
     for (key, label), colour in zip(panel.curves.items(), COLOURS, strict=False):
         x, y = _points(records, key)
         if panel.scale == "log":
@@ -115,7 +119,7 @@ def _draw(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
         axes.legend(fontsize=8, frameon=False)
 
 
-def _mark(axes: Axes, panel: Panel, records: Sequence[Record]) -> None:
+def _mark(axes: "Axes", panel: Panel, records: Sequence[Record]) -> None:
     """Draw reference lines: kNN at the start, and the step since which the adversaries are asleep."""
     for name, label in {"knn_top1_random": "random weights", "knn_top1_start": "the initial weights"}.items():
         start = _points(records, name)[1]
