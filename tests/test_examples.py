@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from sklearn.neighbors import NearestCentroid  # type: ignore[import-untyped]
 
 import adco
@@ -63,6 +64,18 @@ def test_a_data_set_of_ones_own_is_trained_on_and_evaluated(example: ModuleType,
     run = adco.pretrain(data="shapes", out=str(tmp_path / "run"), **SMALL)
     result = adco.evaluate("knn", run)
     assert (result["images"], list(result["per_class"])) == (128, ["square", "disc"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["own_backbone"], indirect=True)
+def test_a_backbone_of_ones_own_is_trained_saved_and_evaluated(example: ModuleType, tmp_path: Path) -> None:
+    own = SMALL | {"backbone": "small_cnn", "backbone_args": {"width": 8}}
+    run = adco.pretrain(data="digits", out=str(tmp_path / "run"), **own)
+    backbone, info = adco.load_backbone(run / "backbone.safetensors")
+    assert (info.name, info.arguments, len(backbone)) == ("small_cnn", {"width": 8}, 11)  # type: ignore[arg-type]
+    assert backbone(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
+    result = adco.evaluate("knn", run)
+    assert result["top1"] == adco.evaluate("knn", weights=run, data="digits")["top1"]
 
 
 @pytest.mark.parametrize("example", ["own_evaluation"], indirect=True)

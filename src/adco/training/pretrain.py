@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from adco.config.pretrain import Given, Resolved, to_dict
 from adco.config.resolve import processes_of, resolve
 from adco.data.augment import Augment, name_of
+from adco.data.damage import load_or_next
 from adco.data.sources.address import short_name
 from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
@@ -31,7 +32,7 @@ from adco.models.pretrained import Loaded
 from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
-from adco.training.build import backbone_info, make_backbone, make_method
+from adco.training.build import backbone_info, make_backbone, make_method, make_views
 from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info, summary
 from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
@@ -134,7 +135,7 @@ def _check_augment(settings: Resolved, source: Source, augment: Augment) -> None
     if settings.further_crops:
         raise InputError("augment makes the two views of full size: leave out small_crops")
     first = np.zeros(1, np.int64)
-    views_of(source.load([0]), make_views(settings, augment), settings.seed, first, first)
+    views_of(load_or_next(source, first.copy(), {}), make_views(settings, augment), settings.seed, first, first)
 
 
 def _default_out(settings: Resolved) -> Path:
