@@ -1,7 +1,10 @@
 """The same images in the same order give the same weights, bit for bit, wherever they are kept."""
 
 import io
+import os
 import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -135,4 +138,33 @@ def test_stopped_and_resumed_by_workers(
         patch.setattr(StopOnSignal, "on_train_batch_end", hook)
         with pytest.raises(Interrupted):
             adco.pretrain(data=data, **settings)
+    assert_same(adco.pretrain(resume=tmp_path / "run"), expected)
+
+
+KILLED = """
+import os, signal, sys, tiny, adco
+from adco.training.saving import StopOnSignal
+receive = StopOnSignal.on_train_batch_end
+def hook(self, trainer, module, outputs, batch, index):
+    if trainer.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    receive(self, trainer, module, outputs, batch, index)
+StopOnSignal.on_train_batch_end = hook
+adco.pretrain(**{settings!r})
+"""
+
+
+@pytest.mark.parametrize("kind", [shards, hub])
+def test_killed_and_resumed(
+    whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, kind: Callable[[Path], str]
+) -> None:
+    at, expected = whole
+    settings = {**SETTINGS, "data": kind(at), "checkpoint_every": 2, "out": str(tmp_path / "run")}
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED.format(settings=settings)], env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    step = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert step == 4
     assert_same(adco.pretrain(resume=tmp_path / "run"), expected)

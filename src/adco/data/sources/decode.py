@@ -1,6 +1,7 @@
 """Decode image files to RGB, or to another number of channels."""
 
 import io
+import logging
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +45,8 @@ OF_IMAGES = frozenset((*TO_INSTALL, *_UNSUPPORTED))  # suffixes of all image for
 # Ignore Pillow's warnings (very many pixels, damaged EXIF): the image is read anyway, or an error is raised. The filter
 # applies to the whole process, because files are decoded in threads and `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Pillow also logs that a TIFF has more bands than it reads; the error says it.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
 # EXIF tag Orientation → the operation that turns the image upright (EXIF 2.3, 4.6.4 A). Orientation 1 is upright.
 _UPRIGHT = {

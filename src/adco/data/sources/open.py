@@ -216,6 +216,7 @@ def _folder(data: str | Path) -> Path:
         near = difflib.get_close_matches(str(data).lower(), NAMED, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         if ":" in str(data):
-            hint = f", nor does it begin with {', '.join(f'{scheme}:' for scheme in ('folders', *SCHEMES))}"
+            schemes = ("folders", *(scheme for scheme in SCHEMES if scheme != "python"))  # which is not for users
+            hint = f", nor does it begin with {', '.join(f'{scheme}:' for scheme in schemes)}"
         raise InputError(f"data {str(data)!r} is neither a folder nor one of {', '.join(NAMED)}{hint}")
     return path
