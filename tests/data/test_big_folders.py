@@ -141,8 +141,8 @@ def test_an_interrupted_check_continues_where_it_stopped(
     interrupted.close()  # type: ignore[attr-defined]
     decoded.clear()
     assert run_check(str(tmp_path)) == 0
-    assert sorted(decoded)[-4:] == ["08.png", "09.png", "10.png", "11.png"]
-    assert not {"00.png", "01.png", "02.png", "03.png"} & {*decoded}
+    assert {"08.png", "09.png", "10.png", "11.png"} <= {*decoded}
+    assert not {f"{i:02}.png" for i in range(6)} & {*decoded}
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Sequence
 
 import numpy as np
@@ -142,6 +143,23 @@ def test_the_state_is_the_position_alone(source: ArraySource) -> None:
     assert loader.state_dict() == {}
     loader.load_state_dict({})
     assert loader.order.position == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_garbage_collection_in_workers_leaves_the_memory_of_the_training_process_alone(
+    source: ArraySource, workers: int
+) -> None:
+    class Frozen(ArraySource):
+        """Images that are white where the objects of before are exempt from garbage collection."""
+
+        def load(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+            return np.full_like(super().load(indices), 255 * (gc.get_freeze_count() > before + 1000))
+
+    before = gc.get_freeze_count()
+    view = View(size=8, jitter_probability=0, blur_probability=0)
+    loader = Loader(Frozen("f", source.images, None, ()), [view], Order(IMAGES, batch_size=10, seed=0), workers=workers)
+    (batch,) = batches(loader, 1)
+    assert (batch.views[0] == (255 if workers else 0)).all()
 
 
 def test_it_counts_how_long_it_is_waited_for(source: ArraySource, monkeypatch: pytest.MonkeyPatch) -> None:

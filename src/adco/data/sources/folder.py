@@ -1,5 +1,6 @@
 """A source of image files, decoded at every read."""
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,12 @@ from adco.data.damage import DamagedImage, count_files, list_files, too_many
 from adco.data.draws import permutation
 from adco.data.sources import decode
 from adco.data.sources.classes import Classes
+from adco.data.sources.handover import once_per_node
 from adco.data.sources.listing import Listing, describe_left_out, display_path
 from adco.data.sources.paths import Paths
 from adco.data.sources.protocol import Indices, Unreadable
 from adco.data.sources.retry import retried
+from adco.data.sources.sizes import Size
 from adco.data.sources.survey import survey
 from adco.errors import InputError
 from adco.words import counted
@@ -92,7 +95,7 @@ def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> Fo
     """
     root, paths = listing.root, listing.images
     sample = np.sort(permutation(0, length=len(paths))[:SAMPLE])
-    found = dict(zip(sample.tolist(), survey(root, paths.subset(sample)), strict=True))
+    found = dict(zip(sample.tolist(), _survey_once(root, paths.subset(sample)), strict=True))
     unreadable = {index: Unreadable(paths[index], why) for index, why in found.items() if isinstance(why, str)}
     _check_unreadable(listing, tuple(unreadable.values()), len(sample), max_unreadable)
     sides = [min(size) for size in found.values() if not isinstance(size, str)]
@@ -114,6 +117,13 @@ def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> Fo
         layout=layout,
     )
     return source.subset(np.delete(np.arange(len(paths)), list(unreadable))) if unreadable else source
+
+
+def _survey_once(root: Path, paths: Paths) -> list[Size | str]:
+    """Return what `survey` yields. Of several processes that train together, one of each node decodes the files."""
+    found = once_per_node(f"sizes in {root}", lambda: {"sizes": np.array(json.dumps(list(survey(root, paths))))})
+    sizes: list[Size | str] = json.loads(str(found["sizes"]))
+    return sizes
 
 
 def _check_unreadable(listing: Listing, unreadable: Sequence[Unreadable], checked: int, max_unreadable: float) -> None:

@@ -26,12 +26,8 @@ class KnownSizes:
     def __init__(self, root: Path) -> None:
         name = hashlib.sha256(f"{root}:{PIL.__version__}".encode(errors="surrogateescape")).hexdigest()[:24]
         self.path = user_cache() / "sizes" / f"{name}.npy"
-        self.records = np.empty(0, _RECORD)  # sorted by key
+        self.records = self._read()  # sorted by key
         self.new: dict[int, Size] = {}
-
-    def read(self) -> None:
-        """Read the cache."""
-        self.records = self._read()
 
     def get(self, key: int) -> Size | None:
         """Return the height and width of the file with this key; None if they are not known."""
@@ -46,12 +42,12 @@ class KnownSizes:
 
     def write(self) -> None:
         """Write what was added to the cache, together with what other processes have written meanwhile."""
-        if not self.new:
+        new, self.new = self.new, {}
+        if not new:
             return
-        added = np.array([(key, *size) for key, size in self.new.items()], _RECORD)
+        added = np.array([(key, *size) for key, size in list(new.items())], _RECORD)
         both = np.concatenate([self._read(), added])
         self.records = both[np.unique(both["key"], return_index=True)[1]]
-        self.new = {}
         try:
             with replacing(self.path) as file:
                 np.save(file, self.records)

@@ -14,9 +14,8 @@ from adco.data.sources import decode
 from adco.data.sources.paths import Paths
 from adco.data.sources.retry import retried
 from adco.data.sources.sizes import KnownSizes, Size, key_of
-from adco.files import alone
 
-PART = 2000  # files; the cache is written after so many, so that an interruption loses at most these
+PART = 2000  # files; the cache is written after so many, so that a process that is killed loses at most these
 PROGRESS_ABOVE = 500  # files; decoding more photographs takes several seconds, so a progress bar is shown
 
 
@@ -24,20 +23,21 @@ def survey(root: Path, paths: Paths) -> Iterator[Size | str]:
     """Yield for each file its height and width, or a text that says why it cannot be read.
 
     The sizes are cached in the user's cache directory by path, file size and modification time, so a second survey of
-    the same files decodes nothing. The cache is written in parts, so a survey that was interrupted continues where it
-    stopped. Files that cannot be read are not cached: a change of permissions, for example, changes neither their size
-    nor their modification time. Of several processes that survey one folder, one decodes and the others wait for it.
+    the same files decodes nothing. The cache is written in parts, so a survey that was stopped continues where it was.
+    Files that cannot be read are not cached: a change of permissions, for example, changes neither their size
+    nor their modification time.
     """
     show = len(paths) > PROGRESS_ABOVE and sys.stderr.isatty()
     known = KnownSizes(root)
     # Decoding releases the GIL, so threads help. With more threads than cores, some decode while others wait for disk.
-    with alone(known.path), ThreadPool(min(32, (os.cpu_count() or 1) + 4)) as pool:
-        known.read()
+    with ThreadPool(min(32, (os.cpu_count() or 1) + 4)) as pool:
 
         def inspected() -> Iterator[Size | str]:
             for start in range(0, len(paths), PART):
-                yield from pool.imap(lambda path: _inspect(path, known), paths[start : start + PART], chunksize=16)
-                known.write()
+                try:
+                    yield from pool.imap(lambda path: _inspect(path, known), paths[start : start + PART], chunksize=16)
+                finally:  # also after Ctrl-C
+                    known.write()
 
         console = Console(stderr=True)
         yield from track(inspected(), "checking images", len(paths), console=console, transient=True, disable=not show)
