@@ -62,12 +62,9 @@ WRONG = [
     ),
     (
         ["evaluate", "knn", "--backbone", "vit_tiny_patch16_224", "--data", "digits"],
-        "the nearest size that it takes is 16 px",
+        "image_size 8 does not suit backbone vit_tiny",
     ),
-    (
-        ["pretrain", "digits", "--backbone_args", "{layers: [1, 1]}"],
-        "takes images of no size",
-    ),
+    (["pretrain", "digits", "--backbone_args", "{layers: [1, 1]}"], "takes images of no size that was tried"),
     (["pretrain", "--print-config"], "data is missing"),
     (["pretrain", "digits", "--batch_norm", "shuffle"], "batch_norm shuffle needs more than one device"),
     (["pretrain", "digits", "--data=cifar10"], "data is given twice, digits and --data cifar10: leave one out"),

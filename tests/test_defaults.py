@@ -152,7 +152,14 @@ def test_a_vision_transformer_at_the_papers_scale_has_moco_v3s_optimizer(method:
         assert settings.fixed_patches is True
     assert resolved(IMAGENET, method, side=256, backbone="convnext_tiny").fixed_patches is False
     assert resolved(IMAGENET, method, side=256, backbone="convnext_tiny").optimizer == PUBLISHED[method].optimizer
-    assert resolved(1_000, method, backbone="vit_small_patch16_224").fixed_patches is False  # a short run, with Muon
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_vision_transformer_in_a_short_run_has_muon_with_smaller_steps(method: str) -> None:
+    transformer, cnn = resolved(1_000, method, backbone="vit_small_patch16_224"), resolved(1_000, method)
+    assert (transformer.optimizer, transformer.fixed_patches) == ("muon", False)
+    assert transformer.learning_rate == pytest.approx(settings_of(method).MUON_LEARNING_RATE / 5)
+    assert cnn.learning_rate == settings_of(method).MUON_LEARNING_RATE
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from adco.errors import InputError
 from adco.models.freezing import fix_patches
 from adco.training.bare import BareTraining
 from adco.training.build import make_method
+from adco.training.rehearsal import dry_run
 from tiny import SETTINGS
 
 VIT: dict[str, Any] = {
@@ -57,9 +58,12 @@ def test_a_transformer_is_trained_with_crops_of_several_sizes_and_evaluated_at_a
 def test_sizes_that_do_not_suit_are_refused_before_anything_is_written(
     backbone: str, sizes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
+    asked = VIT | {"backbone": backbone, "backbone_args": {}} | sizes
     with pytest.raises(InputError, match=message):
-        adco.pretrain(**VIT | {"backbone": backbone, "backbone_args": {}} | sizes, out=tmp_path / "run")
+        adco.pretrain(**asked, out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match=message):
+        dry_run(pretrain_settings(**asked))
 
 
 def test_a_fixed_patch_projection_is_the_same_in_the_momentum_encoder_and_gets_no_step() -> None:

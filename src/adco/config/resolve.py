@@ -99,12 +99,12 @@ def _optimization(settings: Given, run: RunLength, backbone: str) -> dict[str, A
     The learning rates of SGD, LARS and AdamW are published for a batch of 256 images and are scaled in proportion to
     the batch size. Muon's is the same for every batch size.
     """
-    optimizer = settings.optimizer or defaults.optimizer(
-        settings.OPTIMIZER, run.images_seen, transformer=is_transformer(backbone)
-    )
+    transformer = is_transformer(backbone)
+    optimizer = settings.optimizer or defaults.optimizer(settings.OPTIMIZER, run.images_seen, transformer=transformer)
     scale, decay = run.batch_size / 256, PretrainSettings.WEIGHT_DECAY
     if optimizer == "muon":
-        rate, warmup_epochs = settings.MUON_LEARNING_RATE, min(1.0, run.epochs / 20)
+        rate = settings.MUON_LEARNING_RATE * (defaults.TRANSFORMER_MUON if transformer else 1)
+        warmup_epochs = min(1.0, run.epochs / 20)
     elif optimizer == "adamw":
         rate, warmup_epochs = defaults.ADAMW_RATE * scale, defaults.adamw_warmup(run.epochs)
         decay = defaults.ADAMW_DECAY

@@ -123,14 +123,13 @@ def _unsuitable(info: BackboneInfo, image_size: int, setting: str, error: Except
         other = replace(info, image_size=size, stem=stem) if fitted else info
         return _build(other, create_arguments(other))
 
-    sizes = nearest_sizes(build, info.name, image_size, len(info.mean))
-    why = _line(error).rstrip(".")
+    sizes, why = nearest_sizes(build, info.name, image_size, len(info.mean)), _line(error).rstrip(".")
     if not sizes:
         given = f" with backbone_args {info.arguments}" if info.arguments else ""
-        return f"backbone {info.name}{given} takes images of no size ({why}): choose another --backbone"
+        return f"backbone {info.name}{given} takes images of no size that was tried ({why}): choose another"
     which = "sizes that it takes are" if len(sizes) > 1 else "size that it takes is"
-    nearest = f"the nearest {which} {' and '.join(map(str, sizes))} px"
-    return f"{setting} {image_size} does not suit backbone {info.name} ({why}): {nearest}"
+    advice = f"the nearest {which} {' and '.join(map(str, sizes))} px"
+    return f"{setting} {image_size} does not suit backbone {info.name} ({why}): {advice}"
 
 
 def _line(error: Exception) -> str:

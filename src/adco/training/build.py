@@ -63,6 +63,21 @@ def make_backbone(settings: Resolved) -> tuple[nn.Module, Loaded | None]:
     return backbone, load_weights(backbone, info, settings.weights) if settings.weights else None
 
 
+def width_at_all_sizes(backbone: nn.Module, settings: Resolved) -> int:
+    """Return the width of the features, after a check that the backbone takes images of every size of the run.
+
+    Raises InputError with the setting of a size that it does not take, and the nearest sizes that it takes.
+    """
+    info = backbone_info(settings)
+    sizes = {
+        settings.test_image_size: "test_image_size",
+        **{size: "small_crops" for size, *_ in settings.further_crops},
+    }
+    sizes[settings.image_size] = "image_size"  # the name to give if several settings have the same size
+    widths = [feature_width(backbone, info, size, setting) for size, setting in sizes.items()]
+    return widths[0]
+
+
 def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool = False) -> Method:
     """Build the method with random weights, drawn from torch's global generator.
 
@@ -71,12 +86,11 @@ def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool 
         steps_per_epoch: of the run.
         from_weights: whether the backbone gets the weights named in the settings.
     """
-    info = backbone_info(settings)
-    backbone = make_backbone(settings)[0] if from_weights else build_backbone(info)
+    backbone = make_backbone(settings)[0] if from_weights else build_backbone(backbone_info(settings))
     freeze(backbone, settings.freeze, settings.backbone)
     if settings.fixed_patches:
         fix_patches(backbone, settings.backbone)
-    width = feature_width(backbone, info, settings.image_size)
+    width = width_at_all_sizes(backbone, settings)
     common = MethodArguments(
         schedule=Schedule(
             peak=settings.learning_rate,

@@ -27,12 +27,12 @@ from adco.devices import can_sync_batch_norm
 from adco.errors import InputError
 from adco.launcher import announce_launch, is_first_rank
 from adco.methods.method import Method
-from adco.models.backbone import feature_width, is_fitted_to_small_images
+from adco.models.backbone import is_fitted_to_small_images
 from adco.models.pretrained import Loaded
 from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
-from adco.training.build import backbone_info, make_backbone, make_method, make_views
+from adco.training.build import backbone_info, make_backbone, make_method, make_views, width_at_all_sizes
 from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info, summary
 from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
@@ -121,10 +121,7 @@ def _check_network(settings: Resolved) -> Loaded | None:
         What is loaded; None without weights.
     """
     backbone, loaded = make_backbone(settings)
-    info = backbone_info(settings)
-    crops = [("small_crops", size) for size, *_ in settings.further_crops]
-    for setting, size in [("image_size", settings.image_size), ("test_image_size", settings.test_image_size), *crops]:
-        feature_width(backbone, info, size, setting)
+    width_at_all_sizes(backbone, settings)
     if settings.freeze or settings.fixed_patches or settings.continue_method:
         make_method(settings, 1, from_weights=True)
     return loaded
