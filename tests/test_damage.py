@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,29 @@ def test_the_next_image_takes_the_place_of_a_damaged_one(photos: Path, tmp_path:
         assert batch.indices.tolist() == [IN_THEIR_PLACE.get(i, i) for i in truth.indices.tolist()]
     assert {index: file.path for index, file in loader.damaged.items()} == {i: files(photos)[i] for i in BAD}
     assert {file.reason for file in loader.damaged.values()} == {"not an image"}
+
+
+@pytest.mark.parametrize("kind", ["list", "wds"])
+def test_the_same_holds_for_lists_and_shards(photos: Path, tmp_path: Path, kind: str) -> None:
+    shutil.copytree(photos, tmp_path / "copies")
+    for bad, other in IN_THEIR_PLACE.items():
+        shutil.copy(files(tmp_path / "copies")[other], files(tmp_path / "copies")[bad])
+    spoil(photos)
+    names = [file.relative_to(photos) for file in files(photos)]
+    if kind == "list":
+        (photos / "list.txt").write_text("\n".join(map(str, names)))
+        address = f"list:{photos / 'list.txt'}"
+    else:
+        with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+            for index, name in enumerate(names):
+                tar.add(photos / name, f"{index:03}.png")
+        address = f"wds:{tmp_path / 'shard.tar'}"
+    orders = [Order(IMAGES, batch_size=8, seed=0) for _ in range(2)]
+    loader = Loader(open_source(address), [View(size=8)], orders[0])
+    truth = Loader(opened(tmp_path / "copies"), [View(size=8)], orders[1])
+    for batch, expected in zip(loader, truth, strict=True):
+        assert torch.equal(batch.views[0], expected.views[0])
+    assert sorted(loader.damaged) == sorted(BAD)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -4,6 +4,7 @@ Where they are kept is a `Store`. Everything else is the same for all of them.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from adco.data.sources import decode
 from adco.data.sources.labels import Labels
 from adco.data.sources.protocol import Indices, Unreadable
 from adco.data.sources.reading import RGB, Reading
+from adco.errors import InputError
 from adco.words import counted
 
 SAMPLE = 256  # images that are looked at before training, to know what sizes there are
@@ -102,7 +104,13 @@ class EncodedSource:
     @cached_property
     def _sides(self) -> NDArray[np.int64]:
         size = decode.header_size if self.reading == RGB else lambda content: self._read(content).shape[:2]
-        return np.array([min(self._decoded(index, size)) for index in sample(len(self))])
+        sides = []
+        for index in sample(len(self)):
+            with suppress(DamagedImage):  # training replaces and counts such images
+                sides.append(min(self._decoded(index, size)))
+        if not sides:
+            raise InputError(f"none of the {counted(len(sample(len(self))), 'image')} tried in {self.name} can be read")
+        return np.array(sides)
 
     def load(self, indices: Indices) -> Iterator[NDArray[np.uint8]]:
         """Return an iterator over the images at these indices, each [H, W, C], upright.
