@@ -9,7 +9,7 @@ memory. Measured are, without and with the caches of an earlier run:
 - seconds from the start of the command to the end of the first step, and those that imports take; also as seconds of
   processor time, which other programs on the machine change less
 - the largest resident memory of the training process until then
-- the memory of each loader worker after the first step and after an epoch of at most 20 000 images: the proportional
+- the memory of each loader worker after the first step and after an epoch of at most 10 000 images: the proportional
   set size, and the part that is not shared with other processes
 """
 
@@ -31,7 +31,7 @@ from measure import save
 
 SIZES = (300_000, 100_000, 10_000, 1_000)
 CLASSES, SIDE, JPEGS = 100, 96, 32  # JPEGS: ext4 allows 65 000 links to a file
-CAP, BATCH = 20_000, 256
+CAP, BATCH = 10_000, 256
 FLAGS = {
     **{"epochs": 1, "batch_size": BATCH, "image_size": 32, "knn_images": 0, "accelerator": "cpu"},
     **{"backbone_args": "{layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}", "adversaries": 64, "hidden": 32},
@@ -144,12 +144,12 @@ def main() -> None:
     options = parser.parse_args()
     trees = {"before": options.before, "after": Path(__file__).parents[1]}
     rows: list[dict[str, Any]] = []
-    measure(trees, make_folder(options.data, SIZES[0], flat=True), [(2, BATCH)])  # compiles with Numba and Python
+    measure(trees, make_folder(options.data, SIZES[-1], flat=True), [(2, BATCH)])  # compiles with Numba and Python
     for files in SIZES:
         for flat in (False, True):
             folder = make_folder(options.data, files, flat=flat)
-            epoch = [] if flat else [(2, min(files, CAP)), (4, min(files, CAP))]
-            rows += measure(trees, folder, [(2, BATCH), (2, BATCH), *epoch])
+            warm = [(2, BATCH)] if flat else [(2, min(files, CAP)), (4, min(files, CAP))]
+            rows += measure(trees, folder, [(2, BATCH), *warm])
     save("big_folders", {"runs": rows})
 
 

@@ -133,15 +133,16 @@ def split_folders(root: Path) -> Mapping[Split, Path]:
     subfolders is used, because ImageNet's `test/` has no class folders. "train" is returned without "test" only if
     `root` contains no other folders and no images.
     """
-    children = sorted(child for child in root.iterdir() if child.name[0] != ".")
-    folders = [child for child in children if child.is_dir()]
+    with os.scandir(root) as entries:  # not root.iterdir(), which takes seconds for 300 000 files in one folder
+        folders = sorted(root / entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
     train = _named(folders, TRAINING)
     held_out = _named(folders, HELD_OUT)
     if train and held_out:
         with_classes = (folder for folder in held_out if any(child.is_dir() for child in folder.iterdir()))
         return {"train": train[0], "test": next(with_classes, held_out[0])}
-    if train and folders == train[:1] and not any(is_image(child.name) for child in children if child not in folders):
-        return {"train": train[0]}
+    if train and folders == train[:1]:
+        others = (child.name for child in root.iterdir() if child not in folders and child.name[0] != ".")
+        return {} if any(map(is_image, others)) else {"train": train[0]}
     return {}
 
 
