@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.data.damage import DamagedImage, count_files, list_files, too_many
-from adco.data.draws import permutation
 from adco.data.sources import decode
 from adco.data.sources.classes import Classes
 from adco.data.sources.handover import once_per_node
@@ -94,7 +93,7 @@ def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> Fo
             the folder or in the sample.
     """
     root, paths = listing.root, listing.images
-    sample = np.sort(permutation(0, length=len(paths))[:SAMPLE])
+    sample = np.sort(np.random.default_rng(0).permutation(len(paths))[:SAMPLE])
     found = dict(zip(sample.tolist(), _survey_once(root, paths.subset(sample)), strict=True))
     unreadable = {index: Unreadable(paths[index], why) for index, why in found.items() if isinstance(why, str)}
     _check_unreadable(listing, tuple(unreadable.values()), len(sample), max_unreadable)
