@@ -4,7 +4,6 @@ Where they are kept is a `Store`. Everything else is the same for all of them.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -104,12 +103,14 @@ class EncodedSource:
     @cached_property
     def _sides(self) -> NDArray[np.int64]:
         size = decode.header_size if self.reading == RGB else lambda content: self._read(content).shape[:2]
-        sides = []
+        sides, damaged = [], None
         for index in sample(len(self)):
-            with suppress(DamagedImage):  # training replaces and counts such images
+            try:
                 sides.append(min(self._decoded(index, size)))
+            except DamagedImage as error:  # training replaces and counts such images
+                damaged = error
         if not sides:
-            raise InputError(f"none of the {counted(len(sample(len(self))), 'image')} tried in {self.name} can be read")
+            raise InputError(f"no image of {self.name} can be read; one of them: {damaged}") from damaged
         return np.array(sides)
 
     def load(self, indices: Indices) -> Iterator[NDArray[np.uint8]]:
