@@ -194,6 +194,7 @@ def test_a_network_of_fixed_size_is_built_for_the_images_and_takes_others_where_
     for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s16_224", "maxvit_rmlp_pico_rw_256"):
         assert width(96 if name != "maxvit_rmlp_pico_rw_256" else 64, name) == timm.create_model(name).num_features
     assert width(96, "vit_tiny_patch16_224", views=32) == 192
+    assert width(96, "deit_tiny_distilled_patch16_224", views=32) == 192  # its class hands on its arguments
     assert width(96, "swin_tiny_patch4_window7_224", views=64) == 768
     given = info(96, "vit_tiny_patch16_224", {"img_size": 64})
     assert build_backbone(given).get_submodule("patch_embed").img_size == (64, 64)  # what is given takes precedence
@@ -217,9 +218,11 @@ def test_a_transformer_of_dynamic_size_gives_the_features_of_timms_for_that_size
     [
         ("vit_tiny_patch16_224", 50, 50, r"Input height \(50\) should be divisible", [48, 64]),
         ("vit_tiny_patch16_224", 8, 8, r"Input height \(8\) should be divisible", [16]),
+        ("eva02_tiny_patch14_224", 50, 50, r"Input height \(50\) should be divisible", [42, 56]),
         ("swin_tiny_patch4_window7_224", 96, 50, r"Input height \(50\) should be divisible", [48, 56]),
         ("mixer_s16_224", 64, 96, r"Input height \(96\) doesn't match model \(64\)", [64]),
-        ("levit_128s", 216, 96, "The size of tensor", [216]),  # timm builds it for 224 px only
+        ("levit_128s", 64, 96, "The size of tensor", [64]),
+        pytest.param("efficientformer_l1", 64, 64, "The size of tensor", [196], marks=pytest.mark.slow),
         pytest.param("inception_v3", 32, 32, "Calculated padded", [80], marks=pytest.mark.slow),
     ],
 )

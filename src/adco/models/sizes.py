@@ -14,7 +14,7 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-STEP = 8  # pixels between the sizes that are tried
+STEPS = (8, 14)  # in pixels; their multiples are tried: networks halve images, and patches have 8, 14, 16 or 32 px
 # What networks raise for images, or arguments, that do not suit them.
 UNSUITABLE = (TypeError, RuntimeError, ValueError, LookupError, AssertionError, AttributeError, ArithmeticError)
 
@@ -39,13 +39,24 @@ def size_arguments(name: str, given: Mapping[str, Any], image_size: int) -> dict
     if not has_fixed_size(name):
         return {}
     with torch.device("meta"):  # without memory for the weights: only the class is needed
-        accepted = inspect.signature(type(timm.create_model(name, num_classes=0, **given))).parameters
+        accepted = _arguments(type(timm.create_model(name, num_classes=0, **given)))
     wanted = {"img_size": image_size, "dynamic_img_size": True}
     return {argument: value for argument, value in wanted.items() if argument in accepted and argument not in given}
 
 
+def _arguments(kind: type[nn.Module]) -> set[str]:
+    """Return the arguments of a class, also those that it hands on to the class it inherits from."""
+    names: set[str] = set()
+    for parent in kind.__mro__:
+        parameters = inspect.signature(parent.__init__).parameters  # type: ignore[misc]
+        names |= parameters.keys()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return names
+
+
 def nearest_sizes(build: Callable[[int], nn.Module], name: str, image_size: int, channels: int) -> list[int]:
-    """Return the nearest smaller and the nearest larger size of images that a network takes, in steps of 8 pixels.
+    """Return the nearest smaller and the nearest larger size that a network takes, of the multiples of 8 and 14 pixels.
 
     They are found by trial, without memory or computation (on torch's meta device).
 
@@ -57,7 +68,7 @@ def nearest_sizes(build: Callable[[int], nn.Module], name: str, image_size: int,
     """
     config = get_pretrained_cfg(name)
     usual = config.input_size[-1] if config is not None else image_size
-    sizes = sorted({*range(STEP, max(image_size, usual) + 4 * STEP + 1, STEP), usual})
+    sizes = sorted({usual, *(size for step in STEPS for size in range(step, max(image_size, usual) + 33, step))})
     smaller = _first(build, channels, [size for size in reversed(sizes) if size < image_size])
     larger = _first(build, channels, [size for size in sizes if size > image_size])
     return smaller + larger
