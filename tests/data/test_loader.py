@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -177,3 +179,20 @@ def test_it_counts_how_long_it_is_waited_for(source: ArraySource, monkeypatch: p
     for number, _ in enumerate(loader, start=1):
         assert loader.waited == 2 * number
         now += 5
+
+
+@pytest.mark.slow
+def test_a_process_ends_while_its_loader_has_workers() -> None:
+    """They ignore SIGTERM, which Python sends its children before it waits for them."""
+    lines = """
+import numpy as np
+from adco.data.loader import Loader, Order
+from adco.data.sources.arrays import ArraySource
+from adco.data.views import View
+source = ArraySource("black", np.zeros((64, 8, 8, 3), np.uint8), None, ())
+batches = iter(Loader(source, [View(size=8)], Order(64, batch_size=8, seed=0), workers=1))
+next(batches)
+raise SystemExit(3)
+"""
+    ended = subprocess.run([sys.executable, "-c", lines], capture_output=True, timeout=100)
+    assert ended.returncode == 3

@@ -5,7 +5,9 @@ of a batch is the number of batches before it since the start of the run. The ba
 number of workers or on where the run was interrupted. A resumed run continues at the position it had reached.
 """
 
+import atexit
 import gc
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -150,7 +152,11 @@ class Loader(DataLoader[Batch]):
         self.damaged: dict[int, Unreadable] = {}
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        others = multiprocessing.active_children()
         items = super().__iter__()
+        for worker in multiprocessing.active_children():
+            if worker not in others:
+                atexit.register(worker.kill)  # Python would send it SIGTERM, which it ignores, and wait for ever
         while True:
             start = time.perf_counter()
             made = next(items, None)
