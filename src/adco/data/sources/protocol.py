@@ -67,7 +67,12 @@ class Source(Protocol):
         """Return n."""
 
     def load(self, indices: Indices) -> Images:
-        """Return the images at these indices: [B, H, W, C] uint8, or B images [H, W, C] that are read one by one."""
+        """Return the images at these indices: [B, H, W, C] uint8, or B images [H, W, C] that are read one by one.
+
+        Raises:
+            adco.data.damage.DamagedImage: while iterating, if an image cannot be read. Training takes the next one in
+                its place and counts it; any other error ends the run.
+        """
 
     def subset(self, indices: Indices) -> "Source":
         """Return a source with only these images, in this order."""
