@@ -17,6 +17,12 @@ def announce_launch() -> None:
         os.environ.setdefault(_LAUNCH, str(os.getpid()))
 
 
+def forget_launch() -> None:
+    """Undo `announce_launch`, so that processes started later do not belong to this launch."""
+    if os.environ.get(_LAUNCH) == str(os.getpid()):
+        del os.environ[_LAUNCH]
+
+
 def launch() -> str | None:
     """Return a text that is the same in all processes of a run on this node; None if this process trains alone.
 

@@ -46,8 +46,9 @@ def start(photos: Path, ready: Path, environments: list[dict[str, str]], times: 
     """Run the program once in each environment, all at the same time."""
     ready.mkdir()
     command = [sys.executable, "-c", PROGRAM, str(photos), str(ready), str(len(environments)), str(times)]
+    own = {name: value for name, value in os.environ.items() if name not in ("ADCO_LAUNCH", "LOCAL_RANK")}
     processes = [
-        subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(command, env={**own, **environment}, stdout=subprocess.PIPE, text=True)
         for environment in environments
     ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]

@@ -25,7 +25,7 @@ from adco.data.sources.reading import Reading
 from adco.data.views import views_of
 from adco.devices import can_sync_batch_norm
 from adco.errors import InputError
-from adco.launcher import announce_launch, is_first_rank
+from adco.launcher import announce_launch, forget_launch, is_first_rank
 from adco.methods.method import Method
 from adco.models.backbone import is_fitted_to_small_images
 from adco.models.pretrained import Loaded
@@ -257,6 +257,7 @@ def _train(settings: Resolved, source: Source, run: RunDirectory, augment: Augme
             raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from error
         finally:
             stop.restore_handlers()
+            forget_launch()
         not_saved = checkpoints.save_last(trainer)
     if trainer.is_global_zero:
         if not_saved:
