@@ -114,7 +114,7 @@ def test_a_listed_file_that_is_no_image(photos: Path) -> None:
     assert open_source(f"list:{photos / 'files.txt'}").shorter_side == 4  # of the image that can be read
     (photos / "more.png").write_text("not an image")
     (photos / "files.txt").write_text("notes.png\nmore.png")
-    with pytest.raises(ValueError, match=r"no image of .* can be read; one of them: .*notes\.png .*: not an image"):
+    with pytest.raises(ValueError, match=r"no image of .* can be read; one of them: .*png .*: not an image"):
         _ = open_source(f"list:{photos / 'files.txt'}").shorter_side
 
 
