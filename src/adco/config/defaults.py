@@ -19,7 +19,7 @@ LARGEST_BATCH, SMALLEST_BATCH, STEPS_PER_EPOCH = 256, 32, 8
 MOST_ADVERSARIES = 8192  # the paper loses at most 0.2 points with an eighth of its 65 536
 MOST_IN_SHORT_RUNS = 1024  # more, if they get gradient, leave the other images' keys little of the softmax
 SMALL_IMAGE = 64  # pixels; images up to this size get the CIFAR stem
-ADAPTING_RATE = 0.1  # factor of the learning rate for a backbone that starts from weights
+ADAPTING_RATE = 0.3  # factor of the learning rate for a backbone that starts from weights
 TRANSFORMER_MUON = 0.2  # factor of Muon's learning rate, which was chosen for ResNets, for vision transformers
 # AdamW's constants are those of MoCo v3 (arXiv 2104.02057, and its published code) for vision transformers.
 ADAMW_RATE = 1.5e-4  # learning rate for a batch of 256 images

@@ -265,7 +265,7 @@ class OptimizationSettings(Topic, Generic[Unset]):
             search on CIFAR-10 (0.05 to 0.2, depending on the method), or a fifth of it for a vision transformer;
             otherwise the published value, scaled in proportion to the batch size. For 256 images it is 0.03 (paper;
             MoCo v2), 0.3 (SimCLR), 0.2 (BYOL), 0.05 (SimSiam), and 1.5e-4 with adamw (MoCo v3).
-        backbone_rate: factor of the learning rate for the backbone. Chosen: 1; with weights 0.1, because they need
+        backbone_rate: factor of the learning rate for the backbone. Chosen: 1; with weights 0.3, because they need
             smaller steps than a projector that is new; with continue_method 1.
         final_learning_rate: learning rate at the end of the cosine schedule. Chosen: a fiftieth of learning_rate for
             adco (published code: 6e-4), 0 for the others.
