@@ -143,4 +143,5 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def _range(first: str, last: str) -> list[str]:
-    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    step = 1 if int(first) <= int(last) else -1
+    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step)]
