@@ -139,6 +139,10 @@ def test_what_is_wrong_with_shards_is_one_line(shards: Path, tmp_path: Path) -> 
     whole = (shards / "train-0000.tar").read_bytes()
     cut = shards / "cut.tar"
     cut.write_bytes(whole[: whole.index(encoded(0)) + 100])
+    second = whole.index(b"a/01.JPG")  # the header of a file begins with its name
+    damaged = whole[:second] + b"?" + whole[second + 1 :]
+    for name, content in (("header", whole[: second + 100]), ("between", whole[:second]), ("damaged", damaged)):
+        (shards / f"{name}.tar").write_bytes(content)
     (tmp_path / "empty").mkdir()
     for data, message in [
         (f"{shards}/no-*.tar", r"there is no file .*no-\*\.tar"),
@@ -147,6 +151,10 @@ def test_what_is_wrong_with_shards_is_one_line(shards: Path, tmp_path: Path) -> 
         ("https://host/a.tar", "is not on this machine: only local shards"),
         ("pipe:aws s3 cp a.tar -", "is not on this machine: only local shards"),
         (str(cut), r"cut\.tar is not an uncompressed tar file, or is cut off: unexpected end of data"),
+        *(
+            (f"{shards}/{name}.tar", rf"is cut off: neither a file nor the end mark is at byte {second}$")
+            for name in ("header", "between", "damaged")
+        ),
         (str(write(tmp_path / "z.tar", {"a.png": b"1"}, mode="w:gz")), "z.tar is not an uncompressed tar file"),
         (str(write(tmp_path / "e.tar", {"a.txt": b"1"})), "has 1 shard with 0 images: at least two are needed"),
         (str(write(tmp_path / "j.tar", {"a.json": b"{"})), r"j\.tar: a\.json is not the text of a label: Expe"),

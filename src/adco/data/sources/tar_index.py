@@ -100,7 +100,16 @@ def _samples(path: str) -> dict[str, _Sample]:
                 opened = tar.extractfile(member)
                 assert opened is not None  # it is a regular file
                 sample.label = _label(member.name, ending, opened.read())
+        _check_end(tar)
     return samples
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise ReadError unless the end mark follows the last file: tarfile also stops at a cut or damaged header."""
+    assert tar.fileobj is not None  # it is open
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"neither a file nor the end mark is at byte {tar.offset}")
 
 
 def _label(name: str, ending: str, content: bytes) -> str:
