@@ -308,7 +308,10 @@ def truncated(path: Path) -> None:
             r"without executing code.*builtins\.exec",
         ),
         (truncated, "cannot be read: PytorchStreamReader"),
-        (lambda path: path.write_text("hello"), "cannot be read"),
+        *(
+            (lambda path, text=text: path.write_text(text), "cannot be read: it is neither a file that torch.save")
+            for text in ("hello", "version https://git-lfs.github.com/spec/v1", "<!DOCTYPE html>", "")
+        ),
         (
             lambda path: torch.save(RIGHT | {"bn1.bias": torch.full([64], torch.nan)}, path),
             "bn1.bias has values .*not fin",

@@ -96,6 +96,8 @@ def _flat(content: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tens
 
 def _reason(error: Exception) -> str:
     """Return an error's message on one line, without torch's advice about `weights_only`."""
+    if isinstance(error, KeyError | EOFError) or "Unsupported operand" in str(error):  # of the unpickler
+        return "it is neither a file that torch.save wrote nor a .safetensors file"
     sentences = " ".join(str(error).split()).split(". ")
     advice = ("Weights only load failed", "In PyTorch 2.6", "Re-running", "Do it only", "Please file", "Check the")
     kept = [sentence.split("WeightsUnpickler error: ")[-1] for sentence in sentences]
