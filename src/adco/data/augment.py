@@ -20,6 +20,7 @@ from adco.errors import InputError
 
 # An image, uint8 [H, W, C] → a view [C, S, S], uint8 or float in [0, 1].
 Augment: TypeAlias = Callable[[Pixels], Tensor]
+OVERSHOOT = 0.5  # by which a view may leave [0, 1]
 
 
 def name_of(augment: Augment | None) -> str | None:
@@ -65,4 +66,16 @@ def augmented(augment: Augment, image: Pixels, shape: tuple[int, int, int], key:
             "floats in [0, 1]"
         )
     tensor: Tensor = view
+    if tensor.is_floating_point():
+        _check_range(tensor)
     return tensor
+
+
+def _check_range(view: Tensor) -> None:
+    """Raise InputError for floats far from [0, 1]; a resampling filter may exceed it a little."""
+    low, high = (float(value) for value in view.aminmax())
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also if they are NaN
+        raise InputError(
+            f"augment returns floats from {low:.3g} to {high:.3g}: they must be in [0, 1], so leave out the "
+            "normalization, and divide by 255 what was uint8"
+        )
