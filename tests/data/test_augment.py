@@ -138,6 +138,7 @@ def test_any_workers_and_a_resume_give_the_same_weights(tmp_path: Path, monkeypa
         (lambda image: torch.full((3, 8, 8), 200.0), {}, r"returns floats from 200 to 200: they must be in \[0, 1\]"),
         (lambda image: torch.linspace(-2, 2, 192).view(3, 8, 8), {}, "floats from -2 to 2: .* the normalization"),
         (lambda image: torch.full((3, 8, 8), torch.nan), {}, "returns floats from nan to nan"),
+        ("flip", {}, "augment 'flip' is not a function"),
         (of_torchvision, {"minutes": 1.0, "epochs": None}, "minutes 1 is measured with the package's views"),
         (of_torchvision, {"small_crops": [[6, 0.1, 0.4]]}, "augment makes the two views of full size"),
     ],

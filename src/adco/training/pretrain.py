@@ -129,6 +129,8 @@ def _check_network(settings: Resolved) -> Loaded | None:
 
 def _check_augment(settings: Resolved, source: Source, augment: Augment) -> None:
     """Raise an InputError unless the user's function makes views of the first image."""
+    if not callable(augment):
+        raise InputError(f"augment {augment!r} is not a function: it gets an image and returns a view")
     if settings.further_crops:
         raise InputError("augment makes the two views of full size: leave out small_crops")
     first = np.zeros(1, np.int64)
