@@ -144,6 +144,13 @@ def test_only_some_stages_can_be_frozen() -> None:
         freeze(build_backbone(INFO), 5, "resnet18")
 
 
+def test_stages_with_batch_norm_of_vectors_are_not_frozen() -> None:
+    network = timm.create_model("levit_128s", num_classes=0)
+    with pytest.raises(InputError, match="freeze 3 is not possible: backbone levit_128s has BatchNorm1d"):
+        freeze(network, 3, "levit_128s")
+    assert all(weights.requires_grad for weights in network.parameters())
+
+
 def test_the_backbone_has_a_rate_of_its_own() -> None:
     """After one step of SGD without momentum so far, each weight has moved by its rate times its gradient."""
     method = method_of(AdCo, seed=0, rate=0.25)

@@ -116,7 +116,9 @@ def check_same(row: Row, run: RunDirectory, asked: Mapping[str, Any]) -> None:
 def _check_builds(settings: Given, source: Source) -> None:
     """Load existing weights; build network, optimizer and views for this machine, on the meta device (no memory)."""
     resolved = resolve(settings, source)
-    if resolved.weights:
+    if resolved.continue_method:
+        make_method(resolved, steps_per_epoch=1, from_weights=True)
+    elif resolved.weights:
         make_backbone(resolved)
     with torch.device("meta"):
         method = make_method(resolved, steps_per_epoch=len(source) // resolved.batch_size)

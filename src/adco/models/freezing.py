@@ -21,7 +21,7 @@ def freeze(backbone: nn.Module, stages: int, name: str) -> None:
         name: of the network, for errors.
 
     Raises:
-        InputError: if the network has no more stages than that, or its stages are unknown.
+        InputError: if the network has no more stages than that, its stages are unknown, or they contain BatchNorm1d.
     """
     if not stages:
         return
@@ -32,10 +32,13 @@ def freeze(backbone: nn.Module, stages: int, name: str) -> None:
     if stages >= len(groups):
         raise InputError(f"freeze {stages} must be at most {len(groups) - 1}: backbone {name} has {len(groups)} stages")
     frozen = {parameter for group in sorted(groups)[:stages] for parameter in groups[group]}
+    modules = [(path, module) for path, module in backbone.named_modules() if f"{path}.weight" in frozen]
+    if any(isinstance(module, nn.BatchNorm1d) for _, module in modules):
+        raise InputError(f"freeze {stages} is not possible: backbone {name} has BatchNorm1d in these stages")
     for parameter in frozen:
         backbone.get_parameter(parameter).requires_grad_(False)
-    for path, module in list(backbone.named_modules()):
-        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and f"{path}.weight" in frozen:
+    for path, module in modules:
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             backbone.set_submodule(path, freeze_batch_norm_2d(module))  # type: ignore[no-untyped-call]
 
 

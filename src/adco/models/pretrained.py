@@ -111,6 +111,10 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
             f"weights {source} are of a larger network: the backbone lacks {', '.join(deeper[:3])} …; choose the "
             "--backbone they belong to"
         )
+    if statistics := [name for name in missing if name.endswith(("running_mean", "running_var"))]:
+        raise InputError(
+            f"weights {source} lack statistics of BatchNorm, which the features need: {_heads(statistics)}"
+        )
     for name, tensor in fitting.items():
         if not tensor.isfinite().all():
             raise InputError(f"weights {source} are unusable: {name} has values that are not finite")
