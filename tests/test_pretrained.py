@@ -320,6 +320,10 @@ def truncated(path: Path) -> None:
             lambda path: torch.save([RIGHT, Executes()], path, _use_new_zipfile_serialization=False),
             r"without executing code in it: it asks for \w*\.?exec;",
         ),
+        (
+            lambda path: torch.save({name: x for name, x in RIGHT.items() if "running" not in name}, path),
+            "lack statistics of BatchNorm",
+        ),
         (lambda path: torch.save({"epoch": 3}, path), "0 % .* there is no tensor in it"),
         (lambda path: torch.save(torchvision.models.resnet34().state_dict(), path), "larger network.* layer1.2.conv1"),
         (
