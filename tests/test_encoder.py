@@ -117,6 +117,7 @@ def test_an_unknown_tag_names_the_known_ones() -> None:
         build_backbone(info(name="resnet18.b9"))
 
 
+@pytest.mark.slow
 def test_a_network_of_fixed_size_keeps_its_stem_also_for_small_images() -> None:
     for name in ("maxvit_rmlp_pico_rw_256", "efficientformerv2_s0", "vit_tiny_patch16_224"):
         given = info(64, name)
@@ -190,6 +191,7 @@ def width(image_size: int, name: str, views: int | None = None) -> int:
     return feature_width(build_backbone(given), given, views or image_size)
 
 
+@pytest.mark.slow
 def test_a_network_of_fixed_size_is_built_for_the_images_and_takes_others_where_timm_can() -> None:
     for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s16_224", "maxvit_rmlp_pico_rw_256"):
         assert width(96 if name != "maxvit_rmlp_pico_rw_256" else 64, name) == timm.create_model(name).num_features
@@ -213,6 +215,7 @@ def test_a_transformer_of_dynamic_size_gives_the_features_of_timms_for_that_size
         torch.testing.assert_close(ours(larger), theirs(larger), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size", "views", "why", "sizes"),
     [

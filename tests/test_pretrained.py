@@ -129,6 +129,7 @@ def expected() -> Tensor:
     return features(network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", FILES)
 def test_weights_of_a_program_give_its_features(program: str, expected: Tensor, tmp_path: Path) -> None:
     torch.save(FILES[program](), tmp_path / "file.pth.tar")
@@ -213,6 +214,7 @@ def test_a_dinov2_checkpoint_with_registers_gives_its_features(tmp_path: Path) -
     torch.testing.assert_close(features(backbone, 56), features(network, 56), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "source", "size"),

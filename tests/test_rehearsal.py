@@ -46,6 +46,7 @@ def test_as_many_epochs_are_chosen_as_fit(
     assert words in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 def test_a_run_by_the_clock_repeats_from_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its epochs are in it, and what was measured before it left no trace in the random numbers."""

@@ -47,6 +47,7 @@ def test_a_transformer_is_trained_with_crops_of_several_sizes_and_evaluated_at_a
     assert adco.load_backbone(smaller / "backbone.safetensors")[0].state_dict()["pos_embed"].shape == (1, 5, 192)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "sizes", "message"),
     [
