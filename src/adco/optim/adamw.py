@@ -1,16 +1,17 @@
 """AdamW for some groups of parameters and SGD for the others, in one optimizer."""
 
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from adco.optim.directed import DirectedSGD
 
 BETAS = (0.9, 0.999)  # PyTorch's, which the published code of MoCo v3 uses
 EPSILON = 1e-8
 
 
-class AdamWSGD(torch.optim.SGD):
+class AdamWSGD(DirectedSGD):
     """SGD, with AdamW steps (Loshchilov & Hutter 2019, arXiv 1711.05101) for parameter groups marked `adaptive`.
 
     All other groups get plain SGD steps. AdamW's step is SGD's with another direction: the gradient is replaced by
@@ -24,6 +25,8 @@ class AdamWSGD(torch.optim.SGD):
         ValueError: if an adaptive group maximizes.
     """
 
+    MARK = "adaptive"
+
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float = 0.9) -> None:
         for group in groups:
             if group.setdefault("adaptive", False):
@@ -32,26 +35,7 @@ class AdamWSGD(torch.optim.SGD):
                 group["momentum"] = 0.0
         super().__init__(groups, lr=lr, momentum=momentum)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update all groups once. If given, `closure` computes the gradients first and returns the loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"] if group["adaptive"] else ():
-                if weight.grad is not None:
-                    weight.grad = self._direction(weight, weight.grad)
-        super().step()
-        return loss
-
-    @torch.no_grad()
-    def _direction(self, weight: nn.Parameter, gradient: Tensor) -> Tensor:
-        """Return the update of a weight at learning rate 1, up to its sign and without weight decay."""
+    def direction(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[weight]
         if "step" not in state:
             state |= {"step": torch.tensor(0.0), "mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}

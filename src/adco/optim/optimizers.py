@@ -1,13 +1,14 @@
 """Optimizers (SGD, Muon, AdamW, LARS) for groups of parameters with different learning rates."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from timm.optim.lars import Lars
 from torch import Tensor, nn
 
 from adco.optim.adamw import AdamWSGD
+from adco.optim.directed import DirectedSGD
 from adco.optim.players import Player
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
@@ -54,7 +55,7 @@ def make_optimizer(name: str, players: Iterable[Player]) -> tuple[torch.optim.Op
     return kinds.get(name, MuonSGD)(groups, lr=1.0, momentum=0.9), rates
 
 
-class MuonSGD(torch.optim.SGD):
+class MuonSGD(DirectedSGD):
     """SGD, with Muon steps (Jordan et al. 2024) for parameter groups marked `orthogonal`.
 
     A weight [out, ...] of such a group is flattened to a matrix [out, in]. Its Nesterov momentum M = U Σ Vᵀ is replaced
@@ -71,6 +72,8 @@ class MuonSGD(torch.optim.SGD):
         ValueError: if an orthogonal group contains a weight with fewer than two dimensions, or maximizes.
     """
 
+    MARK = "orthogonal"
+
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float = 0.9) -> None:
         for group in groups:
             if group.setdefault("orthogonal", False):
@@ -80,32 +83,12 @@ class MuonSGD(torch.optim.SGD):
                 group |= {"momentum": 0.0, "orthogonal_momentum": momentum}
         super().__init__(groups, lr=lr, momentum=momentum)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update all groups once. If given, `closure` computes the gradients first and returns the loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"] if group["orthogonal"] else ():
-                if weight.grad is not None:
-                    weight.grad = self._direction(weight, group["orthogonal_momentum"])
-        super().step()
-        return loss
-
-    @torch.no_grad()
-    def _direction(self, weight: nn.Parameter, momentum: float) -> Tensor:
-        """Return the update of a weight at learning rate 1, up to its sign, in the weight's shape."""
-        assert weight.grad is not None
-        state = self.state[weight]
+    def direction(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        state, momentum = self.state[weight], group["orthogonal_momentum"]
         if "average" not in state:
             state["average"] = torch.zeros_like(weight)
-        state["average"].mul_(momentum).add_(weight.grad)
-        matrix = torch.add(weight.grad, state["average"], alpha=momentum).flatten(1)
+        state["average"].mul_(momentum).add_(gradient)
+        matrix = torch.add(gradient, state["average"], alpha=momentum).flatten(1)
         scale = 0.2 * max(matrix.shape) ** 0.5
         return orthogonalized(matrix).mul_(scale).view_as(weight)
 
