@@ -8,7 +8,7 @@ import numpy as np
 
 from adco.config.pretrain import Given
 from adco.data.damage import load_or_next
-from adco.data.sources.encoded import sample
+from adco.data.sources.chosen import sample
 from adco.data.sources.protocol import Source
 from adco.errors import InputError
 

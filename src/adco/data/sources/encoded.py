@@ -5,7 +5,6 @@ Where they are kept is a `Store`. Everything else is the same for all of them.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -14,19 +13,14 @@ from numpy.typing import NDArray
 
 from adco.data.damage import DamagedImage
 from adco.data.sources import decode
+from adco.data.sources.chosen import Chosen, sample
 from adco.data.sources.labels import Labels
-from adco.data.sources.protocol import Indices, Unreadable
+from adco.data.sources.protocol import Indices
 from adco.data.sources.reading import RGB, Reading
 from adco.errors import InputError
 from adco.words import counted
 
-SAMPLE = 256  # images that are looked at before training, to know what sizes there are
 Result = TypeVar("Result")
-
-
-def sample(length: int) -> NDArray[np.int64]:
-    """Return the indices of some images, evenly spaced, from which the sizes of all are estimated."""
-    return np.unique(np.linspace(0, length - 1, min(SAMPLE, length)).astype(np.int64))
 
 
 class Store(Protocol):
@@ -43,7 +37,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedSource:
+class EncodedSource(Chosen):
     """Encoded images, decoded at every read exactly as those of a folder.
 
     Args:
@@ -62,24 +56,6 @@ class EncodedSource:
     layout: str = ""
     reading: Reading = RGB
 
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Labels [n], −1 for an image without a class; None if no image has one."""
-        return self.given.labels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.given.classes
-
-    @property
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """Always empty: images are first read in training."""
-        return ()
-
     @property
     def description(self) -> str:
         """One line for the user: the number of images and classes, and what is left out."""
@@ -90,18 +66,7 @@ class EncodedSource:
         """False: images are decoded at every read."""
         return False
 
-    @property
-    def shorter_side(self) -> int:
-        """The median of the shorter sides of some images, in pixels."""
-        return int(np.median(self._sides))
-
-    @property
-    def smallest_side(self) -> int:
-        """The smallest of the shorter sides of those images, in pixels."""
-        return int(self._sides.min())
-
-    @cached_property
-    def _sides(self) -> NDArray[np.int64]:
+    def sample_sides(self) -> NDArray[np.int64]:
         size = decode.header_size if self.reading == RGB else lambda content: self._read(content).shape[:2]
         sides, damaged = [], None
         for index in sample(len(self)):

@@ -10,15 +10,15 @@ Without a header, the first column is the path and the second, if there is one, 
 
 import csv
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adco.data.sources.encoded import EncodedSource
 from adco.data.sources.labels import number_classes
+from adco.data.sources.paths import Paths
 from adco.data.sources.registry import Split
 from adco.errors import InputError
 from adco.words import counted
@@ -28,29 +28,20 @@ Row = tuple[int, str, str]  # number of the line, path, label or ""
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """A store of image files.
+    """A store of image files."""
 
-    Args:
-        paths: [n] absolute paths in one array of bytes, which costs less memory than an object per path.
-    """
-
-    paths: NDArray[np.bytes_]
-
-    @classmethod
-    def of(cls, paths: Iterable[str | Path]) -> "Files":
-        """Return a store of these files."""
-        return cls(np.array([os.fsencode(path) for path in paths]))
+    paths: Paths
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, index: int) -> bytes:
         """Return the content of a file."""
-        return Path(self.where(index)).read_bytes()
+        return self.paths[index].read_bytes()
 
     def where(self, index: int) -> str:
         """Return the path of a file."""
-        return os.fsdecode(bytes(self.paths[index]))
+        return str(self.paths[index])
 
 
 def open_list(address: str, split: Split) -> EncodedSource | None:
@@ -75,7 +66,7 @@ def open_list(address: str, split: Split) -> EncodedSource | None:
     for (line, given, _), path in zip(rows, paths, strict=True):
         if not os.path.isfile(path):  # noqa: PTH113
             raise InputError(f"data {name!r}, line {line}: there is no file {given} ({path})")
-    files = Files.of(paths)
+    files = Files(Paths.below("/", b"".join(os.fsencode(path) + b"\0" for path in paths)))
     return EncodedSource(name, files, np.arange(len(files)), number_classes([label for *_, label in rows]))
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ from PIL import Image
 
 from adco.data.sources import decode
 from adco.data.sources.arrays import ArraySource
-from adco.data.sources.encoded import sample
+from adco.data.sources.chosen import Chosen, sample
 from adco.data.sources.labels import Labels
-from adco.data.sources.protocol import Indices, Source, Unreadable
+from adco.data.sources.protocol import Indices, Source
 from adco.data.sources.reading import RGB, Reading, with_channels
 from adco.data.sources.registry import Split
 from adco.errors import InputError
@@ -25,7 +24,7 @@ ACCEPTED = "a PIL image, a uint8 array [H, W, C] or a uint8 tensor [C, H, W], al
 
 
 @dataclass(frozen=True, eq=False)
-class ItemSource:
+class ItemSource(Chosen):
     """The images of a list, or of any object with a length whose items are images or begin with one.
 
     Args:
@@ -42,24 +41,6 @@ class ItemSource:
     given: Labels
     reading: Reading = RGB
 
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Labels [n]; None if the images are unlabelled."""
-        return self.given.labels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.given.classes
-
-    @property
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """Always empty."""
-        return ()
-
     @property
     def description(self) -> str:
         """One line for the user: the number of images and classes."""
@@ -70,18 +51,7 @@ class ItemSource:
         """True for a list."""
         return isinstance(self.items, list | tuple)
 
-    @property
-    def shorter_side(self) -> int:
-        """The median of the shorter sides of some images, in pixels."""
-        return int(np.median(self._sides))
-
-    @property
-    def smallest_side(self) -> int:
-        """The smallest of the shorter sides of those images, in pixels."""
-        return int(self._sides.min())
-
-    @cached_property
-    def _sides(self) -> NDArray[np.int64]:
+    def sample_sides(self) -> NDArray[np.int64]:
         return np.array([min(self._image(index).shape[:2]) for index in sample(len(self))])
 
     def load(self, indices: Indices) -> Iterator[NDArray[np.uint8]]:

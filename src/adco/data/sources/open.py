@@ -123,7 +123,7 @@ def _folder_opener(reading: Reading) -> Callable[[Listing, Classes, float], Sour
 def _open_files(reading: Reading, listing: Listing, classes: Classes, max_unreadable: float) -> Source:
     """Return a source of a folder's files with other channels than RGB, without decoding all of them first."""
     labels = Labels(classes.labels, classes.names)
-    files = Files.of(listing.images)
+    files = Files(listing.images)
     return EncodedSource(str(listing.root), files, np.arange(len(files)), labels, classes.description, reading)
 
 
