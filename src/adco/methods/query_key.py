@@ -137,7 +137,7 @@ class QueryKeyMethod(Method):
         self.momentum_encoder = MomentumEncoder(self.encoder)
         self.ema_decay, self.num_key_views = ema_decay, 1 + symmetric
         self.groups, self.shuffle = groups, shuffle
-        self.splits_backbone = has_batch_norm(encoder.backbone)
+        self.shuffles_images = has_batch_norm(encoder.backbone)
 
     def update_momentum_encoder(self, batch: Batch) -> None:
         """Update the momentum encoder if this batch is the first of an optimizer step."""
@@ -146,8 +146,7 @@ class QueryKeyMethod(Method):
 
     def embed_queries(self, images: Tensor) -> Tensor:
         """Embed one view of this rank's images as queries, uint8 [n, 3, S, S] → [n, D]."""
-        whole, in_groups = self._parts(self.encoder)
-        return forward_groups(in_groups, whole(images), self.groups)
+        return forward_groups(self.encoder, self.prepare(images), self.groups)
 
     @torch.no_grad()
     def embed_keys(self, batch: Batch, view: int) -> Tensor:
@@ -155,16 +154,20 @@ class QueryKeyMethod(Method):
         count = len(batch.indices) * (world_size() if self.shuffle else 1)
         order = torch.from_numpy(permutation(self.seed, batch.position, view, length=count))
         assert isinstance(self.momentum_encoder.encoder, Encoder)
-        whole, in_groups = self._parts(self.momentum_encoder.encoder)
+        unshuffled, shuffled = self._parts(self.momentum_encoder.encoder)
         return forward_shuffled(
-            in_groups, whole(batch.views[view]), self.groups, order.to(batch.indices.device), across_ranks=self.shuffle
+            shuffled,
+            unshuffled(batch.views[view]),
+            self.groups,
+            order.to(batch.indices.device),
+            across_ranks=self.shuffle,
         )
 
     def _parts(self, encoder: Encoder) -> tuple[Forward, Forward]:
-        """Return the part of an encoder that takes a whole batch, and the part that takes shuffled groups.
+        """Return the part of an encoder that takes images in their order, and the part that takes them shuffled.
 
-        A backbone without BatchNorm embeds each image by itself: to divide its batch would only cost time.
+        A backbone without BatchNorm embeds each image by itself. Ranks then exchange features, not images.
         """
-        if self.splits_backbone:
+        if self.shuffles_images:
             return (lambda images: images), (lambda images: encoder(self.prepare(images)))
         return (lambda images: encoder.backbone(self.prepare(images))), encoder.embed

@@ -8,11 +8,13 @@ therefore normalised with other images than their queries: the images are shuffl
 Shapes: n images per rank, N images on all ranks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from adco.config.defaults import BACKBONE
 from adco.distributed import gather, rank, world_size
@@ -44,12 +46,60 @@ def named_has_batch_norm(name: str, arguments: Mapping[str, Any]) -> bool:
         return True  # building the network will tell what is wrong
 
 
-def forward_groups(forward: Forward, x: Tensor, groups: int) -> Tensor:
-    """Embed a batch in groups, each with its own batch statistics: [n, ...] → [n, D].
+class _StatisticsOfGroups(TorchFunctionMode):
+    """Within this context, BatchNorm in train mode normalises each group of a batch with the statistics of the group.
 
-    Group sizes differ by at most one, so there is no small last group with poor statistics.
+    All other layers compute the batch at once. On a GPU, a forward pass for each group would take several times as
+    long, because it starts as many kernels for a group as for the batch.
+
+    Args:
+        sizes: images of each group.
     """
-    return torch.cat([forward(part) for part in x.tensor_split(min(groups, len(x)))])
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function is F.batch_norm:
+            return self._batch_norm(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        x: Tensor,
+        mean: Tensor | None,
+        var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+        rows = len(x) // sum(self.sizes)  # per image; more than one where a network normalises the tokens of all images
+        parts = torch.split(x, [rows * size for size in self.sizes])
+        return torch.cat([F.batch_norm(part, mean, var, weight, bias, training, momentum, eps) for part in parts])
+
+
+def group_sizes(images: int, groups: int) -> list[int]:
+    """Return the sizes of at most `groups` groups of a batch.
+
+    They differ by at most one, so there is no small last group with poor statistics.
+    """
+    groups = min(groups, images)
+    return [images // groups + (number < images % groups) for number in range(groups)]
+
+
+def forward_groups(forward: Forward, x: Tensor, groups: int) -> Tensor:
+    """Embed a batch of which each group has its own batch statistics: [n, ...] → [n, D]."""
+    if groups == 1:
+        return forward(x)
+    with _StatisticsOfGroups(group_sizes(len(x), groups)):
+        return forward(x)
 
 
 def forward_shuffled(forward: Forward, x: Tensor, groups: int, order: Tensor, across_ranks: bool) -> Tensor:
