@@ -1,5 +1,6 @@
 """AdamW for some groups of parameters and SGD for the others, in one optimizer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,8 +36,12 @@ class AdamWSGD(DirectedSGD):
                 group["momentum"] = 0.0
         super().__init__(groups, lr=lr, momentum=momentum)
 
-    def direction(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[weight]
+    def directions(self, weights: Sequence[nn.Parameter], group: dict[str, Any]) -> Sequence[Tensor]:
+        return [self._direction(weight) for weight in weights]
+
+    def _direction(self, weight: nn.Parameter) -> Tensor:
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
         if "step" not in state:
             state |= {"step": torch.tensor(0.0), "mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
         state["step"] += 1

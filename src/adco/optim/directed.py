@@ -1,6 +1,6 @@
 """SGD in which some groups of parameters step along another direction than their gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, overload
 
 import torch
@@ -8,12 +8,17 @@ from torch import Tensor, nn
 
 
 class DirectedSGD(torch.optim.SGD):
-    """SGD; in groups marked `MARK`, the gradient is replaced by `direction` before the step."""
+    """SGD; in groups marked `MARK`, the gradients are replaced by `directions` before the step."""
 
     MARK: ClassVar[str]
 
-    def direction(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        """Return the update of a weight at learning rate 1, up to its sign and without weight decay, in its shape."""
+    def directions(self, weights: Sequence[nn.Parameter], group: dict[str, Any]) -> Sequence[Tensor]:
+        """Return the update of each weight at learning rate 1, up to its sign and without weight decay, in its shape.
+
+        Args:
+            weights: those of the group that have a gradient.
+            group: the parameter group, for its settings.
+        """
         raise NotImplementedError
 
     @overload
@@ -28,8 +33,9 @@ class DirectedSGD(torch.optim.SGD):
                 loss = closure()
         with torch.no_grad():
             for group in self.param_groups:
-                for weight in group["params"] if group[self.MARK] else ():
-                    if weight.grad is not None:
-                        weight.grad = self.direction(weight, weight.grad, group)
+                weights = [weight for weight in group["params"] if weight.grad is not None]
+                if group[self.MARK]:
+                    for weight, direction in zip(weights, self.directions(weights, group), strict=True):
+                        weight.grad = direction
         super().step()
         return loss
