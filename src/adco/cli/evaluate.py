@@ -36,8 +36,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from adco.launcher import is_first_rank
     from adco.runs.directory import newest_run
 
-    named = settings.backbone or settings.weights
-    run = None if named and not flags.run else flags.run or str(newest_run().path)
+    run = None if settings.names_backbone and not flags.run else flags.run or str(newest_run().path)
     result = evaluate_one(evaluation, Path(run) if run else None, settings)
     if is_first_rank():
         network = f"{settings.backbone or 'backbone'} ({settings.weights or 'random weights'})"

@@ -8,41 +8,68 @@ from adco.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """What to evaluate, and on which images; the settings that all evaluations share.
+class BackboneSettings:
+    """Which backbone to use if it is not that of a run, and how.
 
     Args:
-        data: labelled images: a folder with one subfolder per class, a named set, or any other data with labels, as in
-            pretraining; by default the data of the run.
-        class_level: which level of folders holds the classes, as in pretraining; by default as in the run, or the
-            first level with at least two folders.
-        max_unreadable: share of damaged files, as in pretraining; by default as in the run, or 0.01.
-        backbone: name of a timm network to evaluate instead of a run; by default none.
-        weights: weights to evaluate instead of those of a run, as in pretraining; with a backbone by name, by default
+        backbone: name of a timm network to use instead of a run; by default none.
+        weights: weights to use instead of those of a run, as in pretraining; with a backbone by name, by default
             random ones.
         stem: stem of a backbone given by name, as in pretraining.
         image_size: pixels; by default the run's test_image_size; for a network given by name, chosen as in pretraining.
-        floors: also evaluate raw pixels and the same network with random weights.
         device: cpu, cuda, …; by default a GPU where there is one.
     """
 
-    data: str | None = None
-    class_level: int | None = None
-    max_unreadable: float | None = None
     backbone: str | None = None
     weights: str | None = None
     stem: Stem = "auto"
     image_size: int | None = None
-    floors: bool = False
     device: str | None = None
 
     def check(self) -> None:
         """Raise an InputError that names the first impossible setting, its value, and what is allowed."""
         require(self, "image_size", at_least=1)
-        require(self, "class_level", at_least=0)
-        require(self, "max_unreadable", at_least=0, at_most=1)
         if self.stem != "auto" and not self.backbone:
             raise InputError(f"stem {self.stem} is for a --backbone by name: a run keeps the stem it was trained with")
+
+    @property
+    def names_backbone(self) -> bool:
+        """Whether these settings name the backbone, so that it is not that of a run."""
+        return bool(self.backbone or self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectSettings(BackboneSettings):
+    """A backbone, and images to use it on.
+
+    Args:
+        data: a folder of images, a named set, or any other data, as in pretraining; by default the data of the run.
+        class_level: which level of folders holds the classes, as in pretraining; by default as in the run, or the
+            first level with at least two folders.
+        max_unreadable: share of damaged files, as in pretraining; by default as in the run, or 0.01.
+    """
+
+    data: str | None = None
+    class_level: int | None = None
+    max_unreadable: float | None = None
+
+    def check(self) -> None:
+        super().check()
+        require(self, "class_level", at_least=0)
+        require(self, "max_unreadable", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(SubjectSettings):
+    """What to evaluate, and on which images; the settings that all evaluations share.
+
+    Args:
+        data: labelled images: a folder with one subfolder per class, a named set, or any other data with labels, as in
+            pretraining; by default the data of the run.
+        floors: also evaluate raw pixels and the same network with random weights.
+    """
+
+    floors: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,16 @@
-"""The backbone to evaluate: that of a run, or a timm network by name."""
+"""The backbone to use: that of a run, or a timm network by name."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from adco.config.channels import IMAGENET_MEAN, IMAGENET_STD
-from adco.config.commands import EvaluateSettings
+from adco.config.commands import BackboneSettings
 from adco.config.defaults import choose_stem
-from adco.config.resolve import default_image_size
 from adco.config.weights import known_backbone, stem_with_weights
-from adco.data.sources.protocol import Source
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone
 from adco.models.pretrained import load_weights
@@ -66,8 +65,12 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
     return backbone.eval(), info
 
 
-def named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Module, BackboneInfo]:
+def named_backbone(settings: BackboneSettings, usual_size: Callable[[], int]) -> tuple[nn.Module, BackboneInfo]:
     """Return a timm network and its description, with the given weights, or with random weights from a fixed seed.
+
+    Args:
+        settings: name the network or its weights.
+        usual_size: returns the image size in pixels if neither the settings nor the weights give one.
 
     Raises InputError if there is no such network, the weights do not fit it, or it does not take the image size.
     """
@@ -76,7 +79,7 @@ def named_backbone(settings: EvaluateSettings, source: Source) -> tuple[nn.Modul
     if name is None:
         raise InputError(f"weights {settings.weights} need --backbone, the timm network they belong to")
     torch.manual_seed(0)
-    image_size = settings.image_size or known.get("test_image_size") or default_image_size(source)
+    image_size = settings.image_size or known.get("test_image_size") or usual_size()
     stem = stem_with_weights(settings.stem, known) if settings.weights else settings.stem
     mean, std = (tuple(known.get(which, usual)) for which, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
     arguments = known.get("backbone_args", {})

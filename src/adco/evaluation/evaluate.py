@@ -6,8 +6,7 @@ should beat.
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,35 +17,18 @@ from torch import nn
 from adco.config.commands import EvaluateSettings
 from adco.data.sources.open import open_splits
 from adco.data.sources.protocol import Source
-from adco.data.sources.reading import RGB, Reading
+from adco.data.sources.reading import Reading
 from adco.devices import evaluation_device
-from adco.errors import InputError
-from adco.evaluation.backbones import named_backbone, run_backbone, run_of
 from adco.evaluation.evaluation import Evaluation, Task, check_classes
 from adco.evaluation.extract import extract_features, pixel_features
 from adco.evaluation.results import evaluation_key, save_result, with_known_floors
+from adco.evaluation.subject import Subject, open_subject
 from adco.launcher import is_first_rank
-from adco.models.backbone import BackboneInfo, build_backbone, feature_width
-from adco.runs.directory import RunDirectory, newest_run
+from adco.models.backbone import build_backbone
 from adco.words import counted
 
 TRAINED, RANDOM, PIXELS = "trained", "random weights", "raw pixels"
 FEW = 100  # test images; with fewer, the 95 % confidence interval of a 50 % accuracy is wider than ± 10 points
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: a backbone, on labelled images of the same classes."""
-
-    backbone: nn.Module
-    info: BackboneInfo
-    image_size: int  # side in pixels
-    data: str
-    class_level: int
-    train: Source
-    test: Source
-    max_unreadable: float  # share of images that may be left out because they cannot be read
-    run: RunDirectory | None  # the run whose backbone it is; None for a timm network
 
 
 def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
@@ -70,8 +52,7 @@ def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: Eval
     for evaluation in evaluations:
         evaluation.check()
     device = evaluation_device(settings.device)
-    named = settings.backbone or settings.weights
-    subject = _named_subject(settings, run) if named else _run_subject(settings, run)
+    subject = open_subject(settings, run, _open)
     results: dict[str, Any] = {}
     for name, task in _tasks(subject, settings.floors, device):
         if task.network is None and not is_first_rank():
@@ -100,52 +81,6 @@ def evaluate_one(evaluation: Evaluation, run: Path | None, settings: EvaluateSet
     return result
 
 
-def _run_subject(settings: EvaluateSettings, path: Path | None) -> Subject:
-    """Return a run's backbone, with the data that the settings name or, if they name none, the run's own data."""
-    run = newest_run() if path is None else run_of(path)
-    backbone, info = run_backbone(run, path)
-    config = {} if settings.data else run.read_config()
-    data, class_level, max_unreadable = _data_settings(settings, config)
-    try:
-        train, test = _open(data, class_level, max_unreadable, _reading(info, run))
-    except InputError as error:
-        if settings.data:
-            raise
-        raise InputError(f"without --data, the data of {run.path} is used: {error}") from error
-    image_size = settings.image_size or info.image_size
-    feature_width(backbone, info, image_size)  # only a check that the network takes images of this size
-    return Subject(backbone, info, image_size, data, class_level, train, test, max_unreadable, run)
-
-
-def _named_subject(settings: EvaluateSettings, run: Path | None) -> Subject:
-    """Return the timm network that the settings name, with the data in the settings."""
-    if run:
-        raise InputError(f"evaluate either the run {run} or {_name(settings)}, not both")
-    if settings.data is None:
-        raise InputError(f"{_name(settings)} needs --data: the labelled images to evaluate it on")
-    data, class_level, max_unreadable = _data_settings(settings, {})
-    train, test = _open(data, class_level, max_unreadable, RGB)
-    backbone, info = named_backbone(settings, train)
-    return Subject(backbone, info, info.image_size, data, class_level, train, test, max_unreadable, None)
-
-
-def _name(settings: EvaluateSettings) -> str:
-    return f"backbone {settings.backbone}" if settings.backbone else f"the backbone of weights {settings.weights}"
-
-
-def _data_settings(settings: EvaluateSettings, config: Mapping[str, Any]) -> tuple[str, int, float]:
-    """Return data, class level and share of unreadable files: as given, else as in the run, else the defaults."""
-    defaults = {"class_level": 0, "max_unreadable": 0.01, **config}
-    given = {name: getattr(settings, name) for name in ("data", "class_level", "max_unreadable")}
-    chosen = defaults | {name: value for name, value in given.items() if value is not None}
-    return chosen["data"], chosen["class_level"], chosen["max_unreadable"]
-
-
-def _reading(info: BackboneInfo, run: RunDirectory) -> Reading:
-    """Return how the images of a run are read."""
-    return Reading(len(info.mean), run.read_config().get("white_level", RGB.white_level))
-
-
 def _open(data: str, class_level: int, max_unreadable: float, reading: Reading) -> tuple[Source, Source]:
     """Open training and test images and check that they have the same classes."""
     train, test = open_splits(data, max_unreadable, class_level, reading)
@@ -158,6 +93,7 @@ def _open(data: str, class_level: int, max_unreadable: float, reading: Reading) 
 def _tasks(subject: Subject, floors: bool, device: str) -> Iterator[tuple[str, Task]]:
     """Yield the name and the task of the trained backbone and, if `floors`, of each floor."""
     info, size = subject.info, subject.image_size
+    train, test = subject.sources
 
     def task(network: nn.Module) -> Task:
         extract = partial(
@@ -169,11 +105,11 @@ def _tasks(subject: Subject, floors: bool, device: str) -> Iterator[tuple[str, T
             device=device,
             max_unreadable=subject.max_unreadable,
         )
-        return Task(subject.train, subject.test, network, info, size, extract, device)
+        return Task(train, test, network, info, size, extract, device)
 
     yield TRAINED, task(subject.backbone)
     if floors:
         torch.manual_seed(0)
         yield RANDOM, task(build_backbone(info))
         pixels = partial(pixel_features, image_size=size, max_unreadable=subject.max_unreadable)
-        yield PIXELS, Task(subject.train, subject.test, None, info, size, pixels, device)
+        yield PIXELS, Task(train, test, None, info, size, pixels, device)

@@ -86,6 +86,10 @@ class EncodedSource(Chosen):
         """
         return (self._decoded(index, self._read) for index in indices)
 
+    def where(self, index: int) -> str:
+        """Return where an image is: its path, or its place in an archive or a table."""
+        return self.store.where(int(self.chosen[index]))
+
     def subset(self, indices: Indices) -> "EncodedSource":
         """Return a source with only these images, in this order."""
         return replace(self, chosen=self.chosen[np.asarray(indices, np.int64)], given=self.given.subset(indices))

@@ -76,6 +76,10 @@ class FolderSource:
         """
         return (_read(self.paths[index]) for index in indices)
 
+    def where(self, index: int) -> str:
+        """Return the path of an image."""
+        return str(self.paths[index])
+
     def subset(self, indices: Indices) -> "FolderSource":
         """Return a source with only these files, in this order."""
         labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]

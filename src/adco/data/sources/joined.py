@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.data.sources.labels import Labels
-from adco.data.sources.protocol import Indices, Source, Unreadable, read_as
+from adco.data.sources.protocol import Indices, Source, Unreadable, read_as, where
 from adco.data.sources.reading import Reading
 
 
@@ -75,6 +75,11 @@ class JoinedSource:
         """Return an iterator over the images at these indices, each [H, W, 3]."""
         for part, index in self.place[np.asarray(indices, np.int64)].tolist():
             yield from self.parts[part].load([index])
+
+    def where(self, index: int) -> str:
+        """Return where an image is in its part."""
+        part, inside = self.place[index].tolist()
+        return where(self.parts[part], inside)
 
     def subset(self, indices: Indices) -> "JoinedSource":
         """Return a source with only these images, in this order."""

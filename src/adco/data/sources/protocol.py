@@ -85,3 +85,12 @@ def read_as(source: Source, reading: Reading) -> Source:
     """
     read: Callable[[Reading], Source] | None = getattr(source, "read_as", None)
     return source if read is None else read(reading)
+
+
+def where(source: Source, index: int) -> str:
+    """Return the path of an image, or another text by which the user can find it.
+
+    For a source that has no method `where(index)`, this is the index.
+    """
+    found: Callable[[int], str] | None = getattr(source, "where", None)
+    return str(index) if found is None else found(index)

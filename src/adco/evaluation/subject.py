@@ -1,0 +1,104 @@
+"""What a command works on: a backbone, of a run or by name, and images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from adco.config.commands import SubjectSettings
+from adco.config.resolve import default_image_size
+from adco.data.sources.protocol import Source
+from adco.data.sources.reading import RGB, Reading
+from adco.errors import InputError
+from adco.evaluation.backbones import named_backbone, run_backbone, run_of
+from adco.models.backbone import BackboneInfo, feature_width
+from adco.runs.directory import RunDirectory, newest_run
+
+OpenImages = Callable[[str, int, float, Reading], Sequence[Source]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backbone, and the images to use it on.
+
+    Args:
+        backbone: maps images [B, C, S, S] to features [B, F].
+        info: describes the backbone; its mean and std normalise the images.
+        image_size: S, side of the images in pixels, as the backbone sees them.
+        data: the data as given, or that of the run.
+        class_level: level of the folders that are the classes; 0 if it was not given.
+        sources: the images, as they were opened.
+        max_unreadable: share of images that may be left out because they cannot be read, 0 to 1.
+        run: the run whose backbone it is; None for a timm network.
+    """
+
+    backbone: nn.Module
+    info: BackboneInfo
+    image_size: int
+    data: str
+    class_level: int
+    sources: tuple[Source, ...]
+    max_unreadable: float
+    run: RunDirectory | None
+
+
+def open_subject(settings: SubjectSettings, run: Path | None, open_images: OpenImages) -> Subject:
+    """Load a backbone and open images.
+
+    Args:
+        settings: name the images and, if it is not that of a run, the backbone.
+        run: run directory, checkpoint or backbone.safetensors. If None, the network named by the settings is used or,
+            if they name none, the newest run.
+        open_images: opens sources, from data, class level, max_unreadable and the way images are read. The image size
+            of a network by name is chosen for the first source.
+
+    Raises:
+        InputError: a backbone or data cannot be opened, or the network does not take images of this size.
+    """
+    return (_of_name if settings.names_backbone else _of_run)(settings, run, open_images)
+
+
+def _of_run(settings: SubjectSettings, path: Path | None, open_images: OpenImages) -> Subject:
+    """Return a run's backbone, with the data that the settings name or, if they name none, the run's own data."""
+    run = newest_run() if path is None else run_of(path)
+    backbone, info = run_backbone(run, path)
+    config = {} if settings.data else run.read_config()
+    asked = _data_settings(settings, config)
+    try:
+        sources = open_images(*asked, _reading(info, run))
+    except InputError as error:
+        if settings.data:
+            raise
+        raise InputError(f"without --data, the data of {run.path} is used: {error}") from error
+    image_size = settings.image_size or info.image_size
+    feature_width(backbone, info, image_size)  # only a check that the network takes images of this size
+    data, class_level, max_unreadable = asked
+    return Subject(backbone, info, image_size, data, class_level, tuple(sources), max_unreadable, run)
+
+
+def _of_name(settings: SubjectSettings, run: Path | None, open_images: OpenImages) -> Subject:
+    """Return the timm network that the settings name, with the data in the settings."""
+    name = f"backbone {settings.backbone}" if settings.backbone else f"the backbone of weights {settings.weights}"
+    if run:
+        raise InputError(f"take either the run {run} or {name}, not both")
+    if settings.data is None:
+        raise InputError(f"{name} needs --data: the images to use it on")
+    data, class_level, max_unreadable = _data_settings(settings, {})
+    sources = tuple(open_images(data, class_level, max_unreadable, RGB))
+    backbone, info = named_backbone(settings, lambda: default_image_size(sources[0]))
+    return Subject(backbone, info, info.image_size, data, class_level, sources, max_unreadable, None)
+
+
+def _data_settings(settings: SubjectSettings, config: Mapping[str, Any]) -> tuple[str, int, float]:
+    """Return data, class level and share of unreadable files: as given, else as in the run, else the defaults."""
+    defaults = {"class_level": 0, "max_unreadable": 0.01, **config}
+    given = {name: getattr(settings, name) for name in ("data", "class_level", "max_unreadable")}
+    chosen = defaults | {name: value for name, value in given.items() if value is not None}
+    return chosen["data"], chosen["class_level"], chosen["max_unreadable"]
+
+
+def _reading(info: BackboneInfo, run: RunDirectory) -> Reading:
+    """Return how the images of a run are read."""
+    return Reading(len(info.mean), run.read_config().get("white_level", RGB.white_level))
