@@ -1,4 +1,4 @@
-"""Extraction of a frozen backbone's features from every image of a source, once for all evaluations.
+"""Extraction of a frozen backbone's features from the images of a source.
 
 Shapes: n images, B batch size, S image side in pixels, F feature width.
 """
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from torch import nn
@@ -28,6 +29,53 @@ MAX_THREADS = 8  # with more threads, decoding is limited by the disk rather tha
 PIXEL_SIDE = 32  # px; larger images are reduced to this size for the raw-pixel features (3 072 values, as in CIFAR)
 
 
+def embed_batches(
+    backbone: nn.Module,
+    source: Source,
+    *,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    damaged: MutableMapping[int, Unreadable],
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    """Yield the indices [b] of a batch's readable images in the source, and their features [b, F] float32 on the CPU.
+
+    The backbone runs in eval mode and without gradients. Its weights and buffers are not changed, and the training
+    flag of each of its modules is restored at the end.
+
+    Args:
+        backbone: maps images [B, C, S, S] to features [B, F].
+        source: the images; the batches are in its order.
+        image_size: S, px.
+        mean, std: normalisation of the channels, for pixel values in 0..1.
+        damaged: gets the images that cannot be read, by their index, before their batch is yielded.
+        batch_size: B.
+        device: the backbone is moved to this device and stays there; None runs it where its weights are.
+        progress: show a progress bar if standard error is a terminal; pass False inside another live display.
+
+    Raises:
+        InputError: the backbone's output is not [B, F].
+    """
+    if device is not None:
+        backbone.to(device)
+    first = next(backbone.parameters(), torch.empty(0))
+    device, dtype = first.device, first.dtype
+    means, stds = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
+    with _frozen(backbone):
+        for indices, views in _test_views(source, image_size, batch_size, progress, damaged):
+            if not len(views):
+                continue
+            images = normalize(views.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
+            with torch.inference_mode():
+                output = backbone(images)
+            if output.ndim != 2:
+                raise InputError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
+            yield indices, output.float().cpu()
+
+
 def extract_features(
     backbone: nn.Module,
     source: Source,
@@ -40,19 +88,12 @@ def extract_features(
     progress: bool = True,
     max_unreadable: float = 0.01,
 ) -> Features:
-    """Return the backbone's features of every image of `source`, in the source's order.
+    """Return the backbone's features of every image of a labelled source, in the source's order.
 
-    Images that cannot be read are left out, with a warning.
-
-    The backbone runs in eval mode and without gradients. Its weights and buffers are not changed, and the training
-    flag of each of its modules is restored, so it is safe to call this in the middle of training.
+    Images that cannot be read are left out, with a warning. It is safe to call this in the middle of training.
 
     Args:
-        backbone: maps images [B, 3, S, S] to features [B, F].
-        image_size: S, px.
-        mean, std: normalisation of the three channels, for pixel values in 0..1.
-        device: the backbone is moved to this device and stays there; None runs it where its weights are.
-        progress: show a progress bar if standard error is a terminal; pass False inside another live display.
+        backbone, source, image_size, mean, std, batch_size, device, progress: as for `embed_batches`.
         max_unreadable: the largest share of images that may be left out, 0 to 1.
 
     Raises:
@@ -60,21 +101,19 @@ def extract_features(
             [B, F] or not finite.
     """
     labels = _labels(source)
-    if device is not None:
-        backbone.to(device)
-    first = next(backbone.parameters(), torch.empty(0))
-    device, dtype = first.device, first.dtype
-    means, stds = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
-    outputs = []
     damaged: dict[int, Unreadable] = {}
-    with _frozen(backbone):
-        for views in filter(len, _test_views(source, image_size, batch_size, progress, damaged)):  # [B, 3, S, S]
-            images = normalize(views.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
-            with torch.inference_mode():
-                output = backbone(images)
-            if output.ndim != 2:
-                raise InputError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
-            outputs.append(output.float().cpu())  # [B, F]
+    batches = embed_batches(
+        backbone,
+        source,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        damaged=damaged,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+    )
+    outputs = [features for _, features in batches]
     labels = _without(labels, source, damaged, max_unreadable)
     return Features(torch.cat(outputs), labels)  # outside inference mode, so that autograd can use them
 
@@ -89,7 +128,7 @@ def pixel_features(source: Source, image_size: int, *, progress: bool = True, ma
     labels = _labels(source)
     damaged: dict[int, Unreadable] = {}
     views = _test_views(source, min(image_size, PIXEL_SIDE), 512, progress, damaged)
-    pixels = [batch.flatten(1).float() / 255 for batch in views]
+    pixels = [batch.flatten(1).float() / 255 for _, batch in views]
     labels = _without(labels, source, damaged, max_unreadable)
     return Features(torch.cat(pixels), labels)
 
@@ -137,18 +176,19 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 def _test_views(
     source: Source, size: int, batch_size: int, progress: bool, damaged: MutableMapping[int, Unreadable]
-) -> Iterator[torch.Tensor]:
-    """Yield test views [B, 3, size, size] uint8 in the source's order, prefetched by threads (PIL releases the GIL).
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    """Yield indices [b] and test views [b, C, size, size] uint8 in the source's order, prefetched by threads.
 
-    Images that cannot be read are left out and added to `damaged`, by their index.
+    Images that cannot be read are left out and added to `damaged`, by their index. PIL releases the GIL.
     """
 
-    def prepare(indices: np.ndarray) -> torch.Tensor:
+    def prepare(indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], torch.Tensor]:
         chunks = np.split(indices, range(DECODED_AT_ONCE, len(indices), DECODED_AT_ONCE))
-        return torch.cat([test_view(load_readable(source, chunk, damaged), size) for chunk in chunks])
+        views = torch.cat([test_view(load_readable(source, chunk, damaged), size) for chunk in chunks])
+        return np.array([index for index in indices.tolist() if index not in damaged], np.int64), views
 
     threads = min(MAX_THREADS, os.cpu_count() or 1)
-    pending: deque[Future[torch.Tensor]] = deque()
+    pending: deque[Future[tuple[NDArray[np.int64], torch.Tensor]]] = deque()
     batches = np.split(np.arange(len(source)), range(batch_size, len(source), batch_size))
     console = Console(stderr=True)
     silent = not (progress and console.is_terminal)
