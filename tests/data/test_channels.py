@@ -203,7 +203,7 @@ def test_twelve_bits_that_are_taken_for_sixteen_are_told() -> None:
         ({"channels": 4}, "images of python:ndarray have 5 channels instead of 4: give --channels 5"),
         ({"channels": 0}, "channels 0 must be at least 1"),
         ({"white_level": 70_000}, "white_level 70000 must be at least 1 and at most 65535"),
-        ({"channels": 5, "mean": (0.5, 0.5)}, r"mean \[0.5, 0.5\] must have a value for each of 5 channels"),
+        ({"channels": 5, "mean": (0.5, 0.5)}, r"mean \[0.5, 0.5\] must have 5 values: one for each channel"),
         ({"channels": 5, "backbone_args": {"in_chans": 4}}, "backbone_args has in_chans 4, but channels is 5"),
     ],
 )

@@ -16,6 +16,9 @@ import tiny
 from adco.data.sources.arrays import ArraySource
 from adco.data.sources.objects import source_of
 from adco.data.sources.open import open_source
+from adco.data.sources.protocol import read_as
+from adco.data.sources.reading import Reading
+from adco.errors import InputError
 from adco.runs.directory import RunDirectory
 
 RANDOM = np.random.default_rng(0)
@@ -96,11 +99,39 @@ def test_other_things_are_refused(images: Any, message: str) -> None:
         source_of(images)
 
 
+@pytest.mark.parametrize(("channels", "wanted"), [(1, 3), (3, 3), (1, 1), (3, 1), (13, 13)])
+def test_an_array_with_channels_first_is_told_how_to_turn(channels: int, wanted: int) -> None:
+    images = RANDOM.integers(0, 256, (5, channels, 8, 10), np.uint8)
+    message = rf"^images of python:ndarray have the shape \[5, {channels}, 8, 10\], which looks channels-first: give "
+    with pytest.raises(InputError, match=message) as error:
+        read_as(source_of(images), Reading(wanted))
+    line = str(error.value).split("give ")[1]
+    assert line == "images.transpose(0, 2, 3, 1)"
+    turned = read_as(source_of(eval(line, {"images": images})), Reading(wanted))
+    assert next(iter(turned.load([0]))).shape == (8, 10, wanted)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES[:, :0], r"have the shape \[5, 0, 10, 3\]: there are no pixels$"),
+        (IMAGES[:, :, :0], r"have the shape \[5, 8, 0, 3\]: there are no pixels$"),
+        (IMAGES[..., :1], "have 1 channel instead of 2: give --channels 1$"),
+    ],
+)
+def test_arrays_without_pixels_or_with_other_channels_are_refused(images: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^images of python:ndarray {message}"):
+        read_as(source_of(images), Reading(2))
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [
         (torch.zeros(3, 4, 4), r"is Tensor float32 \[3, 4, 4\]: it must be a PIL image"),
         (np.zeros((4, 4, 4), np.uint8), "has 4 channels instead of 3: give --channels 4"),
+        (np.zeros((3, 4, 6), np.uint8), r"has the shape \[3, 4, 6\], which looks .*: give images.transpose\(1, 2, 0\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"has the shape \[0, 4, 3\]: there are no pixels$"),
+        (Image.new("RGB", (0, 4)), r"has the shape \[4, 0, 3\]: there are no pixels$"),
         (np.zeros((4, 4), np.uint8), r"is ndarray uint8 \[4, 4\]: it must be"),
         (("a.png", 1), "is a tuple that begins with a str: it must be"),
         ((), "is a tuple: it must be"),

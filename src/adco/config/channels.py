@@ -11,6 +11,7 @@ from adco.data.damage import load_or_next
 from adco.data.sources.chosen import sample
 from adco.data.sources.protocol import Source
 from adco.errors import InputError
+from adco.words import counted
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue, in [0, 1]
 DARK = 16  # of 255; the white of 12 bits, if the white of 16 bits is expected
@@ -31,11 +32,11 @@ def of_channels(settings: Given, source: Source, known: Mapping[str, Any]) -> di
     channels = settings.channels
     found = next(iter(load_or_next(source, np.array([0]), {}))).shape[2]
     if found != channels:
-        raise InputError(f"images of {source.name} have {found} channels, but channels is {channels}")
+        raise InputError(f"images of {source.name} have {counted(found, 'channel')}, but channels is {channels}")
     for name in ("mean", "std"):
         values = getattr(settings, name)
         if values is not None and len(values) != channels:
-            raise InputError(f"{name} {list(values)} must have a value for each of {channels} channels")
+            raise InputError(f"{name} {list(values)} must have {counted(channels, 'value')}: one for each channel")
     arguments = dict(known.get("backbone_args", {}) if settings.backbone_args is None else settings.backbone_args)
     if arguments.get("in_chans", channels) != channels:
         raise InputError(f"backbone_args has in_chans {arguments['in_chans']}, but channels is {channels}")

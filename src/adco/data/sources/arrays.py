@@ -80,7 +80,28 @@ class ArraySource:
 
     def read_as(self, reading: Reading) -> "ArraySource":
         """Return a source of images converted from grey to RGB, or from RGB to grey."""
-        try:
-            return replace(self, images=with_channels(self.images, reading.channels))
-        except ValueError as error:
-            raise InputError(f"images of {self.name} have {error}") from error
+        return replace(self, images=converted(self.images, reading.channels, f"images of {self.name} have"))
+
+
+def converted(images: NDArray[np.uint8], channels: int, these_have: str) -> NDArray[np.uint8]:
+    """Convert images given as arrays [..., H, W, c] to [..., H, W, C], as `with_channels` does.
+
+    Args:
+        images: one or several.
+        channels: C.
+        these_have: begins the error: which images, and the verb.
+
+    Raises:
+        InputError: the images have no pixels, or other channels, or look like [..., C, H, W].
+    """
+    shape = list(images.shape)
+    if not images.size:
+        raise InputError(f"{these_have} the shape {shape}: there are no pixels")
+    try:
+        return with_channels(images, channels)
+    except ValueError as error:
+        if shape[-3] in (1, 3, channels):
+            axes = "0, 2, 3, 1" if len(shape) == 4 else "1, 2, 0"
+            turn = f"images.transpose({axes})"
+            raise InputError(f"{these_have} the shape {shape}, which looks channels-first: give {turn}") from error
+        raise InputError(f"{these_have} {error}") from error

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adco.data.sources import decode
-from adco.data.sources.arrays import ArraySource
+from adco.data.sources.arrays import ArraySource, converted
 from adco.data.sources.chosen import Chosen, sample
 from adco.data.sources.labels import Labels
 from adco.data.sources.protocol import Indices, Source
-from adco.data.sources.reading import RGB, Reading, with_channels
+from adco.data.sources.reading import RGB, Reading
 from adco.data.sources.registry import Split
 from adco.errors import InputError
 from adco.words import counted
@@ -58,7 +58,7 @@ class ItemSource(Chosen):
         """Return an iterator over the images at these indices, each [H, W, C].
 
         Raises:
-            InputError: while iterating, if an item is not an image.
+            InputError: while iterating, if an item is not an image, or has other channels.
         """
         return (self._image(index) for index in indices)
 
@@ -76,10 +76,7 @@ class ItemSource(Chosen):
         pixels = pixels_of(item)
         if pixels is None:
             raise InputError(f"item {place} of {self.name} is {describe(item)}: it must be {ACCEPTED}")
-        try:
-            return np.ascontiguousarray(with_channels(pixels, self.reading.channels))
-        except ValueError as error:
-            raise InputError(f"item {place} of {self.name} has {error}") from error
+        return np.ascontiguousarray(converted(pixels, self.reading.channels, f"item {place} of {self.name} has"))
 
 
 def source_of(images: Any) -> Source:

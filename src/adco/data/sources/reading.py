@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adco.words import counted
+
 SIXTEEN_BITS = 65_535  # the largest value of 16 bits
 
 
@@ -39,7 +41,7 @@ def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
     if (found, channels) == (3, 1):
         grey = pixels @ np.array([19595, 38470, 7471], np.uint32) + np.uint32(0x8000)  # as Pillow rounds
         return (grey >> np.uint32(16)).astype(np.uint8)[..., None]
-    raise ValueError(f"{found} channels instead of {channels}: give --channels {found}")
+    raise ValueError(f"{counted(found, 'channel')} instead of {channels}: give --channels {found}")
 
 
 def eight_bits(values: NDArray[Any], white_level: int) -> NDArray[np.uint8]:
