@@ -41,6 +41,17 @@ def test_a_text_file_names_images(photos: Path) -> None:
     assert [int(image[0, 0, 0]) for image in part.load([1, 0])] == [30, 20]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("file", ["files.txt", "files.csv"])
+def test_lines_end_with_a_line_feed_alone(tmp_path: Path, file: str, end: str) -> None:
+    """Not with the other characters at which `str.splitlines` splits, which names may have."""
+    names = [f"a{character}b.png" for character in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"]
+    for value, name in enumerate(names):
+        put(tmp_path / name, value)
+    (tmp_path / file).write_bytes(end.join(names).encode())
+    assert reds(f"list:{tmp_path / file}") == list(range(8))
+
+
 TABLES = {
     "without a header": ('cats/1.png,cat\n"dogs/7, old.png",dog\ndogs/8.png,\ncats/2.png,cat\n', ["cat", "dog"]),
     "with one": (
@@ -84,7 +95,24 @@ def test_a_list_is_evaluated_on_a_part_that_is_held_out(photos: Path) -> None:
         ("a.txt", b"cats/1.png\n", "names 1 image: at least two are needed"),
         ("a.txt", b"", "names 0 images: at least two are needed"),
         ("a.txt", b"\xff\xfe\x00", "cannot be read: it is not UTF-8 text"),
-        ("a.csv", b"cats/1.png,a,b\n", "line 1: 3 columns without a header: the first row must be path,label"),
+        (
+            "a.csv",
+            b"cats/1.png,a,b\n",
+            "line 1: 3 columns without a header: the first row must be path,label, not cats/1.png,a,b$",
+        ),
+        ("a.csv", b"id,image,class\n1,cats/1.png,a\n", "line 1: 3 columns .* must be path,label, not id,image,class$"),
+        *(
+            ("a.csv", f"\n{header}\ncats/1.png,a\n".encode(), f"line 2: .*; if {header} is a header, it must be path,l")
+            for header in ("image,class", "filename,label", "file,target", "File")
+        ),
+        *(
+            ("a.csv", text.replace(";", mark).encode(), rf"line 1: .*; its delimiter is '{shown}', but must be ','")
+            for text in ("path;label\ncats/1.png;a\n", "image;class\ncats/1.png;a\n", "cats/1.png;a\ncats/2.png;a\n")
+            for mark, shown in ((";", ";"), ("\t", r"\\t"))
+        ),
+        ("a.csv", b"cats/1.png,a\ncats/3.png,a\n", r"line 2: there is no file cats/3\.png \(.*photos/cats/3\.png\)$"),
+        ("a.csv", b"cats/3.png,a;b\ncats/1.png,a\n", "line 1: .*; if cats/3.png,a;b is a header, it must be"),
+        ("a.tsv", b"cats/1.png\ta\ncats/2.png\ta\n", "line 1: .*; labels and a header need a .csv file$"),
         ("a.csv", b"label,path\ncat,cats/1.png\ndog\n", "line 3: there is no path"),
         ("a.csv", b"path,label\n\ncats/1.png,a\n,b\n", "line 4: there is no path"),
         ("a.csv", b'cats/1.png,a\n"cats/2.png,a\n', "line 2: unexpected end of data"),

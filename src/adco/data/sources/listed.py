@@ -10,7 +10,7 @@ Without a header, the first column is the path and the second, if there is one, 
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,29 +55,32 @@ def open_list(address: str, split: Split) -> EncodedSource | None:
     file = Path(address).expanduser().absolute()
     name = f"list:{address}"
     try:
-        text = file.read_text(encoding="utf-8-sig")  # without the mark that spreadsheets write first
+        text = file.read_bytes().decode("utf-8-sig")  # without the mark that spreadsheets write first
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"data {name!r} cannot be read: {why}") from error
-    rows = list(_table(name, text) if file.suffix.lower() == ".csv" else _lines(text))
+    lines = text.removesuffix("\n").split("\n")  # splitlines also splits within names
+    is_table = file.suffix.lower() == ".csv"
+    rows = list(_table(name, lines) if is_table else _lines(lines))
     if len(rows) < 2:
         raise InputError(f"data {name!r} names {counted(len(rows), 'image')}: at least two are needed")
     paths = [os.path.join(file.parent, path) for _, path, _ in rows]  # noqa: PTH118 (many, and a string is wanted)
     for (line, given, _), path in zip(rows, paths, strict=True):
         if not os.path.isfile(path):  # noqa: PTH113
-            raise InputError(f"data {name!r}, line {line}: there is no file {given} ({path})")
+            hint = _hint(lines[:line], given, is_table=is_table)
+            raise InputError(f"data {name!r}, line {line}: there is no file {given} ({path}){hint}")
     files = Files(Paths.below("/", b"".join(os.fsencode(path) + b"\0" for path in paths)))
     return EncodedSource(name, files, np.arange(len(files)), number_classes([label for *_, label in rows]))
 
 
-def _lines(text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+def _lines(lines: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
         if line.strip():
             yield number, line.strip(), ""
 
 
-def _table(name: str, text: str) -> Iterator[Row]:
-    reader = csv.reader(text.splitlines(), strict=True)
+def _table(name: str, lines: Sequence[str]) -> Iterator[Row]:
+    reader = csv.reader(lines, strict=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
@@ -90,8 +93,26 @@ def _table(name: str, text: str) -> Iterator[Row]:
     for number, cells in rows[has_header:]:
         if not has_header and len(cells) > 2:
             raise InputError(
-                f"data {name!r}, line {number}: {len(cells)} columns without a header: the first row must be path,label"
+                f"data {name!r}, line {number}: {len(cells)} columns without a header: the first row must be "
+                f"path,label, not {','.join(rows[0][1])}"
             )
         if len(cells) <= path or not cells[path]:
             raise InputError(f"data {name!r}, line {number}: there is no path")
         yield number, cells[path], cells[label] if label is not None and label < len(cells) else ""
+
+
+def _hint(lines: Sequence[str], given: str, *, is_table: bool) -> str:
+    """Return what else the first line may be than the path of a file that does not exist; "" for the other lines.
+
+    Args:
+        lines: up to this one.
+        given: the path.
+        is_table: whether it is a line of a CSV file.
+    """
+    if any(line.strip() for line in lines[:-1]):
+        return ""
+    if not is_table:
+        return "; labels and a header need a .csv file"
+    if delimiter := next((mark for mark in ";\t" if mark in given), ""):
+        return f"; its delimiter is {delimiter!r}, but must be ',', as in path,label"
+    return f"; if {lines[-1].strip()} is a header, it must be path,label"
