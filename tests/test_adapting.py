@@ -87,6 +87,9 @@ def test_what_cannot_be_continued_is_one_line() -> None:
         InputError, match=r"adversaries.weight is \[8, 25\] in them and \[24, 8\].*set --adversaries and"
     ):
         copy_method(ours, flat(checkpoint), "file")
+    checkpoint["Memory_Bank"]["W"] = torch.full((8, 24), torch.nan)
+    with pytest.raises(InputError, match=r"weights file are unusable: adversaries.weight has values that are not fin"):
+        copy_method(ours, flat(checkpoint), "file")
 
 
 @pytest.mark.slow

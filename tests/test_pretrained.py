@@ -348,6 +348,35 @@ def test_what_does_not_fit_is_one_line(write: Callable[[Path], Any], message: st
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")  # of torch
+@pytest.mark.parametrize(
+    ("kind", "converted"),
+    [
+        ("int8, strided, on cpu", lambda x: x.to(torch.int8)),
+        ("bool, strided, on cpu", lambda x: x > 0),
+        ("complex64, strided, on cpu", lambda x: x.to(torch.complex64)),
+        ("float8_e4m3fn, strided, on cpu", lambda x: x.to(torch.float8_e4m3fn)),
+        ("float32, sparse_coo, on cpu", lambda x: x.to_sparse()),
+        ("float32, strided, on meta", lambda x: x.to("meta")),
+    ],
+)
+@pytest.mark.parametrize("names", [{"conv1.weight"}, RIGHT.keys()])
+def test_tensors_that_are_no_weights_are_one_line(
+    kind: str, converted: Callable[[Tensor], Tensor], names: Any, tmp_path: Path
+) -> None:
+    torch.save({name: converted(x) if name in names else x for name, x in RIGHT.items()}, tmp_path / "file.pth")
+    with pytest.raises(InputError, match=rf"are unusable: conv1.weight is {kind}, not dense floats of 16, 32 or 64 b"):
+        load_weights(build_backbone(RESNET18), RESNET18, str(tmp_path / "file.pth"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.save({name: x.to(dtype) for name, x in RIGHT.items()}, tmp_path / "file.pth")
+    backbone = build_backbone(RESNET18)
+    load_weights(backbone, RESNET18, str(tmp_path / "file.pth"))
+    assert torch.equal(backbone.state_dict()["conv1.weight"], RIGHT["conv1.weight"].to(dtype).float())
+
+
 def test_what_is_known_of_the_backbone_is_in_its_file_wherever_it_is_copied(tmp_path: Path) -> None:
     info = BackboneInfo("resnet18", 8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), {"layers": [1, 1, 1, 1]}, "cifar")
     save_backbone(tmp_path / "copied.safetensors", build_backbone(info), info)

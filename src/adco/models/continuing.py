@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from adco.errors import InputError
+from adco.models.reading import check_values
 
 NAMES = (  # names in checkpoints, of this package and of the published code of MoCo and AdCo → names here
     (r"^state_dict\.", ""),
@@ -34,7 +35,8 @@ def copy_method(method: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         source: where they are from, for errors.
 
     Raises:
-        InputError: if a tensor of the method is missing in the checkpoint, or has another shape there.
+        InputError: if a tensor of the method is missing in the checkpoint, or has another shape or unusable values
+            there.
     """
     found = {_name(name): tensor for name, tensor in tensors.items()}
     state = method.state_dict()
@@ -53,6 +55,8 @@ def copy_method(method: nn.Module, tensors: Mapping[str, Tensor], source: str) -
                 f"weights {source} cannot be continued: {name} is {list(found[name].shape)} in them and "
                 f"{list(wanted.shape)} with these settings; set {_settings(name)} as in that run"
             )
+        if wanted.is_floating_point():  # not the position in a queue
+            check_values(name, state[name], source)
     method.load_state_dict(state)
 
 

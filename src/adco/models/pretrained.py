@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, create_arguments
 from adco.models.naming import converted, find
-from adco.models.reading import read_tensors
+from adco.models.reading import check_values, read_tensors
 from adco.runs.directory import RunDirectory
 from adco.words import counted
 
@@ -78,8 +78,8 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
         source: where they are from, for errors.
 
     Raises:
-        InputError: if the tensors have less than 95 % of the backbone's parameters, a tensor has another shape, or they
-            are of a larger network.
+        InputError: if the tensors have less than 95 % of the backbone's parameters, a tensor has another shape or
+            unusable values, or they are of a larger network.
     """
     wanted = backbone.state_dict()
     match = _match(backbone, wanted, tensors)
@@ -116,8 +116,8 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
             f"weights {source} lack statistics of BatchNorm, which the features need: {_heads(statistics)}"
         )
     for name, tensor in fitting.items():
-        if not tensor.isfinite().all():
-            raise InputError(f"weights {source} are unusable: {name} has values that are not finite")
+        if wanted[name].is_floating_point():  # not the number of batches that BatchNorm has seen
+            check_values(name, tensor, source)
     backbone.load_state_dict(fitting, strict=False)
     return Loaded(prefix, share, missing, match.left_out)
 

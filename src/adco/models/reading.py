@@ -30,6 +30,7 @@ KNOWN = frozenset(
 )
 TYPES: dict[str, Any] = {f"builtins.{kind.__name__}": kind for kind in (bool, dict, float, int, list, set, slice, str)}
 TYPES["collections.defaultdict"] = lambda *factory: {}  # torch fills no other dict
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of which weights may be
 OF_A_MODULE = ("_parameters", "_buffers", "_modules")  # where a torch module keeps its tensors and submodules
 
 
@@ -66,6 +67,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(
             _refusal(path, [name[1]]) if name else f"weights {path} cannot be read: {_reason(error)}"
         ) from error
+
+
+def check_values(name: str, tensor: Tensor, source: str) -> None:
+    """Check that a tensor can be weights: finite floats, neither sparse nor without values (on torch's meta device).
+
+    Integers are those of a quantised network, which are no weights without their scales.
+
+    Raises:
+        InputError: if it cannot; names the tensor and `source`, where it is from.
+    """
+    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
+        raise InputError(f"weights {source} are unusable: {name} is {kind}, not dense floats of 16, 32 or 64 bits")
+    if not tensor.isfinite().all():
+        raise InputError(f"weights {source} are unusable: {name} has values that are not finite")
 
 
 def _refusal(path: Path, names: list[str]) -> str:
