@@ -1,5 +1,6 @@
 """Training from weights: which parts are taken over, which are not trained, and with which learning rate."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ FEW: dict[str, Any] = {**SETTINGS, "data": "few", "epochs": 2, "batch_size": 32,
 INFO = BackboneInfo("resnet18", 16, (0.5,) * 3, (0.2,) * 3, SETTINGS["backbone_args"])
 
 
-def method_of(kind: type[AdCo] | type[MoCo], seed: int, rate: float = 1.0) -> Method:
+def method_of(kind: type[AdCo] | type[MoCo], seed: int, rate: float = 1.0, count: int = 24) -> Method:
     torch.manual_seed(seed)
     common = MethodArguments(schedule=Schedule(peak=0.1, final=0.0, warmup_steps=0, steps=10), backbone_rate=rate)
     encoder = Encoder(build_backbone(INFO), mlp(16, 32, 8))
-    negatives: Any = Adversaries(24, 8) if kind is AdCo else torch.randn(24, 8)
+    negatives: Any = Adversaries(count, 8) if kind is AdCo else torch.randn(count, 8)
     method = kind(encoder, negatives, common)
     for parameter in method.momentum_encoder.parameters():  # it lags behind the encoder
         nn.init.normal_(parameter)
@@ -65,12 +66,16 @@ def flat(content: Any, prefix: str = "") -> dict[str, Any]:
     return {name: tensor for key, part in content.items() for name, tensor in flat(part, f"{prefix}{key}.").items()}
 
 
+@pytest.mark.parametrize("count", [24, 8])  # also as many negatives as dimensions
+@pytest.mark.parametrize("layout", [published, lambda method: {"state_dict": method.state_dict()}])
 @pytest.mark.parametrize("kind", [AdCo, MoCo])
-def test_a_published_checkpoint_is_taken_over_whole(kind: type[AdCo] | type[MoCo]) -> None:
-    theirs, ours = method_of(kind, seed=1), method_of(kind, seed=2)
+def test_a_checkpoint_is_taken_over_whole(
+    kind: type[AdCo] | type[MoCo], layout: Callable[[Method], dict[str, Any]], count: int
+) -> None:
+    theirs, ours = method_of(kind, seed=1, count=count), method_of(kind, seed=2, count=count)
     if isinstance(theirs, MoCo):
         theirs.oldest += 5
-    copy_method(ours, flat(published(theirs)), "file")
+    copy_method(ours, flat(layout(theirs)), "file")
     expected = theirs.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
 
@@ -84,7 +89,7 @@ def test_what_cannot_be_continued_is_one_line() -> None:
     checkpoint = published(method_of(AdCo, seed=1))
     checkpoint["Memory_Bank"]["W"] = torch.randn(8, 25)
     with pytest.raises(
-        InputError, match=r"adversaries.weight is \[8, 25\] in them and \[24, 8\].*set --adversaries and"
+        InputError, match=r"adversaries.weight is \[25, 8\] in them and \[24, 8\].*set --adversaries and"
     ):
         copy_method(ours, flat(checkpoint), "file")
     checkpoint["Memory_Bank"]["W"] = torch.full((8, 24), torch.nan)

@@ -18,6 +18,7 @@ NAMES = (  # names in checkpoints, of this package and of the published code of 
     (r"^Memory_Bank\.W$", "adversaries.weight"),
     (r"^queue_ptr$", "oldest"),
 )
+NEGATIVES = {"adversaries.weight", "queue"}  # [K, D]
 SETTINGS = (  # names here → the settings on which their shapes depend
     (r"adversaries\.", "--adversaries and --dim"),
     (r"queue", "--queue and --dim"),
@@ -38,7 +39,7 @@ def copy_method(method: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         InputError: if a tensor of the method is missing in the checkpoint, or has another shape or unusable values
             there.
     """
-    found = {_name(name): tensor for name, tensor in tensors.items()}
+    found = _under_our_names(tensors)
     state = method.state_dict()
     for name, wanted in state.items():
         if name.endswith("num_batches_tracked"):
@@ -49,7 +50,7 @@ def copy_method(method: nn.Module, tensors: Mapping[str, Tensor], source: str) -
                 f"weights {source} cannot be continued by {type(method).__name__}: {lacks}; give a run directory or a "
                 "checkpoint of the same method"
             )
-        state[name] = _oriented(found[name], wanted)
+        state[name] = found[name]
         if state[name].shape != wanted.shape:
             raise InputError(
                 f"weights {source} cannot be continued: {name} is {list(found[name].shape)} in them and "
@@ -60,18 +61,24 @@ def copy_method(method: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     method.load_state_dict(state)
 
 
+def _under_our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under the names of this package.
+
+    The published code, which calls the encoder encoder_q, has negatives as [D, K], and the position in a queue as [1].
+    """
+    found = {_name(name): tensor for name, tensor in tensors.items()}
+    if any("encoder_q." in name for name in tensors):
+        for name in NEGATIVES & found.keys():
+            found[name] = found[name].movedim(0, -1).contiguous()
+        if "oldest" in found:
+            found["oldest"] = found["oldest"].squeeze()
+    return found
+
+
 def _name(name: str) -> str:
     for theirs, ours in NAMES:
         name = re.sub(theirs, ours, name)
     return name
-
-
-def _oriented(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """Return negatives [K, D], which the published code stores as [D, K], and the position in a queue as a scalar."""
-    if tensor.numel() == wanted.numel() and wanted.ndim == 0:
-        return tensor.reshape(())
-    turned = tensor.ndim == 2 and tensor.shape != wanted.shape and tensor.T.shape == wanted.shape
-    return tensor.T.contiguous() if turned else tensor
 
 
 def _settings(name: str) -> str:
