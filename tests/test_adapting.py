@@ -19,6 +19,7 @@ from adco.models.backbone import BackboneInfo, build_backbone
 from adco.models.continuing import copy_method
 from adco.models.encoder import Encoder, mlp
 from adco.models.freezing import freeze
+from adco.models.reading import read_tensors
 from adco.optim.optimizers import make_optimizer
 from adco.optim.players import Schedule
 from adco.runs.directory import RunDirectory
@@ -116,6 +117,23 @@ def test_a_continued_run_starts_where_the_other_ended_and_does_not_fill_its_adve
     for name in ("adversaries.weight", "encoder.backbone.conv1.weight", "encoder.projector.0.weight"):
         torch.testing.assert_close(after[name], ended[name], atol=1e-7, rtol=0)
     assert second.read_config()["backbone_rate"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_curves")
+@pytest.mark.parametrize("given", [{}, {"freeze": 1}, {"continue_method": True}])
+def test_weights_are_read_once(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = RunDirectory(adco.pretrain(**FEW, out=tmp_path / "first"))
+    read = []
+
+    def counted(path: Path) -> dict[str, torch.Tensor]:
+        read.append(path)
+        return read_tensors(path)
+
+    for module in ("models.pretrained", "training.build"):
+        monkeypatch.setattr(f"adco.{module}.read_tensors", counted)
+    adco.pretrain(**FEW, weights=first.path, **given, out=tmp_path / "second")
+    assert read == [first.checkpoint if "continue_method" in given else first.backbone]
 
 
 @pytest.mark.slow

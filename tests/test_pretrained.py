@@ -28,7 +28,7 @@ from adco.data.sources.open import open_source
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, build_backbone, save_backbone
 from adco.models.pretrained import copy_weights, load_weights
-from adco.training.build import make_method
+from adco.training.build import make_first_method
 
 State = dict[str, Any]
 RESNET18 = BackboneInfo("resnet18", 96, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
@@ -412,7 +412,7 @@ def test_a_run_begins_from_the_weights_of_another_and_its_backbone_is_the_same(t
     asked = pretrain_settings(**further, epochs=1, weights=str(first))
     settings = resolve(asked, open_source("digits"))
     assert (settings.backbone_args, settings.stem, settings.mean) == (TINY["backbone_args"], "cifar", (0.4, 0.4, 0.4))
-    state = make_method(settings, 4, from_weights=True).state_dict()
+    state = make_first_method(settings, 4)[0].state_dict()
     before = adco.load_backbone(copied)[0].state_dict()
     for encoder in ("encoder", "momentum_encoder.encoder"):
         assert all(torch.equal(state[f"{encoder}.backbone.{name}"], tensor) for name, tensor in before.items())

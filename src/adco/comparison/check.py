@@ -18,7 +18,7 @@ from adco.errors import InputError
 from adco.evaluation.evaluation import check_classes
 from adco.optim.optimizers import make_optimizer
 from adco.runs.directory import RunDirectory
-from adco.training.build import make_backbone, make_method, make_views
+from adco.training.build import make_first_method, make_method, make_views
 from adco.words import counted
 
 
@@ -116,10 +116,8 @@ def check_same(row: Row, run: RunDirectory, asked: Mapping[str, Any]) -> None:
 def _check_builds(settings: Given, source: Source) -> None:
     """Load existing weights; build network, optimizer and views for this machine, on the meta device (no memory)."""
     resolved = resolve(settings, source)
-    if resolved.continue_method:
-        make_method(resolved, steps_per_epoch=1, from_weights=True)
-    elif resolved.weights:
-        make_backbone(resolved)
+    if resolved.weights:
+        make_first_method(resolved, steps_per_epoch=1)
     with torch.device("meta"):
         method = make_method(resolved, steps_per_epoch=len(source) // resolved.batch_size)
     make_optimizer(resolved.optimizer, method.players())

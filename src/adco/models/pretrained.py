@@ -64,10 +64,15 @@ def load_weights(backbone: nn.Module, info: BackboneInfo, weights: str) -> Loade
         InputError: if there are no such weights, a file cannot be read without executing code, or the weights do not
             fit the backbone.
     """
+    return copy_weights(backbone, *read_weights(info, weights))
+
+
+def read_weights(info: BackboneInfo, weights: str) -> tuple[Mapping[str, Tensor], str]:
+    """Return weights by name, and where they are from, for errors. Arguments and errors as for `load_weights`."""
     if weights == PRETRAINED:
-        return copy_weights(backbone, _of_timm(info), f"of timm for {info.name}")
+        return _of_timm(info), f"of timm for {info.name}"
     path = weights_file(weights)
-    return copy_weights(backbone, read_tensors(path), str(path))
+    return read_tensors(path), str(path)
 
 
 def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Loaded:

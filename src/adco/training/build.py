@@ -1,6 +1,8 @@
 """From settings to what is trained: the views, the backbone and the method."""
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from adco.config.pretrain import Resolved
 from adco.data.augment import Augment
@@ -9,7 +11,7 @@ from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
 from adco.models.continuing import copy_method
 from adco.models.freezing import fix_patches, freeze
-from adco.models.pretrained import Loaded, load_weights, method_file
+from adco.models.pretrained import Loaded, copy_weights, method_file, read_weights
 from adco.models.reading import read_tensors
 from adco.optim.players import Schedule
 
@@ -53,16 +55,6 @@ def backbone_info(settings: Resolved) -> BackboneInfo:
     )
 
 
-def make_backbone(settings: Resolved) -> tuple[nn.Module, Loaded | None]:
-    """Build the backbone with the weights that the settings name, and return what was loaded; None for random weights.
-
-    Raises InputError if the weights cannot be read or do not fit.
-    """
-    info = backbone_info(settings)
-    backbone = build_backbone(info)
-    return backbone, load_weights(backbone, info, settings.weights) if settings.weights else None
-
-
 def width_at_all_sizes(backbone: nn.Module, settings: Resolved) -> int:
     """Return the width of the features, after a check that the backbone takes images of every size of the run.
 
@@ -78,15 +70,54 @@ def width_at_all_sizes(backbone: nn.Module, settings: Resolved) -> int:
     return widths[0]
 
 
-def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool = False) -> Method:
+def make_first_method(settings: Resolved, steps_per_epoch: int) -> tuple[Method, Loaded | None]:
+    """Build the method as it is before the first step, with the weights that the settings name, which are read once.
+
+    Args:
+        settings: resolved.
+        steps_per_epoch: of the run.
+
+    Returns:
+        The method, and what was loaded; None for random weights, drawn from torch's global generator.
+
+    Raises:
+        InputError: if timm does not have the backbone, it does not accept all view sizes, or the weights cannot be read
+            or do not fit.
+    """
+    backbone = _make_backbone(settings)
+    if not settings.weights:
+        return make_method(settings, steps_per_epoch, backbone), None
+    tensors, source = _read_weights(settings)
+    loaded = copy_weights(backbone, tensors, source)
+    method = make_method(settings, steps_per_epoch, backbone)
+    if settings.continue_method:
+        copy_method(method, tensors, source)
+    return method, loaded
+
+
+def _make_backbone(settings: Resolved) -> nn.Module:
+    backbone = build_backbone(backbone_info(settings))
+    width_at_all_sizes(backbone, settings)  # before weights are compared: the size is to blame if they do not fit it
+    return backbone
+
+
+def _read_weights(settings: Resolved) -> tuple[Mapping[str, Tensor], str]:
+    """Return the weights that the settings name; if the whole method is to be continued, all that a checkpoint has."""
+    if not settings.continue_method:
+        return read_weights(backbone_info(settings), settings.weights)
+    path = method_file(settings.weights)
+    return read_tensors(path), str(path)
+
+
+def make_method(settings: Resolved, steps_per_epoch: int, backbone: nn.Module | None = None) -> Method:
     """Build the method with random weights, drawn from torch's global generator.
 
     Args:
         settings: resolved.
         steps_per_epoch: of the run.
-        from_weights: whether the backbone gets the weights named in the settings.
+        backbone: with the weights to start from; by default a new one.
     """
-    backbone = make_backbone(settings)[0] if from_weights else build_backbone(backbone_info(settings))
+    backbone = build_backbone(backbone_info(settings)) if backbone is None else backbone
     freeze(backbone, settings.freeze, settings.backbone)
     if settings.fixed_patches:
         fix_patches(backbone, settings.backbone)
@@ -106,8 +137,4 @@ def make_method(settings: Resolved, steps_per_epoch: int, *, from_weights: bool 
         std=settings.std,
         channels_last=settings.channels_last,
     )
-    method = settings.build(backbone, width, common)
-    if from_weights and settings.continue_method:
-        path = method_file(settings.weights)
-        copy_method(method, read_tensors(path), str(path))
-    return method
+    return settings.build(backbone, width, common)

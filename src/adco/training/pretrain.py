@@ -28,11 +28,10 @@ from adco.errors import InputError
 from adco.launcher import announce_launch, forget_launch, is_first_rank
 from adco.methods.method import Method
 from adco.models.backbone import is_fitted_to_small_images
-from adco.models.pretrained import Loaded
 from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
-from adco.training.build import backbone_info, make_backbone, make_method, make_views, width_at_all_sizes
+from adco.training.build import backbone_info, make_first_method, make_method, make_views
 from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info, summary
 from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
@@ -88,9 +87,10 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
         CollapsedError: if the embeddings collapse and stay collapsed; the last good checkpoint is kept.
     """
     settings = resolve(given, source)
-    loaded = _check_network(settings)
     if augment is not None:
         _check_augment(settings, source, augment)
+    torch.manual_seed(settings.seed)  # for the initial weights; other random numbers need no generator (data/draws.py)
+    method, loaded = make_first_method(settings, len(source) // settings.batch_size)
     if is_first_rank():
         log_images_and_warnings(settings, source)
         if loaded:
@@ -105,26 +105,13 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
         run.write_unreadable(source.unreadable)
     try:
         with run.locked():
-            return _train(settings, source, run, augment)
+            return _train(method, settings, source, run, augment)
     except Interrupted:
         raise
     except Exception:
         if is_first_rank():
             run.discard_if_empty()
         raise
-
-
-def _check_network(settings: Resolved) -> Loaded | None:
-    """Raise an InputError unless timm has the backbone, it accepts all view sizes, and the weights fit.
-
-    Returns:
-        What is loaded; None without weights.
-    """
-    backbone, loaded = make_backbone(settings)
-    width_at_all_sizes(backbone, settings)
-    if settings.freeze or settings.fixed_patches or settings.continue_method:
-        make_method(settings, 1, from_weights=True)
-    return loaded
 
 
 def _check_augment(settings: Resolved, source: Source, augment: Augment) -> None:
@@ -187,7 +174,13 @@ def resume_run(
     with run.locked():
         if epochs != settings.epochs:
             settings = _change_length(run, settings, epochs, len(source) // settings.batch_size)
-        return _train(settings, source, run, augment)
+        torch.manual_seed(settings.seed)
+        steps_per_epoch = len(source) // settings.batch_size
+        if run.checkpoint.is_file():  # it has the weights
+            method = make_method(settings, steps_per_epoch)
+        else:
+            method, _ = make_first_method(settings, steps_per_epoch)
+        return _train(method, settings, source, run, augment)
 
 
 def _change_length(run: RunDirectory, settings: Resolved, epochs: int, steps_per_epoch: int) -> Resolved:
@@ -226,10 +219,9 @@ def _check_fits(run: RunDirectory, method: Method) -> None:
             )
 
 
-def _train(settings: Resolved, source: Source, run: RunDirectory, augment: Augment | None) -> RunDirectory:
-    torch.manual_seed(settings.seed)  # for the initial weights; other random numbers need no generator (data/draws.py)
-    is_new = not run.checkpoint.is_file()  # a resumed run gets its weights from the checkpoint
-    method = make_method(settings, len(source) // settings.batch_size, from_weights=is_new)
+def _train(
+    method: Method, settings: Resolved, source: Source, run: RunDirectory, augment: Augment | None
+) -> RunDirectory:
     if settings.precision == "64-true":
         method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
     _check_fits(run, method)
