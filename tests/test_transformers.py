@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from adco.data.batch import Batch
 from adco.data.sources.open import open_source
 from adco.errors import InputError
 from adco.models.freezing import fix_patches
+from adco.runs.directory import RunDirectory
 from adco.training.bare import BareTraining
 from adco.training.build import make_method
 from adco.training.rehearsal import dry_run
@@ -65,6 +67,68 @@ def test_sizes_that_do_not_suit_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match=message):
         dry_run(pretrain_settings(**asked))
+
+
+SMALL: dict[str, Any] = {
+    **VIT,
+    "backbone_args": {"depth": 3, "embed_dim": 24, "num_heads": 2},
+    "knn_images": 0,
+    "adversaries": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a small transformer at 48 px."""
+    return adco.pretrain(**SMALL, image_size=48, out=tmp_path_factory.mktemp("vit") / "first")
+
+
+def further(weights: Path, out: Path, **given: Any) -> dict[str, torch.Tensor]:
+    """Return all weights at the end of a run that starts from weights, with the network that they bring along."""
+    named = {name: value for name, value in SMALL.items() if not name.startswith("backbone")}
+    run = RunDirectory(adco.pretrain(**named | given, weights=weights, out=out))
+    state: dict[str, torch.Tensor] = torch.load(run.checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.slow
+def test_the_size_follows_the_images_in_training_and_the_weights_in_an_evaluation(first: Path, tmp_path: Path) -> None:
+    photos = np.random.default_rng(0).integers(0, 256, (32, 70, 70, 3), np.uint8)
+    positions = further(first, tmp_path / "run", data=photos)["encoder.backbone.pos_embed"]
+    assert positions.shape == (1, 1 + 4**2, 24)  # of 64 px
+    found = adco.evaluate("knn", weights=first, data="few")
+    assert found["top1"] == adco.evaluate("knn", first, data="few", image_size=48)["top1"]
+    with pytest.raises(InputError, match=r"^image_size 8 does not suit backbone vit_tiny.* takes is 16 px$"):
+        further(first, tmp_path / "other")  # the images have 8 px
+    with pytest.raises(InputError, match=r"^image_size 8 does not suit backbone vit_tiny.* takes is 16 px$"):
+        adco.evaluate("knn", weights=first, data="few", image_size=8)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_frozen_blocks_do_not_change_and_the_others_do(first: Path, tmp_path: Path) -> None:
+    before = adco.load_backbone(first / "backbone.safetensors")[0].state_dict()
+    after = further(first, tmp_path / "run", image_size=48, freeze=2)
+    for network in ("encoder.backbone.", "momentum_encoder.encoder.backbone."):
+        same = {name for name in before if torch.equal(after[network + name], before[name])}
+        assert same == {n for n in before if n.startswith(("cls_token", "pos_embed", "patch_embed.", "blocks.0."))}
+
+
+@pytest.mark.slow
+def test_a_transformer_is_continued(first: Path, tmp_path: Path) -> None:
+    """With steps that are too small to change anything, only the momentum encoder moves, towards the encoder."""
+    ended = torch.load(RunDirectory(first).checkpoint, weights_only=True)["state_dict"]
+    tiny: dict[str, Any] = {"learning_rate": 1e-20, "adversary_learning_rate": 1e-20, "weight_decay": 0}
+    after = further(first, tmp_path / "run", image_size=48, continue_method=True, **tiny)
+    assert after.keys() == ended.keys()
+    kept = RunDirectory(tmp_path / "run").read_config()["ema_decay"] ** 3  # in three steps
+    for name, tensor in ended.items():
+        if "running_" in name or "num_batches" in name:  # statistics of the projector's BatchNorm
+            continue
+        encoder = ended[name.removeprefix("momentum_encoder.")]
+        torch.testing.assert_close(after[name], encoder + kept * (tensor - encoder), atol=1e-6, rtol=0)
+    with pytest.raises(InputError, match=r"pos_embed is \[1, 10, 24\] in .*set --image_size and --test_image_size as"):
+        further(first, tmp_path / "other", image_size=64, continue_method=True)
 
 
 def test_a_fixed_patch_projection_is_the_same_in_the_momentum_encoder_and_gets_no_step() -> None:

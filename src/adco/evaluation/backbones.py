@@ -85,8 +85,8 @@ def named_backbone(settings: BackboneSettings, usual_size: Callable[[], int]) ->
     arguments = known.get("backbone_args", {})
     info = BackboneInfo(name, image_size, mean, std, arguments, choose_stem(stem, image_size))
     backbone = build_backbone(info)
+    feature_width(backbone, info, image_size)  # a check of the size, which is to blame if the weights do not fit it
     if settings.weights:
         loaded = load_weights(backbone, info, settings.weights)
         logging.getLogger("adco").info(f"weights from {settings.weights}: {loaded}")
-    feature_width(backbone, info, image_size)  # only a check that the network accepts this image size
     return backbone, info

@@ -23,6 +23,7 @@ SETTINGS = (  # names here → the settings on which their shapes depend
     (r"adversaries\.", "--adversaries and --dim"),
     (r"queue", "--queue and --dim"),
     (r".*projector\.", "--projector_norm, --hidden and --dim"),
+    (r".*backbone\..*pos", "--image_size and --test_image_size"),
     (r".*backbone\.", "--backbone and --stem"),
 )
 

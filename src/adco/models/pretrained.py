@@ -100,14 +100,14 @@ def copy_weights(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str
         )
     if len(fitting) < len(found):
         name = next(name for name in found if name not in fitting)
-        stem = (
-            "; a stem of another kind? try --stem cifar or --stem standard"
-            if name.endswith("weight") and name == next(iter(wanted))
-            else ""
-        )
+        advice = ""
+        if name.endswith("weight") and name == next(iter(wanted)):
+            advice = "; a stem of another kind? try --stem cifar or --stem standard"
+        elif "pos" in name:  # embeddings of positions, or tables of relative ones
+            advice = "; it depends on the --image_size, which must be that of the weights"
         raise InputError(
             f"weights {source} do not fit: {name} has shape {list(found[name].shape)} in the weights and "
-            f"{list(wanted[name].shape)} in the backbone{stem}"
+            f"{list(wanted[name].shape)} in the backbone{advice}"
         )
     deeper = [name for name in match.left_out if name.split(".")[0] in match.stages]
     parameters = sum(weights.numel() for weights in backbone.parameters())
