@@ -20,6 +20,8 @@ from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 
 import adco
 import tiny
+from adco.data.sources.address import full_name
+from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted
 from adco.training.saving import StopOnSignal
 
@@ -115,15 +117,16 @@ def test_given_from_python(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path
     assert_same(adco.pretrain(data=dataset, **{**SETTINGS, "workers": 2}, out=str(tmp_path / "dataset")), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, lambda at: str(at / "photos")])
 @pytest.mark.parametrize("step", [2, 4])
-def test_stopped_and_resumed_by_workers(
+def test_stopped_and_resumed_by_workers_in_another_directory(
     whole: tuple[Path, dict[str, torch.Tensor]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: Callable[[Path], str],
     step: int,
 ) -> None:
+    """The paths of the data are relative to the directory in which the run began."""
     at, expected = whole
     receive = StopOnSignal.on_train_batch_end
 
@@ -133,12 +136,16 @@ def test_stopped_and_resumed_by_workers(
         receive(self, trainer, module, outputs, batch, index)
 
     settings = {**SETTINGS, "workers": 2, "out": str(tmp_path / "run")}
-    data = kind(at)
+    data = kind(at).replace(f"{at}/", "")
+    monkeypatch.chdir(at)
     with monkeypatch.context() as patch:
         patch.setattr(StopOnSignal, "on_train_batch_end", hook)
         with pytest.raises(Interrupted):
             adco.pretrain(data=data, **settings)
-    assert_same(adco.pretrain(resume=tmp_path / "run"), expected)
+    monkeypatch.chdir(tmp_path)
+    run = adco.pretrain(resume=Path("run"))
+    assert_same(run, expected)
+    assert RunDirectory(run).read_config()["data"] == full_name(data, at)
 
 
 KILLED = """

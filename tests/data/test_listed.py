@@ -185,9 +185,20 @@ def test_names_of_data(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert full_name("folders:cats,dogs/") == f"folders:{photos}/cats,{photos}/dogs"
     assert full_name("cats/") == f"{photos}/cats"
     assert full_name("digits-validation") == "digits-validation"
-    names = ("list:files.txt", "folders:cats,dogs", ".", "digits", "list:some: where/my files")
-    assert [short_name(name) for name in names] == ["files.txt", "dogs", "photos", "digits", "my_files"]
-    assert is_here("folders:cats,dogs")
-    assert not is_here("folders:cats,birds")
+    assert full_name("wds:cats/") == f"wds:{photos}/cats"
+    assert full_name("wds:cats/../train-{0..2}*.tar") == f"wds:{photos}/train-{{0..2}}*.tar"
+    assert full_name("folders:cats,dogs", Path("..")) == f"folders:{photos.parent}/cats,{photos.parent}/dogs"
+    assert full_name("hf:cats") == f"hf:{photos}/cats"
+    assert full_name("hf:cats/:train") == f"hf:{photos}/cats:train"
+    assert [full_name(name) for name in ("hf:user/name", "hf:user/name:train")] == [
+        "hf:user/name",
+        "hf:user/name:train",
+    ]
+    names = ("list:files.txt", "folders:cats,dogs", ".", "digits", "list:some: where/my files", "hf:user/name:train")
+    shown = ["files.txt", "dogs", "photos", "digits", "my_files", "name_train"]
+    assert [short_name(name) for name in names] == shown
+    here = ("folders:cats,dogs", "wds:cats", "wds:cats/{1..2}.png", "wds:*/1.png", "hf:cats", "hf:cats/:train")
+    assert all(is_here(data) for data in here)
+    assert not any(is_here(data) for data in ("folders:cats,birds", "wds:birds", "wds:birds/{1..2}.tar", "hf:birds:a"))
     with pytest.raises(ValueError, match="nor does it begin with folders:, list:"):
         open_source("lists:files.txt")

@@ -24,6 +24,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from adco.config.versions import of_earlier_versions
+from adco.data.sources.address import full_name, is_here
 from adco.data.sources.protocol import Unreadable
 from adco.errors import InputError
 from adco.files import read_json, write_json, write_text
@@ -98,6 +99,9 @@ class RunDirectory:
     def read_config(self) -> dict[str, Any]:
         """Return all settings of the run, also if an earlier version wrote them.
 
+        `data` is as it was given, or, if it is not in the current directory, its full path in the directory in which
+        the run was started.
+
         Raises:
             InputError: if config.yaml does not contain settings.
         """
@@ -107,7 +111,12 @@ class RunDirectory:
             values = None
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             raise InputError(f"{self.config} does not contain the settings of a run: it is damaged or was edited")
-        return of_earlier_versions(values)
+        values = of_earlier_versions(values)
+        data, began_in = values.get("data"), self.read_environment().get("directory")
+        if isinstance(data, str) and began_in is not None and not is_here(data):
+            there = full_name(data, Path(began_in))
+            values["data"] = there if is_here(there) else data
+        return values
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -141,7 +150,10 @@ class RunDirectory:
         return values
 
     def write_environment(self, **facts: Any) -> None:
-        write_json(self.path / "environment.json", {"started": _now(), **environment(), **facts})
+        directory = str(Path.cwd())
+        write_json(
+            self.path / "environment.json", {"started": _now(), "directory": directory, **environment(), **facts}
+        )
 
     @property
     def is_finished(self) -> bool:

@@ -6,6 +6,7 @@ list:files.csv         an address: a scheme and what it opens
 photos/                a folder
 """
 
+import glob
 import re
 from pathlib import Path
 
@@ -47,16 +48,24 @@ def is_here(data: str | Path) -> bool:
     if is_named(data):
         fetched = FETCHED.get(str(data).removesuffix(VALIDATION))
         return fetched is None or (data_directory() / fetched).exists()
-    return scheme_of(data) == "wds" or all(path.exists() for path in _paths(data))
+    return all(path.exists() or (scheme_of(data) == "wds" and _matches(path)) for path in _paths(data))
 
 
-def full_name(data: str) -> str:
-    """Return the data with full paths, the same wherever the command is started. Names are unchanged."""
+def full_name(data: str, directory: Path = Path()) -> str:
+    """Return the data with full paths, the same wherever the command is started. Names are unchanged.
+
+    Args:
+        data: the setting.
+        directory: to which its paths are relative; by default the current one.
+    """
     if is_named(data):
         return data
-    full = [str(path.resolve()) if path.exists() or not scheme_of(data) else str(path) for path in _paths(data)]
-    scheme = "folders" if folders_of(data) else scheme_of(data)
-    return f"{scheme}:{','.join(full)}" if scheme else full[0]
+    scheme = scheme_of(data)
+    are_paths = scheme in ("", "wds")  # others may be names
+    places = [(directory / path, path) for path in _paths(data)]
+    full = ",".join(str(place.resolve()) if are_paths or place.exists() else str(path) for place, path in places)
+    scheme = "folders" if folders_of(data) else scheme
+    return f"{scheme}:{full}{_split(data)}" if scheme else full
 
 
 def short_name(data: str) -> str:
@@ -64,11 +73,22 @@ def short_name(data: str) -> str:
     if is_named(data):
         return data
     path = _paths(data)[-1]
-    return re.sub(r"[^\w.-]+", "_", (path.resolve() if path.exists() else path).name)
+    return re.sub(r"[^\w.-]+", "_", (path.resolve() if path.exists() else path).name + _split(data))
 
 
 def _paths(data: str | Path) -> list[Path]:
     """Return the paths in the data. The address of a scheme need not be a path; then it is one that does not exist."""
     scheme = scheme_of(data)
-    address = str(data).removeprefix(f"{scheme}:") if scheme else str(data)
+    address = str(data).removeprefix(f"{scheme}:").removesuffix(_split(data)) if scheme else str(data)
     return [Path(part).expanduser() for part in folders_of(data) or [address]]
+
+
+def _split(data: str | Path) -> str:
+    """Return the split at the end of `hf:NAME:SPLIT`, with its colon; "" if the data names none."""
+    found = re.fullmatch(r"hf:.+(:[^:]*)", str(data))
+    return found[1] if found else ""
+
+
+def _matches(pattern: Path) -> bool:
+    """True if any file matches a pattern of `wds`, in which braces contain a range or alternatives."""
+    return bool(glob.glob(re.sub(r"\{[^{}]*\}", "*", str(pattern))))  # noqa: PTH207 (it may be absolute)
