@@ -102,7 +102,7 @@ WRONG = [
     (["pretrain", "--print_config", "--resume=nowhere"], "--resume takes its settings from the run directory"),
     (["pretrain", "photos"], "data 'photos' is neither a folder nor one of cifar10, fashion-mnist, digits"),
     (["pretrian"], "unknown command pretrian: did you mean pretrain?"),
-    (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, compare, check, demo, recipes"),
+    (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, embed, compare, check, demo, recipes"),
     (["evaluate"], "kind"),
     (["evaluate", "svm"], "svm"),
     (["evaluate", "knn"], "no run directory under runs/: give the path of one, or pretrain first"),

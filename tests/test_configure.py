@@ -11,8 +11,8 @@ import yaml
 
 import adco
 from adco.config import recipes, versions
-from adco.config.commands import EvaluateSettings
-from adco.config.keywords import EvaluateKeywords, PretrainKeywords
+from adco.config.commands import EmbedSettings, EvaluateSettings
+from adco.config.keywords import EmbedKeywords, EvaluateKeywords, PretrainKeywords
 from adco.config.load import NAMES_ELSEWHERE, Parser, build, pretrain_parser, pretrain_settings, read_recipe
 from adco.config.pretrain import Crop, to_dict
 from adco.config.registry import METHODS
@@ -32,6 +32,7 @@ def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
     cases: list[tuple[Any, list[Parser]]] = [
         (PretrainKeywords, [pretrain_parser(method) for method in METHODS]),
         (EvaluateKeywords, evaluations),
+        (EmbedKeywords, [Parser([EmbedSettings], "adco embed", "")]),
     ]
     for keywords, parsers in cases:
         types: dict[str, set[Any]] = {}
@@ -46,6 +47,9 @@ def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
         if keywords is PretrainKeywords:
             assert hints.pop("data") is Any  # images from Python, too
             del expected["data"]
+        if keywords is EmbedKeywords:  # data is an argument of its own; the others are for files
+            for name in ("data", "out", "devices"):
+                del expected[name]
         assert hints == expected
 
 

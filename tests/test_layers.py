@@ -16,6 +16,7 @@ ROOMS = [  # from the top
     "comparison",
     "demo",
     "api",
+    "embeddings",
     "training",
     "evaluation",
     "methods",

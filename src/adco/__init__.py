@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adco.adversaries import Adversaries, adversarial_info_nce
-    from adco.api import evaluate, pretrain
+    from adco.api import embed, evaluate, pretrain
     from adco.models.backbone import load_backbone
 
-__all__ = ["Adversaries", "adversarial_info_nce", "evaluate", "load_backbone", "pretrain"]
+__all__ = ["Adversaries", "adversarial_info_nce", "embed", "evaluate", "load_backbone", "pretrain"]
 
 _HOMES = {
     "Adversaries": "adco.adversaries",
     "adversarial_info_nce": "adco.adversaries",
+    "embed": "adco.api",
     "evaluate": "adco.api",
     "load_backbone": "adco.models.backbone",
     "pretrain": "adco.api",

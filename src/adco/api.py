@@ -1,12 +1,12 @@
-"""`adco.pretrain` and `adco.evaluate`. Their keywords have the same names as the flags of the `adco` command."""
+"""The commands as functions: `adco.pretrain` and others. Their keywords have the names of the command's flags."""
 
 import math
 import time
 from pathlib import Path
 from typing import Any, Unpack
 
-from adco.config.commands import EvaluateSettings
-from adco.config.keywords import EvaluateKeywords, PretrainKeywords
+from adco.config.commands import EmbedSettings, EvaluateSettings
+from adco.config.keywords import EmbedKeywords, EvaluateKeywords, PretrainKeywords
 from adco.config.load import Parser, build, pretrain_settings
 from adco.config.resolve import as_resolved
 from adco.config.versions import current_evaluation
@@ -15,6 +15,8 @@ from adco.data.sources.address import scheme_of
 from adco.data.sources.objects import SCHEME, name_of, source_of
 from adco.data.sources.protocol import Source, read_as
 from adco.data.sources.reading import Reading
+from adco.embeddings.embed import embed as embed_images
+from adco.embeddings.embeddings import Embeddings
 from adco.errors import InputError
 from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.registry import evaluation_of
@@ -114,3 +116,23 @@ def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[Evalua
     evaluation_class = evaluation_of(current_evaluation(kind, given.pop("protocol", None)))
     common_settings, evaluation = build(Parser([EvaluateSettings, evaluation_class], "adco evaluate", ""), given)
     return evaluate_one(evaluation, None if run is None else Path(run), common_settings)
+
+
+def embed(run: str | Path | None = None, data: Any = None, **settings: Unpack[EmbedKeywords]) -> Embeddings:
+    """Return the embeddings of images by a frozen backbone, with their paths and labels.
+
+    `adco embed` writes them to a file instead, block by block, for more images than fit into memory.
+
+    Args:
+        run: a run directory, a checkpoint or a backbone.safetensors. By default, the network given by `backbone` or
+            `weights` is used or, if neither is given, the newest run.
+        data: a path or name, as for `adco embed`, or images, as for `adco.pretrain`; by default the data of the run.
+        settings: the other settings of `adco.config.commands.EmbedSettings`, except `out` and `devices`.
+
+    Raises:
+        InputError: if a setting is unknown or impossible, or the images or the backbone cannot be opened.
+    """
+    images = None if isinstance(data, str | Path | None) else source_of(data)
+    given = {**settings} | ({} if data is None else {"data": data if images is None else name_of(data)})
+    (chosen,) = build(Parser([EmbedSettings], "adco embed", ""), given)
+    return embed_images(None if run is None else Path(run), chosen, images)

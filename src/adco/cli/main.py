@@ -10,7 +10,7 @@ from typing import Any
 from adco.errors import AdcoError, InputError
 from adco.launcher import is_first_rank
 
-COMMANDS = ("pretrain", "evaluate", "compare", "check", "demo", "recipes")
+COMMANDS = ("pretrain", "evaluate", "embed", "compare", "check", "demo", "recipes")
 HELP = """\
 usage: adco COMMAND [--help] ...
        adco --version
@@ -21,6 +21,7 @@ commands:
   demo       pretrain on CIFAR-10 for three epochs, and show what was learned
   pretrain   pretrain a backbone on your images, into a run directory
   evaluate   classify labelled images with a frozen backbone: knn, linear or linear_sgd
+  embed      write the embeddings of images to a file
   compare    train the rows of a table alike, several seeds each, and print it
   check      read all images of a folder, and list the damaged ones
   recipes    list the recipes, or show one
@@ -32,6 +33,7 @@ examples:
   adco pretrain --resume runs/adco-photos-20260101-120000
   adco evaluate knn runs/adco-photos-20260101-120000 --data labelled/
   adco evaluate linear --floors
+  adco embed runs/adco-photos-20260101-120000 --data photos/ --out photos.parquet
   adco compare cifar10_table5
 """
 

@@ -1,6 +1,7 @@
 """The settings of the commands other than `adco pretrain`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from adco.config.checks import require
 from adco.config.topics import Stem
@@ -70,6 +71,21 @@ class EvaluateSettings(SubjectSettings):
     """
 
     floors: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings(SubjectSettings):
+    """What to embed, with which backbone, and where to write it.
+
+    Args:
+        out: the file to write: FILE.parquet, FILE.npz or FILE.csv. An embedding that was stopped goes on there.
+        split: all images of the data, or only those of its train or test split.
+        devices: auto, or the number of processes, each with a device of its own; also works under torchrun or SLURM.
+    """
+
+    out: str | None = None
+    split: Literal["all", "train", "test"] = "all"
+    devices: int | Literal["auto"] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

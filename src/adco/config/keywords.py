@@ -1,4 +1,4 @@
-"""The keywords of `adco.pretrain` and `adco.evaluate` and their types, for editors and type checkers.
+"""The keywords of `adco.pretrain`, `adco.evaluate` and `adco.embed` and their types, for editors and type checkers.
 
 Explanations, defaults and bounds are in the settings classes. `tests/test_configure.py` checks that all settings of the
 package's methods and evaluations are listed here, with the same types. The settings of your own method or evaluation
@@ -6,7 +6,7 @@ are accepted, too, but a type checker does not know them: pass them as `**{"name
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from adco.config.topics import Optimizer, Precision, Stem
 
@@ -121,3 +121,16 @@ class EvaluateKeywords(TypedDict, total=False):
     devices: int | str
     # former setting of linear, accepted until version 0.2: protocol sgd is now the evaluation linear_sgd
     protocol: str | None
+
+
+class EmbedKeywords(TypedDict, total=False):
+    """The settings of `adco.embed`. None means the default."""
+
+    class_level: int | None
+    max_unreadable: float | None
+    split: Literal["all", "train", "test"]
+    backbone: str | None
+    weights: str | Path | None
+    stem: Stem
+    image_size: int | None
+    device: str | None

@@ -34,6 +34,7 @@ from adco.data.sources.splits import hold_out
 from adco.errors import InputError
 
 SPLITS: tuple[Split, Split] = ("train", "test")
+FolderOpener = Callable[[Listing, Classes, float], Source]
 
 
 def open_source(
@@ -73,6 +74,13 @@ def open_source(
     return found
 
 
+def open_all(data: str | Path, max_unreadable: float = 0.01, class_level: int = 0, reading: Reading = RGB) -> Source:
+    """Open the images of both splits as one source. Arguments and errors are those of `open_source`."""
+    found = _open_both(data, max_unreadable, class_level, reading, _folder_opener(reading))
+    parts = [source for source in found if source is not None]
+    return join(parts) if len(parts) > 1 else parts[0]
+
+
 def open_splits(
     data: str | Path, max_unreadable: float = 0.01, class_level: int = 0, reading: Reading = RGB
 ) -> tuple[Source, Source]:
@@ -83,15 +91,7 @@ def open_splits(
     Raises:
         InputError: as for `open_source`; or the data has no labels, or only one image per class.
     """
-    found: list[Source | None]
-    folder_opener = _folder_opener(reading)
-    if _is_folder(data):
-        listings = _listings(data, class_level)
-        found = [folder_opener(*listings[s], max_unreadable) if s in listings else None for s in SPLITS]
-    else:
-        found = [_open_other(data, split, max_unreadable, class_level, reading) for split in SPLITS]
-    all_training, test = found
-    assert all_training is not None
+    all_training, test = _open_both(data, max_unreadable, class_level, reading, _folder_opener(reading))
     train = labelled(all_training)
     if test is not None:
         return train, labelled(test)
@@ -99,6 +99,21 @@ def open_splits(
     if not len(held_out):
         raise InputError(f"{train.name} has only one image per class: none can be held out for testing")
     return train.subset(kept), train.subset(held_out)
+
+
+def _open_both(
+    data: str | Path, max_unreadable: float, class_level: int, reading: Reading, folder_opener: FolderOpener
+) -> tuple[Source, Source | None]:
+    """Open both splits; the second is None if the data has no test split."""
+    found: list[Source | None]
+    if _is_folder(data):
+        listings = _listings(data, class_level)
+        found = [folder_opener(*listings[s], max_unreadable) if s in listings else None for s in SPLITS]
+    else:
+        found = [_open_other(data, split, max_unreadable, class_level, reading) for split in SPLITS]
+    train, test = found
+    assert train is not None
+    return train, test
 
 
 def labelled(source: Source) -> Source:
@@ -115,7 +130,7 @@ def _is_folder(data: str | Path) -> bool:
     return not (is_named(data) or scheme_of(data) or folders_of(data))
 
 
-def _folder_opener(reading: Reading) -> Callable[[Listing, Classes, float], Source]:
+def _folder_opener(reading: Reading) -> FolderOpener:
     """Return the function that opens a folder."""
     return open_folder if reading == RGB else partial(_open_files, reading)
 

@@ -1,0 +1,176 @@
+"""Embedding images with a backbone: into arrays, or into a file, block by block.
+
+embeddings = embed(None, EmbedSettings(data="photos/", backbone="resnet18", weights="pretrained"))
+embed_to_file(run, EmbedSettings(data="photos/", out="photos.parquet"))
+"""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.fabric import Fabric
+from torch import nn
+
+from adco.config.commands import EmbedSettings
+from adco.data.damage import count_files, list_files, too_many
+from adco.data.sources.address import full_name
+from adco.data.sources.open import open_all, open_source
+from adco.data.sources.protocol import Source, Unreadable, read_as, where
+from adco.data.sources.reading import Reading
+from adco.devices import evaluation_device, one_line_if_missing
+from adco.embeddings.blocks import BLOCK, Block, count_blocks, embed_blocks
+from adco.embeddings.embeddings import Embeddings
+from adco.embeddings.formats import Table, writer_of
+from adco.embeddings.parts import Parts
+from adco.errors import InputError
+from adco.evaluation.subject import OpenImages, Subject, open_subject
+from adco.files import replacing
+from adco.launcher import is_first_rank
+from adco.quiet import quiet_lightning
+
+logger = logging.getLogger("adco")
+
+
+def embed(run: Path | None, settings: EmbedSettings, images: Source | None = None) -> Embeddings:
+    """Return the embeddings of images as arrays.
+
+    Args:
+        run: run directory, checkpoint or backbone.safetensors; None for the network that the settings name or, if they
+            name none, the newest run.
+        settings: the images and the backbone; `out` and `devices` are not used.
+        images: given from Python, instead of those that the settings name.
+
+    Raises:
+        InputError: a setting is impossible, the images or the backbone cannot be opened, or too many images cannot be
+            read.
+    """
+    subject = open_subject(settings, run, _opener(settings, images))
+    (source,) = subject.sources
+    device = evaluation_device(settings.device)
+    blocks = list(embed_blocks(subject, source, range(count_blocks(len(source))), device))
+    unreadable = _unreadable(blocks)
+    _check_unreadable(source, unreadable, subject.max_unreadable)
+    indices = np.concatenate([block.indices for block in blocks])
+    values = np.concatenate([block.embeddings for block in blocks if len(block.indices)])
+    return _with_names(source, indices, values, unreadable)
+
+
+def embed_to_file(run: Path | None, settings: EmbedSettings) -> Path:
+    """Write the embeddings of images to the file `settings.out`, and return its path.
+
+    Blocks that are done are kept in a folder beside it, so that the same call continues after an interruption. Several
+    processes, started by `devices` or a launcher, share the blocks; the first one writes the file.
+
+    Raises:
+        InputError: as `embed`; or the file exists, or has no known suffix.
+    """
+    out = _checked_out(settings)
+    write = writer_of(out)
+    subject = open_subject(settings, run, _opener(settings, None))
+    (source,) = subject.sources
+    fabric = _fabric(settings)
+    parts, blocks = Parts(out, _plan(subject, settings)), count_blocks(len(source))
+    mine = [number for number in range(fabric.global_rank, blocks, fabric.world_size) if not parts.has(number)]
+    if is_first_rank():
+        logger.info(f"embedding {source.description}")
+        if done := sum(map(parts.has, range(blocks))):
+            logger.info(f"{min(done * BLOCK, len(source)):,} of {len(source):,} images are done: {parts.folder}")
+    for block in embed_blocks(subject, source, mine, fabric.device):
+        parts.write(block)
+    if is_first_rank():
+        # After this, the blocks are all there: they are read again, one at a time, as often as the format needs.
+        unreadable, rows, width = [], 0, 0
+        for block in parts.wait_for(blocks):
+            unreadable += _unreadable([block])
+            rows, width = rows + len(block.indices), max(width, block.embeddings.shape[1])
+        _check_unreadable(source, unreadable, subject.max_unreadable)
+        classes = source.classes if source.labels is not None else None
+        table = Table(rows, width, classes, lambda: _parts(source, map(parts.read, range(blocks))))
+        with replacing(out) as file:
+            write(file, table)
+        parts.delete()
+        logger.info(f"{rows:,} embeddings of width {width}: {out}")
+    fabric.barrier()
+    return out
+
+
+def _opener(settings: EmbedSettings, images: Source | None) -> OpenImages:
+    def open_images(data: str, class_level: int, max_unreadable: float, reading: Reading) -> list[Source]:
+        if images is not None:
+            return [read_as(images, reading)]
+        if settings.split == "all":
+            return [open_all(data, max_unreadable, class_level, reading)]
+        return [open_source(data, settings.split, max_unreadable, class_level, reading)]
+
+    return open_images
+
+
+def _checked_out(settings: EmbedSettings) -> Path:
+    settings.check()
+    if settings.out is None:
+        raise InputError("give --out, the file to write: FILE.parquet, FILE.npz or FILE.csv")
+    out = Path(settings.out).expanduser().absolute()
+    if out.exists():
+        raise InputError(f"out {settings.out} exists: delete it, or choose another --out")
+    return out
+
+
+def _fabric(settings: EmbedSettings) -> Fabric:
+    """Start the processes, one per device, unless a launcher has started them."""
+    accelerator, devices = "auto", settings.devices
+    if settings.device is not None:
+        accelerator = evaluation_device(settings.device).split(":")[0]
+    with quiet_lightning(), one_line_if_missing(f"devices {devices} are not available here"):
+        fabric = Fabric(accelerator=accelerator, devices=devices)
+        fabric.launch()
+    return fabric
+
+
+def _plan(subject: Subject, settings: EmbedSettings) -> dict[str, Any]:
+    return {
+        "data": full_name(subject.data),
+        "split": settings.split,
+        "images": len(subject.sources[0]),
+        "image_size": subject.image_size,
+        "backbone": _fingerprint(subject.backbone),
+        "block": BLOCK,
+    }
+
+
+def _fingerprint(backbone: nn.Module) -> str:
+    """Return a hash of the weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _parts(source: Source, blocks: Iterable[Block]) -> Iterator[Embeddings]:
+    return (_with_names(source, block.indices, block.embeddings, ()) for block in blocks if len(block.indices))
+
+
+def _with_names(
+    source: Source, indices: np.ndarray, values: np.ndarray, unreadable: Sequence[Unreadable]
+) -> Embeddings:
+    paths = [where(source, index) for index in indices.tolist()]
+    labels = None if source.labels is None else source.labels[indices]
+    return Embeddings(paths, labels, source.classes, values, tuple(unreadable))
+
+
+def _unreadable(blocks: Iterable[Block]) -> list[Unreadable]:
+    return [file for block in blocks for _, file in sorted(block.unreadable.items())]
+
+
+def _check_unreadable(source: Source, unreadable: Sequence[Unreadable], max_unreadable: float) -> None:
+    """Warn about images that cannot be read; raise an InputError if they are too many."""
+    if not unreadable:
+        return
+    if text := too_many(source.name, unreadable, len(source), max_unreadable):
+        raise InputError(f"{text}. Repair or remove these files, or raise --max_unreadable")
+    files = list_files(source.name, unreadable, 10)
+    warnings.warn(f"{count_files(source.name, unreadable, len(source))}; left out: {files}", stacklevel=3)

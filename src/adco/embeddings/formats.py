@@ -1,0 +1,179 @@
+"""The files that embeddings are written to, by their suffix: .npz, .parquet or .csv.
+
+| suffix     | contents                                                                                           |
+|------------|----------------------------------------------------------------------------------------------------|
+| `.npz`     | arrays `paths` [n], `labels` [n], `classes` [C] and `embeddings` [n, F]                            |
+| `.parquet` | columns `path`, `label` (the name of the class, null for none) and `embedding`, a list of F floats |
+| `.csv`     | columns `path`, `label` and `e0` … `eF−1`                                                          |
+
+Rows come in parts and are written as they come, so that memory does not grow with the number of images.
+
+Shapes: n images, C classes, F feature width.
+"""
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adco.embeddings.embeddings import Embeddings
+from adco.errors import InputError
+
+
+@dataclass(frozen=True)
+class Table:
+    """Embeddings whose rows come in parts, which can be gone through more than once.
+
+    Args:
+        rows: n.
+        width: F.
+        classes: class names; None if the images have no classes.
+        parts: returns the parts in order.
+    """
+
+    rows: int
+    width: int
+    classes: tuple[str, ...] | None
+    parts: Callable[[], Iterable[Embeddings]]
+
+
+def writer_of(path: Path) -> Callable[[BinaryIO, Table], None]:
+    """Return the function that writes a file of this suffix.
+
+    Raises:
+        InputError: no such file can be written; for Parquet, also if pyarrow is not installed.
+    """
+    if path.suffix not in WRITERS:
+        raise InputError(f"out {path} must end with {', '.join(WRITERS)}")
+    if path.suffix == ".parquet":
+        _pyarrow()
+    return WRITERS[path.suffix]
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """Return the embeddings in a file that `adco embed` has written.
+
+    Raises:
+        InputError: it does not exist, or is not such a file.
+    """
+    if path.suffix not in READERS:
+        raise InputError(f"embeddings {path} must end with {', '.join(READERS)}")
+    try:
+        return READERS[path.suffix](path)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}: make it with adco embed") from error
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, StopIteration) as error:
+        raise InputError(f"{path} is not a file of adco embed, or is damaged: {error}") from error
+
+
+def _write_npz(file: BinaryIO, table: Table) -> None:
+    longest = max((len(path) for part in table.parts() for path in part.paths), default=1)
+    columns: dict[str, tuple[np.dtype[np.generic], tuple[int, ...], Callable[[Embeddings], NDArray[np.generic]]]] = {
+        "paths": (np.dtype(f"<U{max(1, longest)}"), (table.rows,), lambda part: np.array(part.paths)),
+        "embeddings": (np.dtype("<f4"), (table.rows, table.width), lambda part: part.embeddings),
+    }
+    if table.classes is not None:
+        columns["labels"] = (np.dtype("<i8"), (table.rows,), lambda part: _labels(part))
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, (dtype, shape, values) in columns.items():
+            kind = zipfile.ZIP_DEFLATED if name == "paths" else zipfile.ZIP_STORED  # paths have the longest's width
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.compress_type = kind
+            with archive.open(entry, "w", force_zip64=True) as opened:
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_2_0(opened, header)
+                for part in table.parts():
+                    opened.write(np.ascontiguousarray(values(part).astype(dtype)).tobytes())
+        if table.classes is not None:
+            with archive.open("classes.npy", "w") as opened:
+                np.lib.format.write_array(opened, np.array(table.classes, np.str_))
+
+
+def _read_npz(path: Path) -> Embeddings:
+    with np.load(path) as found:
+        labels = found.get("labels")
+        classes = tuple(found["classes"].tolist()) if "classes" in found else ()
+        return Embeddings(found["paths"].tolist(), labels, classes, found["embeddings"])
+
+
+def _write_csv(file: BinaryIO, table: Table) -> None:
+    text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
+    write = csv.writer(text, lineterminator="\n")
+    write.writerow(["path", "label", *(f"e{number}" for number in range(table.width))])
+    for part in table.parts():
+        for path, label, row in zip(part.paths, _label_names(part), part.embeddings, strict=True):
+            digits = (f"{value:.9g}" for value in row.tolist())  # so many tell all float32 numbers apart
+            write.writerow([path, label or "", *digits])
+    text.detach()
+
+
+def _read_csv(path: Path) -> Embeddings:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file)
+        if next(rows)[:2] != ["path", "label"]:
+            raise ValueError("its columns are not path, label, e0, …")
+        paths, names, values = [], list[str | None](), []
+        for path_of_image, label, *embedding in rows:
+            paths.append(path_of_image)
+            names.append(label or None)
+            values.append(np.array(embedding, np.float32))
+    return _with_names(paths, names, np.stack(values))
+
+
+def _write_parquet(file: BinaryIO, table: Table) -> None:
+    pa, pq = _pyarrow()
+    embedding = pa.list_(pa.float32(), table.width)
+    schema = pa.schema([("path", pa.string()), ("label", pa.string()), ("embedding", embedding)])
+    with pq.ParquetWriter(file, schema) as writer:
+        for part in table.parts():
+            paths = [path.encode("utf-8", "replace").decode() for path in part.paths]
+            flat = pa.array(part.embeddings.reshape(-1))
+            columns = [pa.array(paths), pa.array(_label_names(part), pa.string())]
+            writer.write_table(
+                pa.table([*columns, pa.FixedSizeListArray.from_arrays(flat, table.width)], schema=schema)
+            )
+
+
+def _read_parquet(path: Path) -> Embeddings:
+    _, pq = _pyarrow()
+    found = pq.read_table(path, columns=["path", "label", "embedding"])
+    chunks = [np.stack(chunk.to_numpy(zero_copy_only=False)) for chunk in found["embedding"].chunks if len(chunk)]
+    return _with_names(found["path"].to_pylist(), found["label"].to_pylist(), np.concatenate(chunks))
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    """Import pyarrow and pyarrow.parquet."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError("Parquet files need pyarrow: pip install 'adco[parquet]'") from error
+    return pyarrow, pyarrow.parquet
+
+
+def _labels(part: Embeddings) -> NDArray[np.int64]:
+    return np.full(len(part), -1) if part.labels is None else part.labels
+
+
+def _label_names(part: Embeddings) -> list[str | None]:
+    """Return the class name of each image; None for an image without a class."""
+    return [part.classes[label] if label >= 0 else None for label in _labels(part).tolist()]
+
+
+def _with_names(paths: list[str], names: Iterable[str | None], embeddings: NDArray[np.float32]) -> Embeddings:
+    """Return embeddings with labels that are indices into the sorted class names."""
+    names = list(names)
+    classes = tuple(sorted({name for name in names if name is not None}))
+    number = {name: index for index, name in enumerate(classes)}
+    labels = np.array([-1 if name is None else number[name] for name in names], np.int64) if classes else None
+    return Embeddings(paths, labels, classes, embeddings)
+
+
+WRITERS = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}
+READERS = {".npz": _read_npz, ".parquet": _read_parquet, ".csv": _read_csv}
