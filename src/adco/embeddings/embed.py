@@ -7,12 +7,13 @@ embed_to_file(run, EmbedSettings(data="photos/", out="photos.parquet"))
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.fabric import Fabric
+from numpy.typing import NDArray
 from torch import nn
 
 from adco.config.commands import EmbedSettings
@@ -21,7 +22,7 @@ from adco.data.sources.address import full_name
 from adco.data.sources.open import open_all, open_source
 from adco.data.sources.protocol import Source, Unreadable, read_as, where
 from adco.data.sources.reading import Reading
-from adco.devices import evaluation_device, one_line_if_missing
+from adco.devices import cores, evaluation_device, one_line_if_missing
 from adco.embeddings.blocks import BLOCK, Block, count_blocks, embed_blocks
 from adco.embeddings.embeddings import Embeddings
 from adco.embeddings.formats import Table, writer_of
@@ -31,6 +32,7 @@ from adco.evaluation.subject import OpenImages, Subject, open_subject
 from adco.files import replacing
 from adco.launcher import is_first_rank
 from adco.quiet import quiet_lightning
+from adco.words import counted
 
 logger = logging.getLogger("adco")
 
@@ -81,19 +83,13 @@ def embed_to_file(run: Path | None, settings: EmbedSettings) -> Path:
             logger.info(f"{min(done * BLOCK, len(source)):,} of {len(source):,} images are done: {parts.folder}")
     for block in embed_blocks(subject, source, mine, fabric.device):
         parts.write(block)
+    fabric.barrier()
     if is_first_rank():
-        # After this, the blocks are all there: they are read again, one at a time, as often as the format needs.
-        unreadable, rows, width = [], 0, 0
-        for block in parts.wait_for(blocks):
-            unreadable += _unreadable([block])
-            rows, width = rows + len(block.indices), max(width, block.embeddings.shape[1])
-        _check_unreadable(source, unreadable, subject.max_unreadable)
-        classes = source.classes if source.labels is not None else None
-        table = Table(rows, width, classes, lambda: _parts(source, map(parts.read, range(blocks))))
+        table = _table(source, subject.max_unreadable, lambda: map(parts.read, range(blocks)))
         with replacing(out) as file:
             write(file, table)
         parts.delete()
-        logger.info(f"{rows:,} embeddings of width {width}: {out}")
+        logger.info(f"{table.rows:,} embeddings of width {table.width}: {out}")
     fabric.barrier()
     return out
 
@@ -121,9 +117,9 @@ def _checked_out(settings: EmbedSettings) -> Path:
 
 def _fabric(settings: EmbedSettings) -> Fabric:
     """Start the processes, one per device, unless a launcher has started them."""
-    accelerator, devices = "auto", settings.devices
-    if settings.device is not None:
-        accelerator = evaluation_device(settings.device).split(":")[0]
+    devices, accelerator = settings.devices, evaluation_device(settings.device).split(":")[0]
+    if accelerator == "cpu" and devices != "auto" and devices > cores():
+        raise InputError(f"devices {devices} is more than the {counted(cores(), 'core')} of this machine")
     with quiet_lightning(), one_line_if_missing(f"devices {devices} are not available here"):
         fabric = Fabric(accelerator=accelerator, devices=devices)
         fabric.launch()
@@ -150,12 +146,22 @@ def _fingerprint(backbone: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _parts(source: Source, blocks: Iterable[Block]) -> Iterator[Embeddings]:
-    return (_with_names(source, block.indices, block.embeddings, ()) for block in blocks if len(block.indices))
+def _table(source: Source, max_unreadable: float, blocks: Callable[[], Iterable[Block]]) -> Table:
+    """Return the rows of all blocks, which are read again each time, so that only one is in memory."""
+    unreadable, rows, width = list[Unreadable](), 0, 0
+    for block in blocks():
+        unreadable += _unreadable([block])
+        rows, width = rows + len(block.indices), max(width, block.embeddings.shape[1])
+    _check_unreadable(source, unreadable, max_unreadable)
+
+    def parts() -> Iterator[Embeddings]:
+        return (_with_names(source, block.indices, block.embeddings) for block in blocks() if len(block.indices))
+
+    return Table(rows, width, source.classes if source.labels is not None else None, parts)
 
 
 def _with_names(
-    source: Source, indices: np.ndarray, values: np.ndarray, unreadable: Sequence[Unreadable]
+    source: Source, indices: NDArray[np.int64], values: NDArray[np.float32], unreadable: Sequence[Unreadable] = ()
 ) -> Embeddings:
     paths = [where(source, index) for index in indices.tolist()]
     labels = None if source.labels is None else source.labels[indices]

@@ -8,8 +8,6 @@ The folder is what makes an interrupted embedding resumable, and what several pr
 
 import json
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,6 @@ from adco.data.sources.protocol import Unreadable
 from adco.embeddings.blocks import Block
 from adco.errors import InputError
 from adco.files import read_json, replacing, write_json
-
-POLLING = 0.2  # seconds between two looks for the blocks of other processes
 
 
 class Parts:
@@ -67,13 +63,6 @@ class Parts:
                 return Block(number, found["indices"], found["embeddings"], damaged)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{self._file(number)} is damaged ({error}): delete it, and start again") from error
-
-    def wait_for(self, blocks: int) -> Iterator[Block]:
-        """Yield all blocks in order; those that other processes compute as soon as they are there."""
-        for number in range(blocks):
-            while not self.has(number):
-                time.sleep(POLLING)
-            yield self.read(number)
 
     def delete(self) -> None:
         """Delete the folder."""
