@@ -171,7 +171,7 @@ def test_what_cannot_be_is_told(values: dict[str, Any], message: str) -> None:
 
 
 def test_a_run_and_a_network_are_one_too_many(run: RunDirectory) -> None:
-    with pytest.raises(ValueError, match=r"evaluate either the run .* or backbone resnet18, not both"):
+    with pytest.raises(ValueError, match=r"take either the run .* or backbone resnet18, not both"):
         adco.evaluate("knn", run.path, backbone="resnet18", data="digits")
 
 

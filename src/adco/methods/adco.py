@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, Never
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adco.adversaries import Adversaries, adversarial_info_nce
@@ -264,6 +265,10 @@ class AdCo(QueryKeyMethod):
             adversary_temperature=self.adversary_temperature,
             in_batch_negatives=self.in_batch_negatives,
         )
+
+    @torch.no_grad()
+    def adversary_directions(self) -> Tensor:
+        return F.normalize(self.adversaries.weight)
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
         """Fill all adversaries with keys of these batches. The keys are those of all ranks, the same on every rank.

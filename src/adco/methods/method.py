@@ -99,6 +99,10 @@ class Method(nn.Module):
         """Return the method's own metrics for the records, from the queries and keys of a step."""
         return {}
 
+    def adversary_directions(self) -> Tensor | None:
+        """Return the directions of the method's trained negatives, [K, D] of unit norm; None if it has none."""
+        return None
+
     def warm_start(self, batches: Iterable[Batch]) -> None:
         """Initialise parts of the method from training images, before the first step of a run.
 

@@ -8,6 +8,7 @@ checkpoints/last.ckpt  full training state
 backbone.safetensors   weights of the backbone, with name, input size, mean and std as metadata
 curves.png             plots of the records
 results/               results of evaluations
+adversaries/           the training images next to each adversary, at some moments
 """
 
 import json
@@ -95,6 +96,10 @@ class RunDirectory:
     @property
     def results(self) -> Path:
         return self.path / "results"
+
+    @property
+    def adversaries(self) -> Path:
+        return self.path / "adversaries"
 
     def read_config(self) -> dict[str, Any]:
         """Return all settings of the run, also if an earlier version wrote them.

@@ -31,6 +31,7 @@ from adco.models.backbone import is_fitted_to_small_images
 from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
+from adco.training.adversary_images import AdversaryImages
 from adco.training.build import backbone_info, make_first_method, make_method, make_views
 from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info, summary
 from adco.training.damage import DamagedImages
@@ -235,6 +236,7 @@ def _train(
         monitor,  # before the warm start, because its first record is of the weights at the start
         *([WarmStart(data)] if settings.images_before_first_step else []),
         clock,
+        AdversaryImages(run if is_first_rank() else None, settings, source, steps),
         DamagedImages(data, checkpoints, agree_every=settings.log_every),
         stop,
         checkpoints,

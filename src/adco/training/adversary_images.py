@@ -1,0 +1,86 @@
+"""What the adversaries look like: at some moments of a run, which training images each of them stands next to.
+
+Shapes: s images of a sample, D width of the embeddings, K adversaries.
+"""
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from adco.config.pretrain import Resolved
+from adco.data.batch import Batch
+from adco.data.draws import permutation
+from adco.data.sources.protocol import Source, Unreadable
+from adco.evaluation.extract import embed_batches
+from adco.models.encoder import Encoder
+from adco.runs.directory import RunDirectory
+from adco.runs.nearest_images import NearestImages, write_nearest
+from adco.training.module import ends_step, method_of
+
+SAMPLE = 256  # training images
+KEPT = 6  # images for each adversary
+MOMENTS = 6  # evenly spaced after the start of the run
+CHOICE = 2 << 32  # stands for the epoch in the drawing of the images; no run has so many
+
+
+class AdversaryImages(Callback):
+    """Writes the nearest images of the adversaries at some moments. Methods without adversaries are left alone.
+
+    Args:
+        run: where to write, on rank 0; None on the others.
+        settings: of the run.
+        source: the training images.
+        steps: of the run.
+    """
+
+    def __init__(self, run: RunDirectory | None, settings: Resolved, source: Source, steps: int) -> None:
+        self.run, self.settings = run, settings
+        self.chosen = permutation(settings.seed, CHOICE, length=len(source))[:SAMPLE]
+        self.sample = source.subset(self.chosen)
+        self.moments = {max(1, round(steps * part / MOMENTS)) for part in range(MOMENTS + 1)}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        directions = method_of(pl_module).adversary_directions()
+        is_moment = ends_step(trainer, batch_idx) and trainer.global_step in self.moments
+        if self.run is None or directions is None or not is_moment:
+            return
+        if found := self._look(method_of(pl_module).encoder, directions, trainer.global_step):
+            write_nearest(self.run.adversaries, found)
+
+    def _look(self, encoder: Encoder, directions: Tensor, step: int) -> NearestImages | None:
+        """Return what the adversaries stand next to; None if no image of the sample can be read."""
+        damaged: dict[int, Unreadable] = {}
+        batches = list(
+            embed_batches(
+                encoder,
+                self.sample,
+                image_size=self.settings.test_image_size,
+                mean=self.settings.mean,
+                std=self.settings.std,
+                damaged=damaged,
+                progress=False,
+            )
+        )
+        if not batches:
+            return None
+        indices, embeddings = zip(*batches, strict=True)
+        nearest, used = nearest_images(torch.cat(embeddings), directions.float().cpu())
+        return NearestImages(step, self.chosen[np.concatenate(indices)][nearest.numpy()], used.numpy())
+
+
+def nearest_images(embeddings: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nearest images of each adversary [K, T], and for how many images it is the nearest adversary [K].
+
+    Args:
+        embeddings: [s, D], of unit norm.
+        directions: [K, D], of unit norm.
+    """
+    cosines = embeddings @ directions.T  # [s, K]; 67 MB with 256 images and 65 536 adversaries
+    nearest = cosines.topk(min(KEPT, len(embeddings)), dim=0).indices.T
+    return nearest, torch.bincount(cosines.argmax(1), minlength=len(directions))
