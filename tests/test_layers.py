@@ -16,6 +16,7 @@ ROOMS = [  # from the top
     "comparison",
     "demo",
     "api",
+    "report",
     "embeddings",
     "training",
     "evaluation",

@@ -10,7 +10,7 @@ from typing import Any
 from adco.errors import AdcoError, InputError
 from adco.launcher import is_first_rank
 
-COMMANDS = ("pretrain", "evaluate", "embed", "compare", "check", "demo", "recipes")
+COMMANDS = ("pretrain", "evaluate", "embed", "report", "compare", "check", "demo", "recipes")
 HELP = """\
 usage: adco COMMAND [--help] ...
        adco --version
@@ -22,6 +22,7 @@ commands:
   pretrain   pretrain a backbone on your images, into a run directory
   evaluate   classify labelled images with a frozen backbone: knn, linear or linear_sgd
   embed      write the embeddings of images to a file
+  report     write a report on a run as one HTML file
   compare    train the rows of a table alike, several seeds each, and print it
   check      read all images of a folder, and list the damaged ones
   recipes    list the recipes, or show one

@@ -89,6 +89,26 @@ class EmbedSettings(SubjectSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportSettings(SubjectSettings):
+    """Which run or backbone a report is about, and on which images.
+
+    Args:
+        out: the file to write; by default report.html in the run directory, or in the current directory for a backbone
+            by name.
+        images: number of images that are drawn, embedded and shown, at random if there are more.
+        seed: seed of the random choice.
+    """
+
+    out: str | None = None
+    images: int = 2000
+    seed: int = 0
+
+    def check(self) -> None:
+        super().check()
+        require(self, "images", at_least=10)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """Settings of a comparison.
 

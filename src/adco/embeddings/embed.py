@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
@@ -51,14 +52,23 @@ def embed(run: Path | None, settings: EmbedSettings, images: Source | None = Non
             read.
     """
     subject = open_subject(settings, run, _opener(settings, images))
+    found, _ = embed_subject(subject, evaluation_device(settings.device))
+    return found
+
+
+def embed_subject(subject: Subject, device: torch.device | str) -> tuple[Embeddings, NDArray[np.int64]]:
+    """Return the embeddings of the images of a subject, and the index of each in its only source.
+
+    Raises:
+        InputError: too many images cannot be read.
+    """
     (source,) = subject.sources
-    device = evaluation_device(settings.device)
     blocks = list(embed_blocks(subject, source, range(count_blocks(len(source))), device))
     unreadable = _unreadable(blocks)
     _check_unreadable(source, unreadable, subject.max_unreadable)
     indices = np.concatenate([block.indices for block in blocks])
     values = np.concatenate([block.embeddings for block in blocks if len(block.indices)])
-    return _with_names(source, indices, values, unreadable)
+    return _with_names(source, indices, values, unreadable), indices
 
 
 def embed_to_file(run: Path | None, settings: EmbedSettings) -> Path:

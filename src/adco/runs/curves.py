@@ -65,7 +65,7 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
 
     Records without a step, text and values that are not finite are ignored. The file is replaced atomically.
     """
-    panels = [panel for panel in PANELS if any(len(_points(records, key)[0]) for key in panel.curves)]
+    panels = _panels(records)
     columns = min(COLUMNS, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
     from matplotlib.figure import Figure  # here, because a run starts sooner without it
@@ -81,6 +81,27 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
     png = io.BytesIO()
     figure.savefig(png)  # a Figure made without pyplot uses Agg
     write_bytes(path, png.getvalue())
+
+
+def draw_panels(records: Sequence[Record]) -> dict[str, str]:
+    """Return each panel that has data as an SVG picture of its own, by its title."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    pictures = {}
+    for panel in _panels(records):
+        figure = Figure(figsize=(4.2, 2.7), layout="constrained")  # inches
+        _draw(figure.add_subplot(), panel, records)
+        svg = io.StringIO()
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.title}):  # text as text; the same file each time
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+        pictures[panel.title] = svg.getvalue()
+    return pictures
+
+
+def _panels(records: Sequence[Record]) -> list[Panel]:
+    """Return the panels that have data."""
+    return [panel for panel in PANELS if any(len(_points(records, key)[0]) for key in panel.curves)]
 
 
 def _points(records: Sequence[Record], key: str) -> tuple[Points, Points]:

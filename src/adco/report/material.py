@@ -1,0 +1,101 @@
+"""What the sections of a report are made of: a run or a network, and a sample of images with their embeddings.
+
+Shapes: n images of the sample, F feature width.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from adco.data.damage import load_readable
+from adco.data.sources.protocol import Source, where
+from adco.embeddings.embeddings import Embeddings
+from adco.evaluation.subject import Subject
+from adco.health.trends import Record
+
+SIDE = 56  # px, of a thumbnail in a grid
+QUALITY = 60  # of its JPEG
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Args:
+        title: its heading.
+        text: what it shows, in a few sentences.
+        template: file of its template.
+        values: what the template is filled with.
+    """
+
+    title: str
+    text: str
+    template: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a report is made of.
+
+    Args:
+        subject: the backbone; its only source is the images.
+        of_training: whether these are the images that the run was trained on.
+        records: of the run; empty for a network by name.
+        shown: [n], the images of the sample in the source, those that can be read.
+        embeddings: of these images.
+    """
+
+    subject: Subject
+    of_training: bool
+    records: Sequence[Record]
+    shown: np.ndarray
+    embeddings: Embeddings
+
+    @property
+    def source(self) -> Source:
+        return self.subject.sources[0]
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The class of each image of the sample; "" for none. None if the data have no classes."""
+        labels = self.embeddings.labels
+        if labels is None:
+            return None
+        return [self.embeddings.classes[label] if label >= 0 else "" for label in labels.tolist()]
+
+    def where(self, index: int) -> str:
+        """Return where an image of the source is."""
+        return where(self.source, int(index))
+
+
+def thumbnail(source: Source, index: int, side: int = SIDE, quality: int = QUALITY) -> str:
+    """Return an image of a source as a data URI of a JPEG; "" if it cannot be read.
+
+    Args:
+        source: the images.
+        index: of the image.
+        side: the longer side at most, in pixels.
+        quality: of the JPEG, 1 to 95.
+    """
+    for pixels in load_readable(source, np.array([index]), {}):
+        image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+        image.thumbnail((side, side), Image.Resampling.BILINEAR)
+        return data_uri(_jpeg(image, quality), "image/jpeg")
+    return ""
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a file as a URI that contains it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=quality)
+    return file.getvalue()

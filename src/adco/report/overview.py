@@ -1,0 +1,41 @@
+"""The first section: the verdict, the main figures and the curves of the run."""
+
+import math
+from typing import Any
+
+from adco.health.trends import latest
+from adco.health.verdict import verdict
+from adco.report.material import Material, Section, data_uri
+from adco.runs.curves import draw_panels
+
+
+def overview(material: Material) -> Section:
+    """Return the section; without a run, it has the facts about the network alone."""
+    subject, run = material.subject, material.subject.run
+    facts: dict[str, Any] = {"backbone": subject.info.name, "image size": f"{subject.image_size} px"}
+    if run is None:
+        return Section(
+            "Backbone", "This network is not that of a run.", "overview.html", {"facts": facts, "panels": []}
+        )
+    config, records = run.read_config(), material.records
+    judged = [record for record in records if "word" in record]
+    word, reason = (str(judged[-1][name]) for name in ("word", "reason")) if judged else verdict(records)
+    facts = {"method": config["method"], "epochs": config["epochs"], "batch size": config["batch_size"], **facts}
+    if "adversaries" in config:
+        facts["adversaries"] = f"{config['adversaries']:,}"
+    names = {
+        "knn_top1": "kNN at the end",
+        "knn_top1_start": "kNN of the initial weights",
+        "knn_top1_random": "kNN of random weights",
+    }
+    accuracies = {words: latest(records, name) for name, words in names.items()}
+    facts |= {words: f"{value:.1f} %" for words, value in accuracies.items() if not math.isnan(value)}
+    panels = [
+        {"title": title, "uri": data_uri(svg.encode(), "image/svg+xml")} for title, svg in draw_panels(records).items()
+    ]
+    text = f"The last verdict: {word}. {reason[:1].upper()}{reason[1:]}."
+    if not math.isnan(accuracies["kNN at the end"]):
+        text += (
+            " The kNN is measured on training images that the run holds out for it; labels are used for nothing else."
+        )
+    return Section("Training", text, "overview.html", {"facts": facts, "panels": panels})
