@@ -110,6 +110,8 @@ def test_every_row_and_seed_is_trained_and_evaluated(done: Path) -> None:
     assert second["relative_time"] > 1
     assert "| AdCo | yes | 2 | 256 | 64 | 512 |" in (done / "out" / "table.md").read_text()
     assert (done / "out" / "table.png").stat().st_size > 10_000
+    page = (done / "out" / "table.html").read_text()
+    assert all(f"<td>{cell}</td>" in page for cell in ("MoCo v2", "AdCo", "yes", "no", "256", "64", "512"))
 
 
 def test_a_run_that_is_gone_is_redone_alone_with_the_same_figures(done: Path) -> None:

@@ -42,7 +42,7 @@ def compare(arguments: Sequence[str]) -> int:
     print_table(table.columns, table.lines())
     for statement in statements(table):
         print(statement.replace("**", ""))
-    print(f"table.json, table.md and table.png are in {out}/")
+    print(f"table.json, table.md, table.png and table.html are in {out}/")
     return 0
 
 

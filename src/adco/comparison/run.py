@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from adco.api import pretrain
 from adco.comparison.check import check_plan
+from adco.comparison.page import html
 from adco.comparison.picture import save_picture
 from adco.comparison.plan import Plan, read_plan
 from adco.comparison.report import markdown, to_json
@@ -43,7 +44,7 @@ class RunsFailed(AdcoError):
 
 
 def compare(recipe: str | Path, out: Path) -> Table:
-    """Train and evaluate the missing runs, time all rows, and write table.json, table.md and table.png.
+    """Train and evaluate the missing runs, time all rows, and write table.json, table.md, table.png and table.html.
 
     The table is rewritten after each run, so intermediate results can be read. All rows are run with the first seed,
     then with the second, and so on. If a run fails, the remaining runs are still done.
@@ -175,4 +176,5 @@ def _write(out: Path, plan: Plan, timing: dict[str, Any]) -> Table:
         write_json(out / "table.json", to_json(table))
         write_text(out / "table.md", markdown(table))
         save_picture(out / "table.png", table)
+        write_text(out / "table.html", html(table, out.name, (out / "table.png").read_bytes()))
     return table

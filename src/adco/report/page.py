@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+from jinja2 import Environment, PackageLoader
+
 from adco.errors import InputError
 from adco.report.material import Section
 
 
-def require_libraries() -> None:
-    """Raise an InputError if the libraries that draw the page are not installed."""
+def require_bokeh() -> None:
+    """Raise an InputError if the library that draws the map is not installed."""
     try:
         import bokeh  # noqa: F401
-        import jinja2  # noqa: F401
     except ImportError as error:
-        raise InputError(f"a report needs {error.name}: pip install 'adco[report]'") from error
+        raise InputError("a report needs bokeh: pip install 'adco[report]'") from error
 
 
 def page(title: str, summary: str, sections: Sequence[Section], scripts: Sequence[str] = ()) -> str:
@@ -26,8 +27,6 @@ def page(title: str, summary: str, sections: Sequence[Section], scripts: Sequenc
         sections: its parts, in order.
         scripts: JavaScript libraries that sections need, as text.
     """
-    from jinja2 import Environment, PackageLoader
-
     environment = Environment(
         loader=PackageLoader("adco.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

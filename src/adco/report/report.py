@@ -19,7 +19,7 @@ from adco.report.adversaries import adversaries
 from adco.report.map import image_map
 from adco.report.material import Material, Section
 from adco.report.overview import overview
-from adco.report.page import page, require_libraries
+from adco.report.page import page, require_bokeh
 from adco.report.similar import similar
 from adco.report.tables import results, settings
 
@@ -45,7 +45,7 @@ def report(run: Path | None, asked: ReportSettings) -> Path:
         InputError: a setting is impossible, the images or the backbone cannot be opened, or a library is missing.
     """
     asked.check()
-    require_libraries()
+    require_bokeh()
     subject = open_subject(asked, run, _open)
     (source,) = subject.sources
     chosen = np.sort(permutation(asked.seed, length=len(source))[: asked.images])
