@@ -382,9 +382,10 @@ def test_a_signal_does_not_save_what_is_no_number(run: RunDirectory, start: Call
 def test_a_signal_keeps_the_checkpoint_from_before_a_collapse(
     run: RunDirectory, start: Callable[[Any, Any], None]
 ) -> None:
-    stop, trainer = StopOnSignal(checkpoints(run, may_save=lambda trainer: False), agree_every=20), FakeTrainer()
+    saving, trainer = checkpoints(run, may_save=lambda trainer: False), FakeTrainer()
+    stop = StopOnSignal(saving, agree_every=20)
     trainer.global_step = 2
-    stop.checkpoints.on_train_start(trainer, Still())
+    saving.on_train_start(trainer, Still())
     start(stop, trainer)
     signal.raise_signal(signal.SIGTERM)
     kept = "stopped; step 3 looks collapsed, so the checkpoint of step 2 is kept; continue with: "

@@ -18,6 +18,7 @@ ROOMS = [  # from the top
     "api",
     "report",
     "embeddings",
+    "finetuning",
     "training",
     "evaluation",
     "methods",

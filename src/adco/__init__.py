@@ -13,18 +13,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adco.adversaries import Adversaries, adversarial_info_nce
-    from adco.api import embed, evaluate, pretrain
+    from adco.api import embed, evaluate, finetune, pretrain, probe
     from adco.models.backbone import load_backbone
+    from adco.models.classifier import load_classifier
 
-__all__ = ["Adversaries", "adversarial_info_nce", "embed", "evaluate", "load_backbone", "pretrain"]
+__all__ = [
+    "Adversaries",
+    "adversarial_info_nce",
+    "embed",
+    "evaluate",
+    "finetune",
+    "load_backbone",
+    "load_classifier",
+    "pretrain",
+    "probe",
+]
 
 _HOMES = {
     "Adversaries": "adco.adversaries",
     "adversarial_info_nce": "adco.adversaries",
     "embed": "adco.api",
     "evaluate": "adco.api",
+    "finetune": "adco.api",
     "load_backbone": "adco.models.backbone",
+    "load_classifier": "adco.models.classifier",
     "pretrain": "adco.api",
+    "probe": "adco.api",
 }
 
 

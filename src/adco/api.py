@@ -1,12 +1,12 @@
-"""The commands as functions: `adco.pretrain` and others. Their keywords have the names of the command's flags."""
+"""The functions of the package. Their keywords have the same names as the flags of the `adco` command."""
 
 import math
 import time
 from pathlib import Path
 from typing import Any, Unpack
 
-from adco.config.commands import EmbedSettings, EvaluateSettings
-from adco.config.keywords import EmbedKeywords, EvaluateKeywords, PretrainKeywords
+from adco.config.commands import EmbedSettings, EvaluateSettings, ProbeSettings
+from adco.config.keywords import EmbedKeywords, EvaluateKeywords, FinetuneKeywords, PretrainKeywords, ProbeKeywords
 from adco.config.load import Parser, build, pretrain_settings
 from adco.config.resolve import as_resolved
 from adco.config.versions import current_evaluation
@@ -19,7 +19,10 @@ from adco.embeddings.embed import embed as embed_images
 from adco.embeddings.embeddings import Embeddings
 from adco.errors import InputError
 from adco.evaluation.evaluate import evaluate_one
+from adco.evaluation.few_labels import probe as probe_few_labels
 from adco.evaluation.registry import evaluation_of
+from adco.finetuning.config import finetune_settings
+from adco.finetuning.run import finetune_run, resume_finetuning
 from adco.runs.directory import RunDirectory
 from adco.training.pretrain import log_and_open_training_images, pretrain_run, resume_run
 from adco.training.rehearsal import fit_epochs
@@ -79,10 +82,67 @@ def pretrain(
     return pretrain_run(fit_epochs(given, source, time.perf_counter() - start), source, augment).path
 
 
+def probe(run: str | Path | None = None, **settings: Unpack[ProbeKeywords]) -> dict[str, Any]:
+    """Measure the accuracy that a frozen backbone gives with 1, 2, 5, … labels per class, beside the floors.
+
+    Args:
+        run: a run directory, a checkpoint or a backbone.safetensors. By default, the network given by `backbone` or
+            `weights` or, if neither is given, the newest run.
+        settings: those of `adco.config.commands.ProbeSettings`; see `adco probe --help`.
+
+    Returns:
+        `points` has the numbers of labels; `networks` has for each network one entry per point: `top1` (%) of each draw
+        of the labels, their `mean`, its 95 % `interval`, and the `l2` of each draw. The draws are the same for all
+        networks, so their `top1` can be compared in pairs. For a run, the result is also written to its `results/`,
+        with a picture; `file` is its path.
+
+    Raises:
+        InputError: if a setting is unknown or impossible, or the images have no labels.
+    """
+    (given,) = build(Parser([ProbeSettings], "adco probe", ""), {**settings})
+    return probe_few_labels(None if run is None else Path(run), given)
+
+
+def finetune(
+    run: str | Path | None = None,
+    *,
+    recipe: str | Path | None = None,
+    resume: str | Path | None = None,
+    **settings: Unpack[FinetuneKeywords],
+) -> Path:
+    """Train a classifier, a backbone with a linear layer, on labelled images.
+
+    Args:
+        run: the run directory, checkpoint or backbone.safetensors to start from. By default, the network given by
+            `backbone` or `weights` or, if neither is given, the newest run.
+        recipe: a recipe of the package by name, or a YAML file, such as an earlier run's `config.yaml`.
+        resume: a run directory of an interrupted fine-tuning to continue. It takes no other argument.
+        settings: those of `adco.finetuning.settings.FinetuneSettings`; they override the recipe's. See
+            `adco finetune --help`.
+
+    Returns:
+        The run directory, with `classifier.safetensors` for `adco.load_classifier`, `backbone.safetensors`, and the
+        scores of the test images in `results/`.
+
+    Raises:
+        InputError: if a setting is unknown or impossible, or the images have no labels; nothing has been written then.
+        adco.training.errors.Interrupted: if a signal stopped the run; it can be resumed.
+        adco.training.errors.NotFiniteError: if the loss is NaN or infinite; the best classifier so far is kept.
+    """
+    if resume is None:
+        return finetune_run(None if run is None else Path(run), finetune_settings(recipe, **settings)).path
+    refused = [*(["run"] if run else []), *(["recipe"] if recipe else []), *settings]
+    if refused:
+        raise InputError(f"resume takes its settings from the run directory: leave out {', '.join(refused)}")
+    return resume_finetuning(RunDirectory.open(resume)).path
+
+
 def _resume(
     run: RunDirectory, images: Source | None, augment: Augment | None, **settings: Unpack[PretrainKeywords]
 ) -> Path:
     before = run.read_config()
+    if before.get("command") == "finetune":
+        raise InputError(f"{run.path} is a run of adco finetune: continue with adco finetune --resume {run.path}")
     was_given = scheme_of(str(before.get("data"))) == SCHEME
     if images is not None and not was_given:
         raise InputError(f"the images of {run.path} are read from {before.get('data')}: leave out data")

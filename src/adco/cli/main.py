@@ -10,7 +10,18 @@ from typing import Any
 from adco.errors import AdcoError, InputError
 from adco.launcher import is_first_rank
 
-COMMANDS = ("pretrain", "evaluate", "embed", "report", "compare", "check", "demo", "recipes")
+COMMANDS = (
+    "pretrain",
+    "evaluate",
+    "probe",
+    "finetune",
+    "embed",
+    "report",
+    "compare",
+    "check",
+    "demo",
+    "recipes",
+)
 HELP = """\
 usage: adco COMMAND [--help] ...
        adco --version
@@ -23,6 +34,8 @@ commands:
   evaluate   classify labelled images with a frozen backbone: knn, linear or linear_sgd
   embed      write the embeddings of images to a file
   report     write a report on a run as one HTML file
+  probe      classify with 1, 2, 5, ... labels per class, and draw the accuracy
+  finetune   train a classifier from a backbone and labelled images
   compare    train the rows of a table alike, several seeds each, and print it
   check      read all images of a folder, and list the damaged ones
   recipes    list the recipes, or show one
@@ -35,6 +48,8 @@ examples:
   adco evaluate knn runs/adco-photos-20260101-120000 --data labelled/
   adco evaluate linear --floors
   adco embed runs/adco-photos-20260101-120000 --data photos/ --out photos.parquet
+  adco probe runs/adco-photos-20260101-120000 --data labelled/
+  adco finetune runs/adco-photos-20260101-120000 --data labelled/
   adco compare cifar10_table5
 """
 

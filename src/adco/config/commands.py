@@ -1,6 +1,7 @@
 """The settings of the commands other than `adco pretrain`."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 from adco.config.checks import require
@@ -106,6 +107,48 @@ class ReportSettings(SubjectSettings):
     def check(self) -> None:
         super().check()
         require(self, "images", at_least=10)
+
+
+class ProbeSettings(SubjectSettings):
+    """What to probe with few labels, and how often.
+
+    Args:
+        data: labelled images, as for adco evaluate; by default the data of the run.
+        against: other networks, with commas between them: run directories, files of weights, or timm networks by name,
+            which get timm's weights.
+        labels_per_class: numbers of labels per class. Chosen: 1, 2, 5, 10, 20, 50, ... up to the size of the smallest
+            class.
+        label_shares: shares of the labels; those with less than one label per class are left out.
+        draws: how often each number of labels is drawn; less often, but at least three times, if that were more than
+            20 000 labels.
+        seed: seed of the draws.
+        out: JSON file for the result, with a picture beside it; by default results/probe-DATA.json in the run
+            directory. For a network that is not of a run, nothing is written by default.
+    """
+
+    against: str | None = None
+    labels_per_class: list[int] | None = None
+    label_shares: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0])
+    draws: int = 5
+    seed: int = 0
+    out: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        require(self, "draws", at_least=1)
+        require(self, "seed", at_least=0, at_most=2**63 - 1)
+        for name, values, most in (
+            ("labels_per_class", self.labels_per_class or [], math.inf),
+            ("label_shares", self.label_shares, 1),
+        ):
+            if not all(0 < value <= most for value in values):
+                raise InputError(f"{name} {values} must be above 0" + (" and at most 1" if most == 1 else ""))
+        if self.labels_per_class == [] == self.label_shares:
+            raise InputError(
+                "labels_per_class [] and label_shares [] leave nothing to probe: give a number of one of them"
+            )
+        if self.out is not None and not self.out.endswith(".json"):
+            raise InputError(f"out {self.out} must be a .json file")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The keywords of `adco.pretrain`, `adco.evaluate` and `adco.embed` and their types, for editors and type checkers.
+"""The keywords of the functions of `adco.api` and their types, for editors and type checkers.
 
 Explanations, defaults and bounds are in the settings classes. `tests/test_configure.py` checks that all settings of the
 package's methods and evaluations are listed here, with the same types. The settings of your own method or evaluation
@@ -134,3 +134,55 @@ class EmbedKeywords(TypedDict, total=False):
     stem: Stem
     image_size: int | None
     device: str | None
+
+
+class ProbeKeywords(TypedDict, total=False):
+    """The settings of the few-label question. None means the default."""
+
+    data: str | Path | None
+    class_level: int | None
+    max_unreadable: float | None
+    backbone: str | None
+    weights: str | Path | None
+    stem: Stem
+    image_size: int | None
+    device: str | None
+    against: str | None
+    labels_per_class: list[int] | None
+    label_shares: list[float]
+    draws: int
+    seed: int
+    out: str | Path | None
+
+
+class FinetuneKeywords(TypedDict, total=False):
+    """The settings of fine-tuning. None means the default, or that a value is chosen for the images."""
+
+    data: str | Path | None
+    class_level: int | None
+    max_unreadable: float | None
+    backbone: str | None
+    weights: str | Path | None
+    stem: Stem
+    image_size: int | None
+    device: str | None
+    out: str | Path | None
+    seed: int
+    from_scratch: bool
+    labels_per_class: int | None
+    label_share: float | None
+    validation_share: float
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    backbone_rate: float | None
+    optimizer: Optimizer
+    weight_decay: float
+    schedule: Literal["cosine", "steps"]
+    head: Literal["probe", "random"] | None
+    patience: int | None
+    crop_scale: tuple[float, float]
+    jitter: float
+    flip_probability: float
+    devices: int | str
+    precision: Precision

@@ -1,8 +1,9 @@
 """The backbone to use: that of a run, or a timm network by name."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,8 +50,17 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
         raise InputError(
             f"{run.path} has neither backbone.safetensors nor {checkpoint}: the run has not saved a checkpoint yet"
         )
-    config = run.read_config()
-    info = BackboneInfo(
+    info = info_of(run.read_config())
+    state = read_checkpoint(checkpoint)["state_dict"]
+    prefix = "encoder.backbone."
+    backbone = build_backbone(info)
+    backbone.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
+    return backbone.eval(), info
+
+
+def info_of(config: Mapping[str, Any]) -> BackboneInfo:
+    """Return the description of the backbone of a run with these settings."""
+    return BackboneInfo(
         config["backbone"],
         config["test_image_size"],
         tuple(config["mean"]),
@@ -58,11 +68,6 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
         config["backbone_args"],
         config.get("stem", "auto"),
     )
-    state = read_checkpoint(checkpoint)["state_dict"]
-    prefix = "encoder.backbone."
-    backbone = build_backbone(info)
-    backbone.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
-    return backbone.eval(), info
 
 
 def named_backbone(settings: BackboneSettings, usual_size: Callable[[], int]) -> tuple[nn.Module, BackboneInfo]:

@@ -52,9 +52,9 @@ def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: Eval
     for evaluation in evaluations:
         evaluation.check()
     device = evaluation_device(settings.device)
-    subject = open_subject(settings, run, _open)
+    subject = open_subject(settings, run, open_labelled)
     results: dict[str, Any] = {}
-    for name, task in _tasks(subject, settings.floors, device):
+    for name, task in tasks(subject, settings.floors, device):
         if task.network is None and not is_first_rank():
             continue  # raw pixels are evaluated on rank 0 only; the other ranks need not wait
         for evaluation in evaluations:
@@ -81,7 +81,7 @@ def evaluate_one(evaluation: Evaluation, run: Path | None, settings: EvaluateSet
     return result
 
 
-def _open(data: str, class_level: int, max_unreadable: float, reading: Reading) -> tuple[Source, Source]:
+def open_labelled(data: str, class_level: int, max_unreadable: float, reading: Reading) -> tuple[Source, Source]:
     """Open training and test images and check that they have the same classes."""
     train, test = open_splits(data, max_unreadable, class_level, reading)
     if is_first_rank():
@@ -90,7 +90,7 @@ def _open(data: str, class_level: int, max_unreadable: float, reading: Reading) 
     return train, test
 
 
-def _tasks(subject: Subject, floors: bool, device: str) -> Iterator[tuple[str, Task]]:
+def tasks(subject: Subject, floors: bool, device: str) -> Iterator[tuple[str, Task]]:
     """Yield the name and the task of the trained backbone and, if `floors`, of each floor."""
     info, size = subject.info, subject.image_size
     train, test = subject.sources

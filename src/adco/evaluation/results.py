@@ -113,7 +113,7 @@ def _key_of(result: Any) -> dict[str, Any]:
 
 def _is_result(content: Any) -> bool:
     """Return True if a file's content is a result of an evaluation; other files may be in the folder, too."""
-    if not isinstance(content, Mapping) or not {"protocol", "data", "top1"} <= content.keys():
+    if not isinstance(content, Mapping) or not {"protocol", "data"} <= content.keys():
         return False
     used, about = content["protocol"], content.get("evaluation", {})
     return isinstance(used, Mapping) and isinstance(used.get("train_images"), int) and isinstance(about, Mapping)

@@ -154,7 +154,7 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, BackboneInfo]:
         raise InputError(f"no backbone at {path}")
     try:
         with safe_open(path, "pt") as file:
-            metadata = (file.metadata() or {}).get("adco")
+            metadata, is_classifier = ((file.metadata() or {}).get(name) for name in ("adco", "classes"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file: {error}") from error
@@ -162,6 +162,8 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, BackboneInfo]:
         raise InputError(
             f"{path} has no adco metadata, so its network is unknown: use --backbone NAME --weights {path}"
         )
+    if is_classifier:
+        raise InputError(f"{path} is a classifier: use adco.load_classifier, or the backbone.safetensors beside it")
     info = BackboneInfo(**json.loads(metadata))
     backbone = build_backbone(info)
     backbone.load_state_dict(weights)

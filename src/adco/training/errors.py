@@ -15,11 +15,16 @@ class CollapsedError(AdcoError):
 
 
 class Interrupted(AdcoError):
-    """A signal stopped the run. It can be resumed. `not_saved` is the reason if its state was not saved."""
+    """A signal stopped the run. It can be resumed by its command.
+
+    `not_saved` is the reason if its state was not saved.
+    """
 
     on_first_rank_only = True
 
-    def __init__(self, signal_number: int, run: RunDirectory, not_saved: str | None = None) -> None:
+    def __init__(
+        self, signal_number: int, run: RunDirectory, not_saved: str | None = None, command: str = "pretrain"
+    ) -> None:
         self.done = f"stopped; {not_saved}" if not_saved else "stopped and saved"
-        super().__init__(f"{self.done}; continue with: adco pretrain --resume {quote(str(run.path))}")
+        super().__init__(f"{self.done}; continue with: adco {command} --resume {quote(str(run.path))}")
         self.exit_code = 128 + signal_number  # as a shell reports it

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -83,17 +83,26 @@ class Checkpoints(Callback):
         self.draw_next = now + 50 * (now - start)
 
 
+class SavesState(Protocol):
+    """What saves the state of a run in its directory. `save_last` returns the reason if it does not save it."""
+
+    run: RunDirectory
+
+    def save_last(self, trainer: L.Trainer, *, draw: bool = True) -> str | None: ...
+
+
 class StopOnSignal(Callback):
     """Ends the run with a checkpoint on SIGINT or SIGTERM, after the current step; a second signal ends it at once.
 
     Args:
         checkpoints: saves the state.
+        command: the command that resumes the run.
         agree_every: with several ranks, steps between checks whether any rank has received a signal. Ranks receive it
             at different steps, but must stop at the same one.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, agree_every: int) -> None:
-        self.checkpoints, self.agree_every = checkpoints, agree_every
+    def __init__(self, checkpoints: SavesState, *, agree_every: int, command: str = "pretrain") -> None:
+        self.checkpoints, self.agree_every, self.command = checkpoints, agree_every, command
         self.received = 0  # number of the signal
         self.previous: dict[int, Any] = {}
 
@@ -126,7 +135,7 @@ class StopOnSignal(Callback):
             run = self.checkpoints.run
             # Whoever sent the signal may not wait long, so curves are drawn only if there are none yet.
             not_saved = self.checkpoints.save_last(trainer, draw=not run.curves.is_file())
-            raise Interrupted(self.received or signal.SIGTERM, run, not_saved)
+            raise Interrupted(self.received or signal.SIGTERM, run, not_saved, self.command)
 
     def restore_handlers(self) -> None:
         """Give both signals back. For after the run: Lightning's last act behind an exception is to set ours again."""
