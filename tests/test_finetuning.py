@@ -1,0 +1,418 @@
+"""Fine-tuning: what is trained equals a plain loop, what is kept is the best epoch, and a stop changes nothing."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import adco
+import tiny
+from adco.cli import main as cli
+from adco.data.loader import Order
+from adco.data.sources.arrays import ArraySource
+from adco.data.sources.open import open_splits
+from adco.data.views import View, views_of
+from adco.evaluation.extract import extract_features
+from adco.evaluation.linear import fit_linear_probe
+from adco.finetuning.best import Records
+from adco.finetuning.config import finetune_settings, settings_of
+from adco.finetuning.images import divide
+from adco.models.classifier import Classifier
+from adco.runs.directory import RunDirectory
+from adco.training.errors import Interrupted, NotFiniteError
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:only 60 test images")]
+
+FLIPLESS: dict[str, Any] = {"flip_probability": 0.0}  # mirrored diagonal stripes would be of another kind
+SHORT: dict[str, Any] = {**FLIPLESS, "epochs": 3, "batch_size": 24, "device": "cpu", "precision": "32-true"}
+STEPS = 4  # per epoch: 96 images for training
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("adco.finetuning.best.plot_curves", lambda records, path: path.touch())
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    return tiny.untrained_run(tmp_path / "start", data="stripes", seed=9).path
+
+
+def records(run: Path, key: str) -> list[float]:
+    return [float(record[key]) for record in RunDirectory(run).records() if key in record]
+
+
+def result(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "results" / "finetune-stripes.json").read_text())
+    return found
+
+
+def same(first: Path, second: Path) -> bool:
+    """Whether two files of weights have the same bits."""
+    weights, others = load_file(first), load_file(second)
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_toy_images_are_learned(start: Path) -> None:
+    run = adco.finetune(start, **FLIPLESS, epochs=40, batch_size=16, device="cpu", learning_rate=0.2)
+    assert result(run)["top1"] > 80  # chance is 33
+    assert result(run)["protocol"]["train_images"] == 96
+    assert result(run)["protocol"]["validation_images"] == 24
+    picture = run / "results" / "finetune-stripes_confusion.png"
+    assert picture.is_file()
+    assert run.parent == Path("runs")
+    assert run.name.startswith("finetune-stripes-")
+
+
+def plain_loop(
+    model: nn.Module, source: ArraySource, view: View, rates: list[tuple[list[nn.Parameter], float]], **settings: Any
+) -> None:
+    """Train by PyTorch's SGD, with the order and the views that the loader is tested to give."""
+    optimizer = torch.optim.SGD([{"params": part, "lr": 1.0} for part, _ in rates], momentum=0.9, weight_decay=1e-4)
+    labels, order = torch.as_tensor(source.labels), Order(len(source), batch_size=24, seed=settings["seed"])
+    steps = settings["epochs"] * len(order)
+    for epoch in range(settings["epochs"]):
+        for ((position, _, indices),) in order:
+            (views,) = views_of(source.load(indices), [view], settings["seed"], np.full(24, epoch), indices)
+            images = ((views / 255 - 0.5) / 0.25).to(memory_format=torch.channels_last)
+            for group, (_, rate) in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * position / steps))
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels[torch.from_numpy(indices)]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+@pytest.mark.parametrize("backbone_rate", [0.0, 0.3])
+def test_training_equals_a_plain_loop(start: Path, backbone_rate: float) -> None:
+    """Also with a frozen backbone, whose BatchNorm statistics then stay as they are."""
+    run = adco.finetune(start, **SHORT, validation_share=0, backbone_rate=backbone_rate, learning_rate=0.01, seed=3)
+    backbone, info = adco.load_backbone(start / "backbone.safetensors")
+    train = open_splits("stripes")[0]
+    features = extract_features(backbone, train, image_size=8, mean=info.mean, std=info.std)
+    probe = fit_linear_probe(features.features, features.labels, 3)
+    head = nn.Linear(16, 3)
+    with torch.no_grad():
+        head.weight.copy_(probe.weight / probe.std)
+        head.bias.copy_(probe.bias - (probe.weight * probe.mean / probe.std).sum(1))
+    model = Classifier(backbone, head, train.classes, info).to(memory_format=torch.channels_last)
+    (model.backbone.train() if backbone_rate else model.backbone.requires_grad_(False).eval())
+    view = View(
+        size=8,
+        brightness=0.2,
+        contrast=0.2,
+        saturation=0.2,
+        hue=0,
+        jitter_probability=1,
+        grayscale_probability=0,
+        blur_probability=0,
+        flip_probability=0,
+    )
+    rates = [(list(head.parameters()), 0.01)]
+    rates += [(list(backbone.parameters()), 0.01 * backbone_rate)] if backbone_rate else []
+    assert isinstance(train, ArraySource)
+    plain_loop(model, train, view, rates, epochs=3, seed=3)
+    found = load_file(run / "classifier.safetensors")
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(
+            found[name], expected, rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert same(run / "backbone.safetensors", start / "backbone.safetensors") == (backbone_rate == 0)
+    assert result(run)["protocol"]["epoch"] == 3  # the last one, without images for validation
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send a signal to this process at a step, before any callback has seen the step."""
+    receive = Records.on_train_batch_end
+
+    def hook(records: Records, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == step:
+            signal.raise_signal(signal.SIGTERM)
+        receive(records, trainer, *rest)
+
+    monkeypatch.setattr(Records, "on_train_batch_end", hook)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    begun = tiny.untrained_run(folder / "start", data="stripes", seed=9).path
+    return adco.finetune(begun, **SHORT, out=folder / "run")
+
+
+@pytest.mark.parametrize("step", [1, STEPS, STEPS + 2, 3 * STEPS])
+def test_a_run_that_was_stopped_ends_with_the_same_bits(
+    start: Path, whole: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_at(patched, step)
+        with pytest.raises(Interrupted) as stopped:
+            adco.finetune(start, **SHORT, out="run")
+    assert str(stopped.value) == "stopped and saved; continue with: adco finetune --resume run"
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    run = adco.finetune(resume="run")
+    for file in ("classifier.safetensors", "backbone.safetensors"):
+        assert same(run / file, whole / file)
+    for key in ("loss", "validation_top1", "validation_loss"):
+        assert records(run, key) == records(whole, key)
+    ends = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for path in (run, whole)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
+    assert result(run)["top1"] == result(whole)["top1"]
+
+
+KILLED = """
+import os, signal, sys
+import tiny, adco
+from adco.finetuning import best
+best.plot_curves = lambda records, path: None
+receive = best.Records.on_train_batch_end
+def hook(records, trainer, *rest):
+    if trainer.global_step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    receive(records, trainer, *rest)
+best.Records.on_train_batch_end = hook
+adco.finetune("start", out="run", **{settings!r})
+"""
+
+
+def in_process(program: str) -> "subprocess.CompletedProcess[str]":
+    paths = [str(Path(tiny.__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_a_run_that_was_killed_ends_with_the_same_bits(start: Path, whole: Path) -> None:
+    assert in_process(KILLED.replace("{settings!r}", repr(SHORT))).returncode == -signal.SIGKILL
+    assert not (Path("run") / "results").exists()
+    run = adco.finetune(resume="run")
+    assert same(run / "classifier.safetensors", whole / "classifier.safetensors")
+    assert records(run, "validation_loss") == records(whole, "validation_loss")
+
+
+def test_a_finished_run_is_left_alone(whole: Path) -> None:
+    before = (whole / "classifier.safetensors").stat().st_mtime_ns
+    assert adco.finetune(resume=whole) == whole
+    assert (whole / "classifier.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_best_epoch_is_kept_and_training_stops_when_none_is_better(start: Path) -> None:
+    run = adco.finetune(start, **{**SHORT, "epochs": 40}, learning_rate=0.3, patience=3, seed=1)
+    top1, losses = records(run, "validation_top1"), records(run, "validation_loss")
+    best = max(range(len(top1)), key=lambda epoch: (top1[epoch], -losses[epoch]))
+    assert result(run)["protocol"]["epoch"] == best
+    assert len(top1) == best + 3 + 1 < 41  # the start is epoch 0
+    train, test = open_splits("stripes")
+    validation = divide(train, test, settings_of(RunDirectory(run))).validation
+    assert validation is not None
+    classifier = adco.load_classifier(run)
+    hits = classifier.predict(validation.load(range(len(validation)))).argmax(1).numpy() == validation.labels
+    assert 100 * hits.mean() == pytest.approx(top1[best])
+    assert top1[-1] <= top1[best]
+
+
+def test_a_run_that_stopped_early_stays_so_when_it_is_resumed(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a kill while the test images are scored."""
+    early = {**SHORT, "epochs": 40, "learning_rate": 0.3, "patience": 3, "seed": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr("adco.finetuning.run.save_scores", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            adco.finetune(start, **early, out="run")
+    before = records(Path("run"), "validation_loss")
+    run = adco.finetune(resume="run")
+    assert records(run, "validation_loss") == before
+    assert RunDirectory(run).is_finished
+
+
+def test_a_classifier_predicts_the_same_in_another_process(whole: Path) -> None:
+    program = f"""
+import json, tiny, adco
+from adco.data.sources.open import open_splits
+test = open_splits("stripes")[1]
+classifier = adco.load_classifier({str(whole)!r})
+print(json.dumps([classifier.classes, classifier.predict(test.load(range(len(test)))).tolist()]))
+"""
+    done = in_process(program)
+    assert done.returncode == 0, done.stderr
+    classes, probabilities = json.loads(done.stdout)
+    test = open_splits("stripes")[1]
+    classifier = adco.load_classifier(whole / "classifier.safetensors")
+    assert classes == list(test.classes) == list(classifier.classes)
+    assert torch.equal(torch.tensor(probabilities), classifier.predict(test.load(range(len(test)))))
+    hits = np.array(probabilities).argmax(1) == test.labels
+    assert 100 * hits.mean() == pytest.approx(result(whole)["top1"])
+
+
+def test_predictions_are_softmax_of_normalised_images(whole: Path) -> None:
+    classifier = adco.load_classifier(whole)
+    images = open_splits("stripes")[1].load(range(5))
+    assert isinstance(images, np.ndarray)
+    inputs = torch.from_numpy((images / 255 - 0.5) / 0.25).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        expected: Tensor = classifier(inputs).softmax(1)
+    torch.testing.assert_close(classifier.predict(images), expected)
+    assert not classifier.training
+
+
+def test_the_linear_layer_starts_as_the_linear_probe(start: Path) -> None:
+    """The classifier of epoch 0, at a learning rate that changes nothing."""
+    run = adco.finetune(start, **{**SHORT, "epochs": 1}, learning_rate=1e-30)
+    train, test = open_splits("stripes")
+    parts = divide(train, test, settings_of(RunDirectory(run)))
+    backbone, info = adco.load_backbone(start / "backbone.safetensors")
+    found = extract_features(backbone, parts.train, image_size=8, mean=info.mean, std=info.std)
+    unseen = extract_features(backbone, test, image_size=8, mean=info.mean, std=info.std).features
+    expected = fit_linear_probe(found.features, found.labels, 3).scores(unseen).softmax(1)
+    torch.testing.assert_close(
+        adco.load_classifier(run).predict(test.load(range(len(test)))), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_few_labels_are_those_of_the_probe_and_the_rest_is_stratified(start: Path) -> None:
+    train, test = open_splits("stripes")
+    settings = finetune_settings(labels_per_class=10, seed=4)
+    parts = divide(train, test, settings)
+    assert parts.validation is not None
+    found = []
+    for part, count in ((parts.train, 8), (parts.validation, 2)):
+        assert part.labels is not None
+        assert np.bincount(part.labels).tolist() == [count] * 3
+        found.append({image.tobytes() for image in part.load(range(len(part)))})
+    drawn = set()
+    for label in range(3):
+        members = np.flatnonzero(train.labels == label)
+        key = np.random.SeedSequence((4, 0, label))
+        chosen = members[np.random.Generator(np.random.Philox(key)).permutation(40)[:10]]
+        drawn |= {image.tobytes() for image in train.load(chosen)}
+    assert found[0] | found[1] == drawn
+    assert not found[0] & found[1]
+
+
+def test_from_scratch_has_the_same_network_and_other_weights(start: Path) -> None:
+    run = adco.finetune(start, **{**SHORT, "epochs": 1}, from_scratch=True, learning_rate=1e-30)
+    again = adco.finetune(start, **{**SHORT, "epochs": 1}, from_scratch=True, learning_rate=1e-30, out="again")
+    other = adco.finetune(start, **{**SHORT, "epochs": 1}, from_scratch=True, learning_rate=1e-30, out="other", seed=1)
+    first = load_file(start / "backbone.safetensors")
+    assert {name: x.shape for name, x in load_file(run / "backbone.safetensors").items()} == {
+        name: x.shape for name, x in first.items()
+    }
+    assert same(run / "classifier.safetensors", again / "classifier.safetensors")
+    weights = [load_file(path / "backbone.safetensors")["conv1.weight"] for path in (start, run, other)]
+    assert not any(torch.equal(a, b) for a, b in ((weights[0], weights[1]), (weights[1], weights[2])))
+    assert settings_of(RunDirectory(run)).head == "random"
+
+
+def test_other_commands_take_the_fine_tuned_run(start: Path, whole: Path) -> None:
+    scores = adco.evaluate("linear", whole)
+    assert scores["images"] == 60
+    by_file = adco.evaluate("linear", weights=whole / "backbone.safetensors", data="stripes", image_size=8)
+    by_classifier = adco.evaluate("linear", weights=whole / "classifier.safetensors", data="stripes", image_size=8)
+    assert scores["top1"] == by_file["top1"] == by_classifier["top1"]
+    again = adco.finetune(recipe=whole / "config.yaml", out="again")
+    assert same(again / "classifier.safetensors", whole / "classifier.safetensors")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(start: Path) -> None:
+    with pytest.raises(NotFiniteError):
+        adco.finetune(start, **SHORT, learning_rate=1e30, out="run")
+    assert (Path("run") / "classifier.safetensors").is_file()  # of epoch 0
+
+
+def test_the_steps_are_those_of_swav() -> None:
+    from adco.finetuning.module import Finetuning
+    from adco.models.backbone import BackboneInfo
+
+    settings = finetune_settings(schedule="steps", learning_rate=5.0, backbone_rate=0.004, epochs=20, batch_size=1)
+    info = BackboneInfo("resnet18", 8, (0.5,) * 3, (0.25,) * 3)
+    classifier = Classifier(nn.Linear(2, 2), nn.Linear(2, 2), ("a", "b"), info)
+    module = Finetuning(classifier, torch.zeros(1), settings, steps=200)  # type: ignore[arg-type]  # resolved enough
+    configured = module.configure_optimizers()
+    rates = []
+    for _ in range(200):
+        rates.append([group["lr"] for group in configured["optimizer"].param_groups])
+        configured["optimizer"].step()
+        configured["lr_scheduler"]["scheduler"].step()
+    expected = [5.0] * 120 + [1.0] * 40 + [0.2] * 40
+    assert [head for head, _ in rates] == pytest.approx(expected)
+    assert [backbone for _, backbone in rates] == pytest.approx([0.004 * rate for rate in expected])
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["--epochs", "0"], "epochs 0 must be at least 1"),
+    (["--labels_per_class", "5", "--label_share", "0.1"], "labels_per_class 5 and label_share 0.1 both choose"),
+    (["--from_scratch", "--head", "probe"], "head probe is of no use with from_scratch"),
+    (["--batch_size", "500"], "batch_size 500 must be at most 96, the number of training images"),
+    (["--data", "unlabelled"], "has no labels"),
+    (["--data", "one"], "has no labels"),
+    (["--device", "abacus"], "device abacus is not available"),
+    (["--out", "start"], "out 'start' is not empty"),
+    (["--optimizer", "adam"], "optimizer adam must be one of sgd, muon, adamw, lars"),
+    (["--recipe", "cifar10_demo"], "unknown setting"),
+    (["--resume", "start"], "resume takes its settings from the run directory: leave out run"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), WRONG, ids=lambda value: " ".join(value)[:40])
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    start: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    from PIL import Image
+
+    for name in ("unlabelled/0.png", "unlabelled/1.png", "one/cat/0.png", "one/cat/1.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(name)
+    assert cli.run(["finetune", str(start), *flags]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err.splitlines()[-1]
+    assert not Path("runs").exists()
+    assert captured.out == ""
+
+
+def test_a_run_is_resumed_by_its_own_command(start: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["finetune", "--resume", str(start)]) == 2
+    assert f"{start} is not a run of adco finetune" in capsys.readouterr().err
+    assert cli.run(["pretrain", "--resume", str(whole)]) == 2
+    assert f"continue with adco finetune --resume {whole}" in capsys.readouterr().err
+
+
+def test_a_resumed_run_needs_the_same_images(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        stop_at(patched, 5)
+        with pytest.raises(Interrupted):
+            adco.finetune(start, **SHORT, out="run")
+    config = (Path("run") / "config.yaml").read_text()
+    (Path("run") / "config.yaml").write_text(config.replace("data: stripes", "data: few"))
+    with pytest.raises(ValueError, match="data few has other images or classes than when run began: start a new run"):
+        adco.finetune(resume="run")
+
+
+def test_a_classifier_is_not_loaded_as_a_backbone(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a classifier: use adco\.load_classifier"):
+        adco.load_backbone(whole / "classifier.safetensors")
+    with pytest.raises(ValueError, match="has no class names: it is not a classifier of adco finetune"):
+        adco.load_classifier(whole / "backbone.safetensors")
+    with pytest.raises(ValueError, match=f"no classifier at {tmp_path}/nothing"):
+        adco.load_classifier(tmp_path / "nothing")
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        adco.load_classifier(tmp_path / "text")
+
+
+def test_the_command_prints_the_scores(start: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--epochs", "1", "--batch-size", "24", "--device", "cpu", "--out", "run", "--labels_per_class", "10"]
+    assert cli.run(["finetune", str(start), *flags, "--batch_size=24"]) == 0
+    captured = capsys.readouterr()
+    assert "finetune on stripes: 24 training and 60 test images, 3 classes" in captured.out
+    assert f"{result(Path('run'))['top1']:.1f}" in captured.out
+    assert "epoch 1/1  loss " in captured.err
