@@ -67,7 +67,7 @@ def test_only_panels_with_data_are_drawn(tmp_path: Path) -> None:
     plot_curves(RECORDS, tmp_path / "all.png")
     plot_curves(LOSS, tmp_path / "one.png")
     (height, width, _), (one_height, one_width, _) = shape(tmp_path / "all.png"), shape(tmp_path / "one.png")
-    assert (height, width) == (3 * one_height, 3 * one_width)  # nine panels against one
+    assert (height, width) == (4 * one_height, 3 * one_width)  # eleven panels against one
 
 
 def test_floor_and_sleep_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,9 @@ from adco.data.sources.open import open_splits
 from adco.data.views import View, views_of
 from adco.evaluation.extract import extract_features
 from adco.evaluation.linear import fit_linear_probe
-from adco.finetuning.best import Records
 from adco.finetuning.config import finetune_settings, settings_of
 from adco.finetuning.images import divide
+from adco.finetuning.records import Records
 from adco.models.classifier import Classifier
 from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted, NotFiniteError
@@ -42,7 +42,7 @@ STEPS = 4  # per epoch: 96 images for training
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("adco.finetuning.best.plot_curves", lambda records, path: path.touch())
+    monkeypatch.setattr("adco.finetuning.saving.plot_curves", lambda records, path: path.touch())
 
 
 @pytest.fixture
@@ -125,9 +125,7 @@ def test_training_equals_a_plain_loop(start: Path, backbone_rate: float) -> None
     plain_loop(model, train, view, rates, epochs=3, seed=3)
     found = load_file(run / "classifier.safetensors")
     for name, expected in model.state_dict().items():
-        torch.testing.assert_close(
-            found[name], expected, rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        assert torch.allclose(found[name], expected, rtol=2e-4, atol=2e-5), name
     assert same(run / "backbone.safetensors", start / "backbone.safetensors") == (backbone_rate == 0)
     assert result(run)["protocol"]["epoch"] == 3  # the last one, without images for validation
 
@@ -175,14 +173,14 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
 KILLED = """
 import os, signal, sys
 import tiny, adco
-from adco.finetuning import best
-best.plot_curves = lambda records, path: None
-receive = best.Records.on_train_batch_end
-def hook(records, trainer, *rest):
+from adco.finetuning import records, saving
+saving.plot_curves = lambda records, path: None
+receive = records.Records.on_train_batch_end
+def hook(self, trainer, *rest):
     if trainer.global_step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-    receive(records, trainer, *rest)
-best.Records.on_train_batch_end = hook
+    receive(self, trainer, *rest)
+records.Records.on_train_batch_end = hook
 adco.finetune("start", out="run", **{settings!r})
 """
 

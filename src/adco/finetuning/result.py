@@ -4,11 +4,11 @@ from typing import Any
 
 from adco.data.sources.address import full_name
 from adco.devices import evaluation_device
-from adco.evaluation.extract import extract_features
 from adco.evaluation.results import save_result
 from adco.evaluation.scores import summarise
 from adco.files import read_json
 from adco.finetuning.images import Parts
+from adco.finetuning.logits import logits_of
 from adco.finetuning.settings import Resolved
 from adco.models.classifier import load_classifier
 from adco.runs.directory import RunDirectory
@@ -25,16 +25,8 @@ def save_scores(run: RunDirectory, settings: Resolved, parts: Parts, epoch: int)
     """
     classifier, data = load_classifier(run.path), settings.data
     assert data is not None
-    info = classifier.info
-    logits = extract_features(
-        classifier,
-        parts.test,
-        image_size=info.image_size,
-        mean=info.mean,
-        std=info.std,
-        device=evaluation_device(settings.device),
-        max_unreadable=settings.max_unreadable or 0,
-    )
+    limit = settings.max_unreadable or 0
+    logits = logits_of(classifier, parts.test, limit, device=evaluation_device(settings.device))
     protocol = {
         "kind": "finetune",
         "train_images": len(parts.train),
@@ -43,7 +35,7 @@ def save_scores(run: RunDirectory, settings: Resolved, parts: Parts, epoch: int)
         "epochs": settings.epochs,
     }
     scores = summarise(logits.features, logits.labels, classifier.classes, protocol)
-    key = {"kind": "finetune", "data": full_name(data), "image_size": info.image_size}
+    key = {"kind": "finetune", "data": full_name(data), "image_size": classifier.info.image_size}
     save_result(run, {"data": data, "evaluation": key, **scores.to_json()})
 
 

@@ -1,13 +1,11 @@
 """Fine-tuning: from a backbone and labelled images to a run directory with a classifier."""
 
-import logging
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
@@ -15,51 +13,29 @@ from torch import nn
 from adco.config.defaults import log_every
 from adco.data.sources.address import short_name
 from adco.data.sources.reading import RGB, Reading
-from adco.devices import can_sync_batch_norm, count_processes, evaluation_device, one_line_if_missing
+from adco.devices import evaluation_device
 from adco.errors import InputError
 from adco.evaluation.backbones import info_of
 from adco.evaluation.evaluate import open_labelled
 from adco.evaluation.subject import Subject, open_subject
-from adco.finetuning.best import EpochCheckpoints, KeepBest, Records, StopBetweenEpochs
+from adco.finetuning.best import KeepBest
 from adco.finetuning.config import COMMAND, resolve, settings_of, to_config
 from adco.finetuning.head import start_head
-from adco.finetuning.images import Parts, TrainingImages, divide
+from adco.finetuning.images import TrainingImages, divide
+from adco.finetuning.job import Job, log_summary
 from adco.finetuning.module import Finetuning
+from adco.finetuning.records import Records
 from adco.finetuning.result import save_scores
-from adco.finetuning.settings import Given, Resolved
+from adco.finetuning.saving import EpochCheckpoints, StopBetweenEpochs
+from adco.finetuning.settings import Given
+from adco.finetuning.trainer import check_devices, make_trainer
 from adco.launcher import forget_launch, is_first_rank
-from adco.models.backbone import BackboneInfo, build_backbone, feature_width
+from adco.models.backbone import build_backbone, feature_width
 from adco.models.classifier import Classifier
 from adco.quiet import quiet_lightning
-from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RUNS, RunDirectory
-from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info
+from adco.training.console import Bar, TimeLeft, rank_zero_info
 from adco.training.errors import Interrupted
-from adco.words import counted
-
-logger = logging.getLogger("adco")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a fine-tuning trains, on what, and where to.
-
-    Args:
-        settings: resolved.
-        info: of the backbone.
-        parts: the labelled images.
-        run: its directory.
-    """
-
-    settings: Resolved
-    info: BackboneInfo
-    parts: Parts
-    run: RunDirectory
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.settings.epochs * (len(self.parts.train) // self.settings.batch_size)
 
 
 def finetune_run(start: Path | None, given: Given) -> RunDirectory:
@@ -86,7 +62,7 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
     info = replace(subject.info, image_size=subject.image_size)
     default = RUNS / f"{COMMAND}-{short_name(subject.data)}-{time.strftime('%Y%m%d-%H%M%S')}"
     job = Job(settings, info, parts, RunDirectory(Path(given.out or default)))
-    _check_devices(settings)
+    check_devices(settings)
     if is_first_rank():
         RunDirectory.create(job.run.path)
         job.run.write_config(to_config(settings, info, _white_level(subject)))
@@ -143,8 +119,6 @@ def _classifier(job: Job, backbone: nn.Module, is_new: bool) -> Classifier:
 
 def _train(job: Job, classifier: Classifier) -> RunDirectory:
     settings, parts, run = job.settings, job.parts, job.run
-    labels = torch.as_tensor(parts.train.labels)
-    data = TrainingImages(parts.train, settings, job.info.image_size, len(job.info.mean))
     records, clock = Records(run, every=log_every(job.steps)), TimeLeft(job.steps)
     best = KeepBest(
         run,
@@ -156,15 +130,13 @@ def _train(job: Job, classifier: Classifier) -> RunDirectory:
     )
     checkpoints = EpochCheckpoints(run)
     stop = StopBetweenEpochs(checkpoints, agree_every=log_every(job.steps), command=COMMAND)
-    callbacks: list[L.Callback] = [
-        *([Bar(job.steps, clock, records.latest)] if sys.stderr.isatty() else []),
-        *(records, clock, best, checkpoints, stop),
-    ]
+    bar = [Bar(job.steps, clock, records.latest)] if sys.stderr.isatty() else []
+    module = Finetuning(classifier, torch.as_tensor(parts.train.labels), settings, job.steps)
+    data = TrainingImages(parts.train, settings, job.info.image_size, len(job.info.mean))
     with quiet_lightning():
-        trainer = _make_trainer(settings, run, callbacks)
-        _log_summary(job)
+        trainer = make_trainer(settings, run, [*bar, records, clock, best, checkpoints, stop])
+        log_summary(job)
         resume = run.checkpoint if run.checkpoint.is_file() else None
-        module = Finetuning(classifier, labels, settings, job.steps)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         except SIGTERMException as error:  # the signal came before the first step
@@ -179,59 +151,7 @@ def _train(job: Job, classifier: Classifier) -> RunDirectory:
     return checkpoints.run
 
 
-def _make_trainer(settings: Resolved, run: RunDirectory, callbacks: list[L.Callback]) -> L.Trainer:
-    accelerator = _accelerator(settings)
-    with one_line_if_missing(f"devices {settings.devices} are not available on {accelerator}"):
-        return L.Trainer(
-            accelerator=accelerator,
-            devices=settings.devices,
-            precision=settings.precision,  # type: ignore[arg-type]  # "auto" is resolved
-            max_epochs=settings.epochs,
-            sync_batchnorm=can_sync_batch_norm(accelerator),
-            use_distributed_sampler=False,
-            logger=False,
-            callbacks=callbacks,
-            enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
-            enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
-            enable_model_summary=False,
-            plugins=[WholeCheckpointIO()],
-            default_root_dir=run.path,
-        )
-
-
-def _accelerator(settings: Resolved) -> str:
-    """Return Lightning's name of the device."""
-    device = torch.device(evaluation_device(settings.device)).type
-    return {"cuda": "gpu"}.get(device, device)
-
-
-def _check_devices(settings: Resolved) -> None:
-    """Raise InputError unless the devices are there and a batch can be divided between them."""
-    processes = count_processes(_accelerator(settings), settings.devices, 1)
-    if settings.batch_size % processes:
-        raise InputError(f"batch_size {settings.batch_size} must be a multiple of devices, here {processes}")
-
-
 def _white_level(subject: Subject) -> int:
     """Return which value is white in the images of a run."""
     level: int = subject.run.read_config().get("white_level", RGB.white_level) if subject.run else RGB.white_level
     return level
-
-
-def _log_summary(job: Job) -> None:
-    settings, parts = job.settings, job.parts
-    weights = "random weights" if settings.from_scratch else settings.weights
-    held_out = len(parts.validation) if parts.validation else 0
-    rates = f"{settings.learning_rate:g}, backbone {settings.learning_rate * settings.backbone_rate:g}"
-    facts = {
-        "images": f"{len(parts.train)} for training, {held_out} for validation, {len(parts.test)} for the test",
-        "classes": str(len(parts.train.classes)),
-        "backbone": f"{job.info.name} from {weights}, linear layer from {settings.head}",
-        "steps": f"{job.steps} in {counted(settings.epochs, 'epoch')} of {settings.batch_size} images per step",
-        "rates": f"{settings.optimizer}, {rates}",
-        "run": str(job.run.path),
-    }
-    if is_first_rank():
-        progress.info(lines(facts))
-        if not held_out:
-            logger.info("no images for validation: the classifier of the last epoch is kept")

@@ -20,6 +20,8 @@ from adco.errors import InputError
 from adco.files import write_bytes
 from adco.models.backbone import BackboneInfo, build_backbone
 
+CLASSIFIER = "classifier.safetensors"  # its file in a run directory
+
 
 class Classifier(nn.Module):
     """A backbone with a linear layer on its features.
@@ -78,7 +80,7 @@ def load_classifier(path: str | Path) -> Classifier:
         InputError: if there is no such file, or it is not of a classifier.
     """
     path = Path(path)
-    file = path / "classifier.safetensors" if path.is_dir() else path
+    file = path / CLASSIFIER if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"no classifier at {file}")
     try:

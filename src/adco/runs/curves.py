@@ -41,6 +41,8 @@ PANELS = (
     Panel(
         "top-1 (%)", {"knn_top1": "kNN, held-out training images", "instance_top1": "instance: own key in the batch"}
     ),
+    Panel("top-1 on validation images (%)", {"validation_top1": "validation images"}),
+    Panel("loss on validation images", {"validation_loss": "validation images"}),
     Panel(
         "adversaries' share of the softmax",
         {"adversary_share_in_loss": "encoder's loss", SHARE: "adversaries' loss"},
