@@ -109,6 +109,7 @@ class ReportSettings(SubjectSettings):
         require(self, "images", at_least=10)
 
 
+@dataclass(frozen=True, kw_only=True)
 class ProbeSettings(SubjectSettings):
     """What to probe with few labels, and how often.
 
