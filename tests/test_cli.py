@@ -110,6 +110,13 @@ WRONG = [
     (["evaluate", "knn", "nowhere"], "'nowhere' is not a run directory"),
     (["evaluate", "knn", "--k", "0"], "k 0 must be at least 1"),
     (["evaluate", "knn", "--bakcbone", "resnet18"], "unknown flag --bakcbone: did you mean --backbone?"),
+    (["neighbors", "--data", "digits"], "give --out FILE.csv or --sheet FILE.jpg, or both"),
+    (["neighbors", "--data", "digits", "--k", "0", "--out", "a.csv"], "k 0 must be at least 1"),
+    (["duplicates", "--data", "digits", "--out", "a.txt"], "out a.txt must end with .csv, .parquet"),
+    (["duplicates", "--data", "digits", "--sheet", "a.pdf"], "sheet a.pdf must end with .jpg, .jpeg, .png, .webp"),
+    (["duplicates", "--data", "digits", "--out", "a.csv", "--threshold", "1.5"], "threshold 1.5 must be above 0 and"),
+    (["duplicates", "--data", "digits", "--embeddings", "a.npz", "--out", "a.csv"], "take the images either from"),
+    (["duplicates", "--embeddings", "a.npz", "--out", "a.csv"], "there is no file a.npz: make it with adco embed"),
     (["recipes", "cifar10_dmo"], "recipe 'cifar10_dmo' is neither a file nor a recipe"),
 ]
 

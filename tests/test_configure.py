@@ -11,8 +11,22 @@ import yaml
 
 import adco
 from adco.config import recipes, versions
-from adco.config.commands import EmbedSettings, EvaluateSettings, ProbeSettings
-from adco.config.keywords import EmbedKeywords, EvaluateKeywords, FinetuneKeywords, PretrainKeywords, ProbeKeywords
+from adco.config.commands import (
+    DuplicatesSettings,
+    EmbedSettings,
+    EvaluateSettings,
+    NeighborsSettings,
+    ProbeSettings,
+)
+from adco.config.keywords import (
+    DuplicatesKeywords,
+    EmbedKeywords,
+    EvaluateKeywords,
+    FinetuneKeywords,
+    NeighborsKeywords,
+    PretrainKeywords,
+    ProbeKeywords,
+)
 from adco.config.load import NAMES_ELSEWHERE, Parser, build, pretrain_parser, pretrain_settings, read_recipe
 from adco.config.pretrain import Crop, to_dict
 from adco.config.registry import METHODS
@@ -38,13 +52,15 @@ def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
         (EmbedKeywords, [Parser([EmbedSettings], "adco embed", "")]),
         (ProbeKeywords, [Parser([ProbeSettings], "adco probe", "")]),
         (FinetuneKeywords, [finetune_parser()]),
+        (NeighborsKeywords, [Parser([NeighborsSettings], "adco neighbors", "")]),
+        (DuplicatesKeywords, [Parser([DuplicatesSettings], "adco duplicates", "")]),
     ]
     for keywords, parsers in cases:
         types: dict[str, set[Any]] = {}
         for parser in parsers:
             for name, kind in parser.types.items():
                 types.setdefault(name, set()).add(str if name == "method" else kind)
-        for name in {"data", "out", "weights"} & types.keys():
+        for name in {"data", "out", "weights", "sheet", "embeddings", "query", "against"} & types.keys():
             types[name].add(Path)
         expected = {name: reduce(or_, kinds) for name, kinds in types.items()}
         hints = get_type_hints(keywords, localns={"BatchNorm": BatchNorm, "Crop": Crop})
@@ -55,6 +71,8 @@ def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
         if keywords is EmbedKeywords:  # data is an argument of its own; the others are for files
             for name in ("data", "out", "devices"):
                 del expected[name]
+        if keywords in (NeighborsKeywords, DuplicatesKeywords):
+            del expected["data"]  # an argument of its own
         assert hints == expected
 
 

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adco.adversaries import Adversaries, adversarial_info_nce
-    from adco.api import embed, evaluate, finetune, pretrain, probe
+    from adco.api import duplicates, embed, evaluate, finetune, neighbors, pretrain, probe
     from adco.models.backbone import load_backbone
     from adco.models.classifier import load_classifier
 
 __all__ = [
     "Adversaries",
     "adversarial_info_nce",
+    "duplicates",
     "embed",
     "evaluate",
     "finetune",
     "load_backbone",
     "load_classifier",
+    "neighbors",
     "pretrain",
     "probe",
 ]
@@ -32,11 +34,13 @@ __all__ = [
 _HOMES = {
     "Adversaries": "adco.adversaries",
     "adversarial_info_nce": "adco.adversaries",
+    "duplicates": "adco.api",
     "embed": "adco.api",
     "evaluate": "adco.api",
     "finetune": "adco.api",
     "load_backbone": "adco.models.backbone",
     "load_classifier": "adco.models.classifier",
+    "neighbors": "adco.api",
     "pretrain": "adco.api",
     "probe": "adco.api",
 }

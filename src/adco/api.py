@@ -2,11 +2,26 @@
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
-from adco.config.commands import EmbedSettings, EvaluateSettings, ProbeSettings
-from adco.config.keywords import EmbedKeywords, EvaluateKeywords, FinetuneKeywords, PretrainKeywords, ProbeKeywords
+from adco.config.commands import (
+    DuplicatesSettings,
+    EmbedSettings,
+    EvaluateSettings,
+    NeighborsSettings,
+    ProbeSettings,
+)
+from adco.config.keywords import (
+    DuplicatesKeywords,
+    EmbedKeywords,
+    EvaluateKeywords,
+    FinetuneKeywords,
+    NeighborsKeywords,
+    PretrainKeywords,
+    ProbeKeywords,
+)
 from adco.config.load import Parser, build, pretrain_settings
 from adco.config.resolve import as_resolved
 from adco.config.versions import current_evaluation
@@ -15,8 +30,12 @@ from adco.data.sources.address import scheme_of
 from adco.data.sources.objects import SCHEME, name_of, source_of
 from adco.data.sources.protocol import Source, read_as
 from adco.data.sources.reading import Reading
+from adco.embeddings.duplicates import Duplicates
+from adco.embeddings.duplicates import duplicates as find_duplicates
 from adco.embeddings.embed import embed as embed_images
 from adco.embeddings.embeddings import Embeddings
+from adco.embeddings.neighbors import Neighbors
+from adco.embeddings.neighbors import neighbors as find_neighbors
 from adco.errors import InputError
 from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.few_labels import probe as probe_few_labels
@@ -192,7 +211,44 @@ def embed(run: str | Path | None = None, data: Any = None, **settings: Unpack[Em
     Raises:
         InputError: if a setting is unknown or impossible, or the images or the backbone cannot be opened.
     """
-    images = None if isinstance(data, str | Path | None) else source_of(data)
-    given = {**settings} | ({} if data is None else {"data": data if images is None else name_of(data)})
+    images, given = _with_data(data, settings)
     (chosen,) = build(Parser([EmbedSettings], "adco embed", ""), given)
     return embed_images(None if run is None else Path(run), chosen, images)
+
+
+def neighbors(run: str | Path | None = None, data: Any = None, **settings: Unpack[NeighborsKeywords]) -> Neighbors:
+    """Find the nearest neighbours of images among others, by the cosine similarity of their embeddings.
+
+    Args:
+        run, data: as for `adco.embed`.
+        settings: the other settings of `adco.config.commands.NeighborsSettings`. The files `out` and `sheet` are
+            written if they are given.
+
+    Raises:
+        InputError: if a setting is unknown or impossible, or the images or the backbone cannot be opened.
+    """
+    images, given = _with_data(data, settings)
+    (chosen,) = build(Parser([NeighborsSettings], "adco neighbors", ""), given)
+    return find_neighbors(None if run is None else Path(run), chosen, images)
+
+
+def duplicates(run: str | Path | None = None, data: Any = None, **settings: Unpack[DuplicatesKeywords]) -> Duplicates:
+    """Find altered copies among images, or between two collections of images.
+
+    Args:
+        run, data: as for `adco.embed`.
+        settings: the other settings of `adco.config.commands.DuplicatesSettings`. The files `out` and `sheet` are
+            written if they are given.
+
+    Raises:
+        InputError: if a setting is unknown or impossible, or the images or the backbone cannot be opened.
+    """
+    images, given = _with_data(data, settings)
+    (chosen,) = build(Parser([DuplicatesSettings], "adco duplicates", ""), given)
+    return find_duplicates(None if run is None else Path(run), chosen, images)
+
+
+def _with_data(data: Any, settings: Mapping[str, Any]) -> tuple[Source | None, dict[str, Any]]:
+    """Return images that were given from Python, or None, and the settings with the setting `data`."""
+    images = None if isinstance(data, str | Path | None) else source_of(data)
+    return images, {**settings} | ({} if data is None else {"data": data if images is None else name_of(data)})

@@ -16,6 +16,8 @@ COMMANDS = (
     "probe",
     "finetune",
     "embed",
+    "neighbors",
+    "duplicates",
     "report",
     "compare",
     "check",
@@ -36,6 +38,8 @@ commands:
   report     write a report on a run as one HTML file
   probe      classify with 1, 2, 5, ... labels per class, and draw the accuracy
   finetune   train a classifier from a backbone and labelled images
+  neighbors  find the nearest neighbours of images
+  duplicates find altered copies among images, or between two folders
   compare    train the rows of a table alike, several seeds each, and print it
   check      read all images of a folder, and list the damaged ones
   recipes    list the recipes, or show one
@@ -50,6 +54,8 @@ examples:
   adco embed runs/adco-photos-20260101-120000 --data photos/ --out photos.parquet
   adco probe runs/adco-photos-20260101-120000 --data labelled/
   adco finetune runs/adco-photos-20260101-120000 --data labelled/
+  adco neighbors runs/adco-photos-20260101-120000 --data photos/ --query photo.jpg --sheet nearest.jpg
+  adco duplicates runs/adco-photos-20260101-120000 --data photos/ --out duplicates.csv
   adco compare cifar10_table5
 """
 

@@ -153,6 +153,65 @@ class ProbeSettings(SubjectSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchSettings(SubjectSettings):
+    """Images to search in, and where to write what is found.
+
+    Args:
+        out: the table to write: FILE.csv or FILE.parquet.
+        sheet: also draw some of what is found into one picture: FILE.jpg, FILE.png or FILE.webp.
+        embeddings: a file of `adco embed` with the embeddings of the images, instead of --data, so that they are not
+            computed again.
+        split: all images of the data, or only those of its train or test split.
+        k: number of nearest images.
+    """
+
+    out: str | None = None
+    sheet: str | None = None
+    embeddings: str | None = None
+    split: Literal["all", "train", "test"] = "all"
+    k: int = 10
+
+    def check(self) -> None:
+        super().check()
+        require(self, "k", at_least=1)
+        if self.embeddings and self.data:
+            raise InputError(f"take the images either from --embeddings {self.embeddings} or from --data {self.data}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborsSettings(SearchSettings):
+    """Which images to search for, and among which.
+
+    Args:
+        query: an image, a folder of images or any other data, whose neighbours are searched for among the images; by
+            default each of the images themselves.
+    """
+
+    query: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicatesSettings(SearchSettings):
+    """Among which images to find duplicates.
+
+    Args:
+        against: a folder of images or any other data: find what is both there and in the images, such as test images
+            among the training images; by default duplicates among the images themselves.
+        against_split: all images of --against, or only those of its train or test split.
+        threshold: agreement from 0 to 1 above which two images are duplicates; by default chosen with altered copies of
+            500 of the images.
+    """
+
+    against: str | None = None
+    against_split: Literal["all", "train", "test"] = "all"
+    threshold: float | None = None
+
+    def check(self) -> None:
+        super().check()
+        require(self, "threshold", above=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """Settings of a comparison.
 

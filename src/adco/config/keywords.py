@@ -186,3 +186,26 @@ class FinetuneKeywords(TypedDict, total=False):
     flip_probability: float
     devices: int | str
     precision: Precision
+
+
+class SearchKeywords(EmbedKeywords, total=False):
+    """The settings that `adco.neighbors` and `adco.duplicates` share. None means the default."""
+
+    out: str | Path | None
+    sheet: str | Path | None
+    embeddings: str | Path | None
+    k: int
+
+
+class NeighborsKeywords(SearchKeywords, total=False):
+    """The settings of `adco.neighbors`. None means the default."""
+
+    query: str | Path | None
+
+
+class DuplicatesKeywords(SearchKeywords, total=False):
+    """The settings of `adco.duplicates`. None means the default."""
+
+    against: str | Path | None
+    against_split: Literal["all", "train", "test"]
+    threshold: float | None

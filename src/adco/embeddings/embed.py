@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
@@ -52,18 +51,25 @@ def embed(run: Path | None, settings: EmbedSettings, images: Source | None = Non
             read.
     """
     subject = open_subject(settings, run, _opener(settings, images))
-    found, _ = embed_subject(subject, evaluation_device(settings.device))
-    return found
+    (source,) = subject.sources
+    return embed_source(subject, source, evaluation_device(settings.device))[0]
 
 
-def embed_subject(subject: Subject, device: torch.device | str) -> tuple[Embeddings, NDArray[np.int64]]:
-    """Return the embeddings of the images of a subject, and the index of each in its only source.
+def embed_source(
+    subject: Subject, source: Source, device: str, progress: bool = True
+) -> tuple[Embeddings, NDArray[np.int64]]:
+    """Return the embeddings of the images of a source, and the index in the source of each.
+
+    Args:
+        subject: has the backbone, and the share of images that may be unreadable.
+        source: the images.
+        device: moves the backbone to it.
+        progress: as for `embed_batches`.
 
     Raises:
-        InputError: too many images cannot be read.
+        InputError: too many images cannot be read, or an embedding is not finite.
     """
-    (source,) = subject.sources
-    blocks = list(embed_blocks(subject, source, range(count_blocks(len(source))), device))
+    blocks = list(embed_blocks(subject, source, range(count_blocks(len(source))), device, progress))
     unreadable = _unreadable(blocks)
     _check_unreadable(source, unreadable, subject.max_unreadable)
     indices = np.concatenate([block.indices for block in blocks])

@@ -52,7 +52,7 @@ def writer_of(path: Path) -> Callable[[BinaryIO, Table], None]:
     if path.suffix not in WRITERS:
         raise InputError(f"out {path} must end with {', '.join(WRITERS)}")
     if path.suffix == ".parquet":
-        _pyarrow()
+        import_pyarrow()
     return WRITERS[path.suffix]
 
 
@@ -127,7 +127,7 @@ def _read_csv(path: Path) -> Embeddings:
 
 
 def _write_parquet(file: BinaryIO, table: Table) -> None:
-    pa, pq = _pyarrow()
+    pa, pq = import_pyarrow()
     embedding = pa.list_(pa.float32(), table.width)
     schema = pa.schema([("path", pa.string()), ("label", pa.string()), ("embedding", embedding)])
     with pq.ParquetWriter(file, schema) as writer:
@@ -141,13 +141,13 @@ def _write_parquet(file: BinaryIO, table: Table) -> None:
 
 
 def _read_parquet(path: Path) -> Embeddings:
-    _, pq = _pyarrow()
+    _, pq = import_pyarrow()
     found = pq.read_table(path, columns=["path", "label", "embedding"])
     chunks = [np.stack(chunk.to_numpy(zero_copy_only=False)) for chunk in found["embedding"].chunks if len(chunk)]
     return _with_names(found["path"].to_pylist(), found["label"].to_pylist(), np.concatenate(chunks))
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def import_pyarrow() -> tuple[Any, Any]:
     """Import pyarrow and pyarrow.parquet."""
     try:
         import pyarrow

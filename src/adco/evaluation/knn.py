@@ -14,6 +14,7 @@ from adco.config.checks import require
 from adco.errors import InputError
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.features import Features
+from adco.evaluation.nearest import BANK_CHUNK, CHUNK, nearest
 from adco.words import counted
 
 
@@ -70,8 +71,8 @@ def knn_scores(
     k: int = 200,
     temperature: float = 0.1,
     *,
-    chunk: int = 512,
-    bank_chunk: int = 65_536,
+    chunk: int = CHUNK,
+    bank_chunk: int = BANK_CHUNK,
 ) -> torch.Tensor:
     """Return the share of each class in the votes of each test image's k nearest training images.
 
@@ -107,25 +108,8 @@ def knn_scores(
     scores = []
     for queries in torch.split(test_features, chunk):
         queries = F.normalize(queries.to(bank.device), dim=1)  # [chunk, F]
-        similarities, neighbours = _nearest(queries, bank, k, bank_chunk)  # both [chunk, k]
+        similarities, neighbours = nearest(queries, bank, k, chunk=chunk, bank_chunk=bank_chunk)  # both [chunk, k]
         weights = (similarities / temperature).softmax(dim=1)
         votes = weights.new_zeros(len(queries), num_classes)  # [chunk, C]
         scores.append(votes.scatter_add_(1, train_labels.to(bank.device)[neighbours], weights))
     return torch.cat(scores)
-
-
-def _nearest(queries: torch.Tensor, bank: torch.Tensor, k: int, bank_chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the similarities and the bank rows of each query's k nearest neighbours, both [queries, k].
-
-    The bank is searched in chunks; the best neighbours so far are merged with those of each chunk.
-    """
-    best = queries.new_empty(len(queries), 0)
-    rows = torch.empty_like(best, dtype=torch.int64)
-    for start in range(0, len(bank), bank_chunk):
-        similarities, chunk_rows = (queries @ bank[start : start + bank_chunk].T).topk(
-            min(k, len(bank[start:]), bank_chunk)
-        )
-        best, rows = torch.cat([best, similarities], dim=1), torch.cat([rows, chunk_rows + start], dim=1)
-        best, order = best.topk(min(k, best.shape[1]))
-        rows = rows.gather(1, order)
-    return best, rows

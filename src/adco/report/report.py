@@ -1,7 +1,6 @@
 """A report on a run, or on a backbone, as one HTML file that needs nothing else."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
 from adco.data.sources.reading import Reading
 from adco.devices import evaluation_device
-from adco.embeddings.embed import embed_subject
+from adco.embeddings.embed import embed_source
 from adco.evaluation.subject import open_subject
 from adco.files import write_text
 from adco.report.adversaries import adversaries
@@ -49,8 +48,7 @@ def report(run: Path | None, asked: ReportSettings) -> Path:
     subject = open_subject(asked, run, _open)
     (source,) = subject.sources
     chosen = np.sort(permutation(asked.seed, length=len(source))[: asked.images])
-    some = replace(subject, sources=(source.subset(chosen),))
-    embeddings, indices = embed_subject(some, evaluation_device(asked.device))
+    embeddings, indices = embed_source(subject, source.subset(chosen), evaluation_device(asked.device))
     material = Material(
         subject=subject,
         of_training=subject.run is not None and asked.data is None,

@@ -77,9 +77,9 @@ class JoinedSource:
             yield from self.parts[part].load([index])
 
     def where(self, index: int) -> str:
-        """Return where an image is in its part."""
+        """Return where an image is in its part; its number among all images if the part cannot tell."""
         part, inside = self.place[index].tolist()
-        return where(self.parts[part], inside)
+        return where(self.parts[part], inside) if hasattr(self.parts[part], "where") else str(index)
 
     def subset(self, indices: Indices) -> "JoinedSource":
         """Return a source with only these images, in this order."""

@@ -1,0 +1,54 @@
+"""`adco duplicates`: duplicates among images, or between two folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adco.cli.imports import import_lightning
+from adco.errors import InputError
+from adco.words import counted
+
+if TYPE_CHECKING:
+    from adco.embeddings.threshold import Choice
+
+
+def duplicates(arguments: Sequence[str]) -> int:
+    """Run `adco duplicates`."""
+    from adco.config.commands import DuplicatesSettings
+    from adco.config.load import Parser
+
+    purpose = "Find images that are altered copies of others: cropped, mirrored, resized, saved again or edited."
+    parser = Parser([DuplicatesSettings], "adco duplicates", purpose, "[RUN]")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="run directory, checkpoint or backbone.safetensors; by default the newest run",
+    )
+    flags = parser.read_flags(arguments)
+    (settings,) = parser.construct(flags)
+    settings.check()
+    if not settings.out and not settings.sheet:
+        raise InputError("give --out FILE.csv or --sheet FILE.jpg, or both: where to write the duplicates")
+    import_lightning()
+    from adco.embeddings.duplicates import duplicates as find
+
+    found = find(Path(flags.run) if flags.run else None, settings)
+    images = sum(map(len, found.groups))
+    print(f"{counted(found.choice.found, 'pair')} in {counted(len(found.groups), 'group')} of {images} images")
+    for line in _expected(found.choice):
+        print(line)
+    for file in (settings.out, settings.sheet):
+        if file:
+            print(file)
+    return 0
+
+
+def _expected(choice: "Choice") -> list[str]:
+    """Return the threshold and the errors to expect of it."""
+    false = "unknown, there are too few pairs to estimate them" if choice.false is None else f"{choice.false:.1f}"
+    lines = [f"threshold: agreement {choice.threshold:.3f}; expected false pairs: {false}"]
+    if choice.recall:
+        kinds = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in choice.recall.items())
+        lines.append(f"altered copies found (%): {kinds}")
+    return lines
