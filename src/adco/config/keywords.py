@@ -147,7 +147,7 @@ class ProbeKeywords(TypedDict, total=False):
     stem: Stem
     image_size: int | None
     device: str | None
-    against: str | None
+    against: str | Path | None
     labels_per_class: list[int] | None
     label_shares: list[float]
     draws: int
