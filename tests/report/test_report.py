@@ -69,6 +69,7 @@ def test_a_report_is_one_small_file_that_asks_for_nothing_else(run: RunDirectory
         "Training",
         "Map of the images",
         "Nearest neighbours",
+        "Duplicates",
         "What the adversaries look like",
         "Results with labels",
         "Settings and versions",
@@ -139,7 +140,7 @@ def test_a_folder_without_labels_and_a_backbone_by_name(tmp_path: Path, monkeypa
     out = report(None, asked)
     assert out == Path("report.html")
     page = Page(out.read_text())
-    sections = ["Backbone", "Map of the images", "Nearest neighbours", "Settings and versions"]
+    sections = ["Backbone", "Map of the images", "Nearest neighbours", "Duplicates", "Settings and versions"]
     assert page.headings == ["test_resnet on photos", *sections]
     assert "<b>1.png" not in out.read_text()  # names of files are text, not HTML
 

@@ -78,7 +78,7 @@ def duplicates(run: Path | None, settings: DuplicatesSettings, images: Source | 
     other = (settings.against, settings.against_split) if settings.against else None
     needs_backbone = settings.threshold is None
     opened = open_collections(run, settings, other, images, needs_images=True, needs_backbone=needs_backbone)
-    found = _find(opened, settings)
+    found = find(opened, settings)
     if out and summary:
         write_table(out, COLUMNS, _parts(found))
         write_json(summary, _summary(found, opened))
@@ -87,7 +87,8 @@ def duplicates(run: Path | None, settings: DuplicatesSettings, images: Source | 
     return found
 
 
-def _find(opened: Opened, settings: DuplicatesSettings) -> Duplicates:
+def find(opened: Opened, settings: DuplicatesSettings) -> Duplicates:
+    """Find duplicates among images that are opened. Of the settings, `k` and `threshold` are used."""
     images, other = opened.images, opened.other
     k = min(settings.k, len(other) if other else len(images) - 1)
     if k < 1:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from adco.data.damage import load_readable
@@ -49,13 +50,15 @@ class Material:
         records: of the run; empty for a network by name.
         shown: [n], the images of the sample in the source, those that can be read.
         embeddings: of these images.
+        device: where to compute.
     """
 
     subject: Subject
     of_training: bool
     records: Sequence[Record]
-    shown: np.ndarray
+    shown: NDArray[np.int64]
     embeddings: Embeddings
+    device: str
 
     @property
     def source(self) -> Source:
@@ -68,6 +71,11 @@ class Material:
         if labels is None:
             return None
         return [self.embeddings.classes[label] if label >= 0 else "" for label in labels.tolist()]
+
+    def image(self, place: int, caption: str) -> dict[str, Any]:
+        """Return what `rows.html` shows of an image of the sample."""
+        index = int(self.shown[place])
+        return {"uri": thumbnail(self.source, index), "path": self.where(index), "caption": caption}
 
     def where(self, index: int) -> str:
         """Return where an image of the source is."""

@@ -20,9 +20,8 @@ def overview(material: Material) -> Section:
     config, records = run.read_config(), material.records
     judged = [record for record in records if "word" in record]
     word, reason = (str(judged[-1][name]) for name in ("word", "reason")) if judged else verdict(records)
-    facts = {"method": config["method"], "epochs": config["epochs"], "batch size": config["batch_size"], **facts}
-    if "adversaries" in config:
-        facts["adversaries"] = f"{config['adversaries']:,}"
+    shown = ("method", "adversaries", "epochs", "batch_size")
+    facts = {name.replace("_", " "): config[name] for name in shown if config.get(name) is not None} | facts
     names = {
         "knn_top1": "kNN at the end",
         "knn_top1_start": "kNN of the initial weights",

@@ -15,6 +15,7 @@ from adco.embeddings.embed import embed_source
 from adco.evaluation.subject import open_subject
 from adco.files import write_text
 from adco.report.adversaries import adversaries
+from adco.report.duplicates import duplicates
 from adco.report.map import image_map
 from adco.report.material import Material, Section
 from adco.report.overview import overview
@@ -26,6 +27,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     overview,
     image_map,
     similar,
+    duplicates,
     adversaries,
     results,
     settings,
@@ -48,13 +50,15 @@ def report(run: Path | None, asked: ReportSettings) -> Path:
     subject = open_subject(asked, run, _open)
     (source,) = subject.sources
     chosen = np.sort(permutation(asked.seed, length=len(source))[: asked.images])
-    embeddings, indices = embed_source(subject, source.subset(chosen), evaluation_device(asked.device))
+    device = evaluation_device(asked.device)
+    embeddings, indices = embed_source(subject, source.subset(chosen), device)
     material = Material(
         subject=subject,
         of_training=subject.run is not None and asked.data is None,
         records=subject.run.records() if subject.run else [],
         shown=chosen[indices],
         embeddings=embeddings,
+        device=device,
     )
     out = Path(asked.out) if asked.out else (subject.run.path if subject.run else Path()) / "report.html"
     title = f"{subject.run.path.name if subject.run else subject.info.name} on {subject.data}"

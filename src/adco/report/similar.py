@@ -1,31 +1,25 @@
 """Images and their nearest neighbours."""
 
-import numpy as np
+import torch
 
 from adco.data.draws import permutation
-from adco.report.material import Material, Section, thumbnail
+from adco.evaluation.nearest import nearest
+from adco.report.material import Material, Section
 
 QUERIES, NEIGHBORS = 8, 9
 
 
 def similar(material: Material) -> Section:
     """Return the section."""
-    directions = material.embeddings.directions
-    queries = permutation(0, length=len(directions))[:QUERIES]
-    cosines = directions[queries] @ directions.T  # [queries, n]
-    cosines[np.arange(len(queries)), queries] = -np.inf
-    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBORS]
+    directions = torch.from_numpy(material.embeddings.directions)
+    queries = torch.from_numpy(permutation(0, length=len(directions))[:QUERIES])
+    k = min(NEIGHBORS, len(directions) - 1)
+    cosines, places = nearest(directions[queries], directions, k, queries)
     names = material.class_names
-
-    def image(place: int, caption: str, query: bool) -> dict[str, object]:
-        index = material.shown[place]
-        uri = thumbnail(material.source, index)
-        return {"uri": uri, "path": material.where(index), "caption": caption, "query": query}
-
     rows = []
-    for number, query in enumerate(queries):
-        first = image(query, names[query] if names else "", True)
-        others = [image(place, f"{cosines[number, place]:.2f}", False) for place in nearest[number]]
+    for query, of_query, found in zip(queries.tolist(), cosines.tolist(), places.tolist(), strict=True):
+        first = material.image(query, names[query] if names else "") | {"query": True}
+        others = [material.image(place, f"{cosine:.2f}") for place, cosine in zip(found, of_query, strict=True)]
         rows.append({"title": "", "images": [first, *others]})
     text = (
         f"{len(queries)} images at random, and to the right of each its nearest neighbours among the images on the "
