@@ -16,7 +16,7 @@ ROOMS = [  # from the top
     "comparison",
     "demo",
     "api",
-    "report",
+    "reporting",
     "embeddings",
     "finetuning",
     "training",

@@ -17,7 +17,7 @@ def report(arguments: Sequence[str]) -> int:
     flags = parser.read_flags(arguments)
     (settings,) = parser.construct(flags)
     import_lightning()
-    from adco.report.report import report as write_report
+    from adco.reporting.report import report as write_report
 
     print(write_report(Path(flags.run) if flags.run else None, settings))
     return 0

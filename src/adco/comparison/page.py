@@ -3,8 +3,8 @@
 from adco.comparison.findings import statements
 from adco.comparison.report import caption
 from adco.comparison.table import Table
-from adco.report.material import Section, data_uri
-from adco.report.page import page
+from adco.reporting.material import Section, data_uri
+from adco.reporting.page import page
 
 
 def html(table: Table, name: str, picture: bytes) -> str:

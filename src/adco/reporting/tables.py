@@ -3,7 +3,7 @@
 from typing import Any
 
 from adco.files import read_json
-from adco.report.material import Material, Section, data_uri
+from adco.reporting.material import Material, Section, data_uri
 
 
 def results(material: Material) -> Section | None:

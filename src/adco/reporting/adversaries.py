@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adco.report.material import Material, Section, thumbnail
+from adco.reporting.material import Material, Section, thumbnail
 from adco.runs.nearest_images import read_nearest
 
 SHOWN = 10  # adversaries

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adco.report.material import Material, Section, thumbnail
+from adco.reporting.material import Material, Section, thumbnail
 
 COMPONENTS = 50  # principal components that t-SNE starts from, as scikit-learn advises for wide data
 PALETTE = (

@@ -17,9 +17,9 @@ import tiny
 from adco.config.commands import ReportSettings
 from adco.data.sources.arrays import ArraySource
 from adco.errors import InputError
-from adco.report.map import positions
-from adco.report.material import thumbnail
-from adco.report.report import report
+from adco.reporting.map import positions
+from adco.reporting.material import thumbnail
+from adco.reporting.report import report
 from adco.runs.directory import RunDirectory
 
 pytest.importorskip("bokeh")

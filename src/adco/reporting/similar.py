@@ -4,7 +4,7 @@ import torch
 
 from adco.data.draws import permutation
 from adco.evaluation.nearest import nearest
-from adco.report.material import Material, Section
+from adco.reporting.material import Material, Section
 
 QUERIES, NEIGHBORS = 8, 9
 

@@ -5,7 +5,7 @@ import numpy as np
 from adco.config.commands import DuplicatesSettings
 from adco.embeddings.collection import Collection, Opened
 from adco.embeddings.duplicates import find
-from adco.report.material import Material, Section
+from adco.reporting.material import Material, Section
 from adco.words import counted
 
 GROUPS, LONGEST = 12, 8  # groups shown, and images of each

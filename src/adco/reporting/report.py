@@ -14,14 +14,14 @@ from adco.devices import evaluation_device
 from adco.embeddings.embed import embed_source
 from adco.evaluation.subject import open_subject
 from adco.files import write_text
-from adco.report.adversaries import adversaries
-from adco.report.duplicates import duplicates
-from adco.report.map import image_map
-from adco.report.material import Material, Section
-from adco.report.overview import overview
-from adco.report.page import page, require_bokeh
-from adco.report.similar import similar
-from adco.report.tables import results, settings
+from adco.reporting.adversaries import adversaries
+from adco.reporting.duplicates import duplicates
+from adco.reporting.map import image_map
+from adco.reporting.material import Material, Section
+from adco.reporting.overview import overview
+from adco.reporting.page import page, require_bokeh
+from adco.reporting.similar import similar
+from adco.reporting.tables import results, settings
 
 SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     overview,

@@ -5,7 +5,7 @@ from typing import Any
 
 from adco.health.trends import latest
 from adco.health.verdict import verdict
-from adco.report.material import Material, Section, data_uri
+from adco.reporting.material import Material, Section, data_uri
 from adco.runs.curves import draw_panels
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from adco.errors import InputError
-from adco.report.material import Section
+from adco.reporting.material import Section
 
 
 def require_bokeh() -> None:
@@ -28,7 +28,7 @@ def page(title: str, summary: str, sections: Sequence[Section], scripts: Sequenc
         scripts: JavaScript libraries that sections need, as text.
     """
     environment = Environment(
-        loader=PackageLoader("adco.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("adco.reporting", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     rendered: list[dict[str, Any]] = [
         {
@@ -38,7 +38,7 @@ def page(title: str, summary: str, sections: Sequence[Section], scripts: Sequenc
         }
         for section in sections
     ]
-    style = (files("adco.report") / "templates" / "style.css").read_text()
+    style = (files("adco.reporting") / "templates" / "style.css").read_text()
     return environment.get_template("page.html").render(
         title=title, summary=summary, sections=rendered, style=style, scripts=scripts
     )
