@@ -19,14 +19,12 @@ class BackboneSettings:
             random ones.
         stem: stem of a backbone given by name, as in pretraining.
         image_size: pixels; by default the run's test_image_size; for a network given by name, chosen as in pretraining.
-        device: cpu, cuda, …; by default a GPU where there is one.
     """
 
     backbone: str | None = None
     weights: str | None = None
     stem: Stem = "auto"
     image_size: int | None = None
-    device: str | None = None
 
     def check(self) -> None:
         """Raise an InputError that names the first impossible setting, its value, and what is allowed."""
@@ -49,11 +47,13 @@ class SubjectSettings(BackboneSettings):
         class_level: which level of folders holds the classes, as in pretraining; by default as in the run, or the
             first level with at least two folders.
         max_unreadable: share of damaged files, as in pretraining; by default as in the run, or 0.01.
+        device: cpu, cuda, …; by default a GPU where there is one.
     """
 
     data: str | None = None
     class_level: int | None = None
     max_unreadable: float | None = None
+    device: str | None = None
 
     def check(self) -> None:
         super().check()
