@@ -15,6 +15,7 @@ from adco.config.commands import (
     DuplicatesSettings,
     EmbedSettings,
     EvaluateSettings,
+    ExportSettings,
     NeighborsSettings,
     ProbeSettings,
 )
@@ -22,6 +23,7 @@ from adco.config.keywords import (
     DuplicatesKeywords,
     EmbedKeywords,
     EvaluateKeywords,
+    ExportKeywords,
     FinetuneKeywords,
     NeighborsKeywords,
     PretrainKeywords,
@@ -54,6 +56,7 @@ def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
         (FinetuneKeywords, [finetune_parser()]),
         (NeighborsKeywords, [Parser([NeighborsSettings], "adco neighbors", "")]),
         (DuplicatesKeywords, [Parser([DuplicatesSettings], "adco duplicates", "")]),
+        (ExportKeywords, [Parser([ExportSettings], "adco export", "")]),
     ]
     for keywords, parsers in cases:
         types: dict[str, set[Any]] = {}

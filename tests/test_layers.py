@@ -19,6 +19,7 @@ ROOMS = [  # from the top
     "reporting",
     "embeddings",
     "finetuning",
+    "exporting",
     "training",
     "evaluation",
     "methods",

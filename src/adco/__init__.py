@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adco.adversaries import Adversaries, adversarial_info_nce
-    from adco.api import duplicates, embed, evaluate, finetune, neighbors, pretrain, probe
+    from adco.api import duplicates, embed, evaluate, export, finetune, neighbors, pretrain, probe
     from adco.models.backbone import load_backbone
     from adco.models.classifier import load_classifier
 
@@ -23,6 +23,7 @@ __all__ = [
     "duplicates",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "load_backbone",
     "load_classifier",
@@ -38,6 +39,7 @@ _HOMES = {
     "embed": "adco.api",
     "evaluate": "adco.api",
     "finetune": "adco.api",
+    "export": "adco.api",
     "load_backbone": "adco.models.backbone",
     "load_classifier": "adco.models.classifier",
     "neighbors": "adco.api",

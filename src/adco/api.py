@@ -10,6 +10,7 @@ from adco.config.commands import (
     DuplicatesSettings,
     EmbedSettings,
     EvaluateSettings,
+    ExportSettings,
     NeighborsSettings,
     ProbeSettings,
 )
@@ -17,6 +18,7 @@ from adco.config.keywords import (
     DuplicatesKeywords,
     EmbedKeywords,
     EvaluateKeywords,
+    ExportKeywords,
     FinetuneKeywords,
     NeighborsKeywords,
     PretrainKeywords,
@@ -40,6 +42,8 @@ from adco.errors import InputError
 from adco.evaluation.evaluate import evaluate_one
 from adco.evaluation.few_labels import probe as probe_few_labels
 from adco.evaluation.registry import evaluation_of
+from adco.exporting.export import Exported
+from adco.exporting.export import export as export_backbone
 from adco.finetuning.config import finetune_settings
 from adco.finetuning.run import finetune_run, resume_finetuning
 from adco.runs.directory import RunDirectory
@@ -252,3 +256,24 @@ def _with_data(data: Any, settings: Mapping[str, Any]) -> tuple[Source | None, d
     """Return images that were given from Python, or None, and the settings with the setting `data`."""
     images = None if isinstance(data, str | Path | None) else source_of(data)
     return images, {**settings} | ({} if data is None else {"data": data if images is None else name_of(data)})
+
+
+def export(run: str | Path | None = None, **settings: Unpack[ExportKeywords]) -> Exported:
+    """Write a backbone to a file or folder that other programs load, and check that its features are the same.
+
+    Args:
+        run: a run directory, a checkpoint or a backbone.safetensors. By default, the network given by `backbone` and
+            `weights` is exported or, if neither is given, the newest run.
+        settings: those of `adco.config.commands.ExportSettings`; see `adco export --help`. `to` names the format.
+
+    Returns:
+        What was written: its `path`; its `line`, a line of Python that loads it without adco; `images`, which says what
+        images it takes; and `difference`, the largest difference of its features, as a share of the largest feature.
+
+    Raises:
+        InputError: if a setting is unknown or impossible, the format cannot hold this network, a package is missing, or
+            `out` exists.
+        adco.errors.AdcoError: if what was written gives other features; it is deleted.
+    """
+    (given,) = build(Parser([ExportSettings], "adco export", ""), {**settings})
+    return export_backbone(given, None if run is None else Path(run))

@@ -13,12 +13,13 @@ from adco.launcher import is_first_rank
 COMMANDS = (
     "pretrain",
     "evaluate",
+    "report",
     "probe",
     "finetune",
     "embed",
     "neighbors",
     "duplicates",
-    "report",
+    "export",
     "compare",
     "check",
     "demo",
@@ -33,29 +34,32 @@ Image representations without labels, by adversarial contrast (AdCo, CVPR 2021).
 commands:
   demo       pretrain on CIFAR-10 for three epochs, and show what was learned
   pretrain   pretrain a backbone on your images, into a run directory
-  evaluate   classify labelled images with a frozen backbone: knn, linear or linear_sgd
-  embed      write the embeddings of images to a file
   report     write a report on a run as one HTML file
+  evaluate   classify labelled images with a frozen backbone: knn, linear or linear_sgd
   probe      classify with 1, 2, 5, ... labels per class, and draw the accuracy
   finetune   train a classifier from a backbone and labelled images
+  embed      write the embeddings of images to a file
   neighbors  find the nearest neighbours of images
   duplicates find altered copies among images, or between two folders
+  export     write a backbone for timm, transformers, torchvision, ONNX or torch alone
   compare    train the rows of a table alike, several seeds each, and print it
   check      read all images of a folder, and list the damaged ones
   recipes    list the recipes, or show one
 
-examples:
+examples, of which those without a run take the newest:
   adco demo
   adco pretrain photos/
   adco pretrain --recipe cifar10_demo --seed 1
   adco pretrain --resume runs/adco-photos-20260101-120000
+  adco report
   adco evaluate knn runs/adco-photos-20260101-120000 --data labelled/
   adco evaluate linear --floors
-  adco embed runs/adco-photos-20260101-120000 --data photos/ --out photos.parquet
-  adco probe runs/adco-photos-20260101-120000 --data labelled/
-  adco finetune runs/adco-photos-20260101-120000 --data labelled/
-  adco neighbors runs/adco-photos-20260101-120000 --data photos/ --query photo.jpg --sheet nearest.jpg
-  adco duplicates runs/adco-photos-20260101-120000 --data photos/ --out duplicates.csv
+  adco probe --data labelled/
+  adco finetune --data labelled/
+  adco embed --data photos/ --out photos.parquet
+  adco neighbors --data photos/ --query photo.jpg --sheet nearest.jpg
+  adco duplicates --data photos/ --out duplicates.csv
+  adco export --to onnx
   adco compare cifar10_table5
 """
 

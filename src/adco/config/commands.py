@@ -212,6 +212,32 @@ class DuplicatesSettings(SearchSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings(BackboneSettings):
+    """What to export, and as what.
+
+    Args:
+        to: the format: timm, hf (the same folder, for transformers), torchvision, onnx or torch.
+        out: the file or folder to write, which must not exist yet; by default RUN/export/NAME, which is replaced, or
+            ./NAME for a backbone by name.
+        weights: weights to use instead of those of a run, as in pretraining; a backbone by name needs them.
+        image_size: side of the images in pixels; by default the run's test_image_size; for a network given by name,
+            that of its weights, or timm's.
+        normalize: the exported network takes uint8 pixels and normalises them itself; for onnx and torch.
+        half: 16-bit weights and computation, with 32-bit input and output; for onnx.
+    """
+
+    to: str = ""
+    out: str | None = None
+    normalize: bool = False
+    half: bool = False
+
+    def check(self) -> None:
+        super().check()
+        if self.backbone and not self.weights:
+            raise InputError(f"backbone {self.backbone} has random weights: give --weights, a file or pretrained")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """Settings of a comparison.
 

@@ -209,3 +209,16 @@ class DuplicatesKeywords(SearchKeywords, total=False):
     against: str | Path | None
     against_split: Literal["all", "train", "test"]
     threshold: float | None
+
+
+class ExportKeywords(TypedDict, total=False):
+    """The settings of an export. None means the default."""
+
+    to: str
+    out: str | Path | None
+    backbone: str | None
+    weights: str | Path | None
+    stem: Stem
+    image_size: int | None
+    normalize: bool
+    half: bool

@@ -9,6 +9,7 @@ backbone.safetensors   weights of the backbone, with name, input size, mean and 
 curves.png             plots of the records
 results/               results of evaluations
 adversaries/           the training images next to each adversary, at some moments
+export/                the backbone in the formats of other programs
 """
 
 import json
@@ -100,6 +101,10 @@ class RunDirectory:
     @property
     def adversaries(self) -> Path:
         return self.path / "adversaries"
+
+    @property
+    def exports(self) -> Path:
+        return self.path / "export"
 
     def read_config(self) -> dict[str, Any]:
         """Return all settings of the run, also if an earlier version wrote them.

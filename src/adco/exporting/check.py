@@ -1,0 +1,60 @@
+"""Check an export: load it as its user will, and compare its features with the backbone's."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adco.errors import AdcoError
+from adco.exporting.format import Format
+from adco.exporting.network import Network
+
+TOLERANCE, TOLERANCE_HALF = 1e-4, 3e-2  # see docs/decisions.md
+
+
+def measure_difference(kind: Format, network: Network, path: Path) -> float:
+    """Return the largest difference of an export's features from the backbone's, as a share of the largest feature.
+
+    The images are noise, in batches of several sizes.
+
+    Args:
+        kind: the format.
+        network: what was exported.
+        path: where it was written.
+
+    Raises:
+        AdcoError: the difference is larger than rounding explains.
+    """
+    largest = torch.zeros(())
+    for count in (1, 3):
+        images = network.images(count)
+        expected = network.features(images)
+        difference = (_loaded_features(kind, network, path, images) - expected).abs().max()
+        largest = torch.maximum(largest, difference / expected.abs().max().clamp(min=1e-9))
+    tolerance = TOLERANCE_HALF if network.half else TOLERANCE
+    if not largest <= tolerance:  # also if it is NaN
+        raise AdcoError(
+            f"{path.name} was not written: loaded again, its features differ from the backbone's by {largest:.1g} of "
+            f"the largest, and at most {tolerance:g} is accepted"
+        )
+    return float(largest)
+
+
+def _loaded_features(kind: Format, network: Network, path: Path, images: Tensor) -> Tensor:
+    """Return the features that the format's line gives."""
+    names: dict[str, Any] = {"images": images.numpy() if kind.TAKES_ARRAYS else images}
+    with silence(), torch.no_grad():
+        exec(kind.line(network, path), names)
+    return torch.as_tensor(names["features"])
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Silence other programs inside the block: their warnings, progress bars and prints."""
+    with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield

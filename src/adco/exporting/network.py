@@ -1,0 +1,119 @@
+"""A network to export: a backbone, the images that it takes, and what is built into it.
+
+Shapes: N images, C channels, S side of the images in pixels, F feature width.
+"""
+
+import copy
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from adco.models.backbone import BackboneInfo, create_arguments, is_fitted_to_small_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network to export.
+
+    Args:
+        backbone: maps normalised images [N, C, S, S] to features [N, F]; in eval mode and on the CPU.
+        info: describes the backbone.
+        image_size: S.
+        normalize: whether the exported network takes uint8 pixels and normalises them itself.
+        half: whether the exported network has 16-bit weights.
+    """
+
+    backbone: nn.Module
+    info: BackboneInfo
+    image_size: int
+    normalize: bool = False
+    half: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """timm's name of the network, without the tag of timm's own weights."""
+        return self.info.name.split(".")[0]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Further arguments of `timm.create_model`."""
+        return create_arguments(self.info)
+
+    @cached_property
+    def has_cifar_stem(self) -> bool:
+        """Whether the first layers differ from timm's. Those of VGG, which have no stride, never do."""
+        if not is_fitted_to_small_images(self.info):
+            return False
+        with torch.device("meta"):
+            usual = timm.create_model(self.info.name, num_classes=0, **self.arguments)
+        return str(usual) != str(self.backbone)
+
+    def program(self) -> nn.Module:
+        """Return a module of its own weights with everything built in: images → features [N, F] float32."""
+        return Program(self).eval()
+
+    def images(self, count: int) -> Tensor:
+        """Return noise that the exported network takes: [count, C, S, S], uint8 pixels or normalised float32."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (count, len(self.info.mean), self.image_size, self.image_size)
+        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        return pixels if self.normalize else _normalize(pixels, *self._statistics())
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the backbone's own features [N, F] of such images."""
+        with torch.no_grad():
+            features: Tensor = self.backbone(_normalize(images, *self._statistics()) if self.normalize else images)
+        return features
+
+    def preprocessing(self) -> dict[str, str]:
+        """Return what a file should say of itself: the images that it takes, as words and as JSON."""
+        channels, size = len(self.info.mean), self.image_size
+        kind = "uint8, pixels" if self.normalize else "float32, (pixels / 255 - mean) / std"
+        return {
+            "images": f"[N, {channels}, {size}, {size}] {kind}" + (", RGB" if channels == 3 else ""),
+            "resize": f"shorter side to {size} * 256 / 224 px (bilinear, antialiased), centre crop of {size} px; "
+            f"images of {size} x {size} px as they are",
+            "mean": json.dumps(list(self.info.mean)),
+            "std": json.dumps(list(self.info.std)),
+            "features": "[N, F] float32",
+            "backbone": json.dumps(asdict(self.info)),
+        }
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and std of the channels, [C, 1, 1]."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.info.mean, self.info.std))
+        return mean, std
+
+
+class Program(nn.Module):
+    """A backbone with its normalisation and precision built in. Input and output are never 16-bit floats."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(network.backbone)
+        self.normalize, self.half_precision = network.normalize, network.half
+        if network.half:
+            self.backbone.half()
+        mean, std = network._statistics()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.normalize:
+            images = _normalize(images, self.mean, self.std)
+        if self.half_precision:
+            images = images.half()
+        features: Tensor = self.backbone(images)
+        return features.float()
+
+
+def _normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (pixels.float() / 255 - mean) / std
