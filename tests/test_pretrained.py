@@ -18,6 +18,7 @@ import timm
 import torch
 import torchvision  # type: ignore[import-untyped]
 from safetensors.torch import save_file
+from timm.data import constants
 from torch import Tensor, nn
 
 import adco
@@ -391,6 +392,19 @@ def test_what_is_known_of_the_backbone_is_in_its_file_wherever_it_is_copied(tmp_
     save_file(RIGHT, tmp_path / "foreign.safetensors")
     assert known_backbone(str(tmp_path / "foreign.safetensors")) == {}
     assert known_backbone(str(tmp_path / "missing.safetensors")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("resnet18.a1_in1k", constants.IMAGENET_DEFAULT_MEAN, constants.IMAGENET_DEFAULT_STD),
+        ("vit_tiny_patch16_224.augreg_in21k", constants.IMAGENET_INCEPTION_MEAN, constants.IMAGENET_INCEPTION_STD),
+        ("vit_base_patch16_clip_224.openai", constants.OPENAI_CLIP_MEAN, constants.OPENAI_CLIP_STD),
+    ],
+)
+def test_images_are_normalised_as_for_timms_own_weights(name: str, mean: Any, std: Any) -> None:
+    assert known_backbone("pretrained", name) == {"mean": mean, "std": std}
+    assert known_backbone("pretrained", "unknown") == known_backbone("pretrained") == {}
 
 
 TINY: dict[str, Any] = {

@@ -64,7 +64,7 @@ def resolve_for_images(settings: Given, source: Source) -> Given:
     run = RunLength(images=len(source), batch_size=batch_size, epochs=settings.epochs)
     image_size = settings.image_size or default_image_size(source)
     _warn_of_enlargement(image_size, source)
-    known = known_backbone(settings.weights) if settings.weights else {}
+    known = known_backbone(settings.weights, settings.backbone) if settings.weights else {}
     backbone = settings.backbone or known.get("backbone", defaults.BACKBONE)
     optimization = _optimization(settings, run, backbone)
     of_network_input = of_channels(settings, source, known)

@@ -10,15 +10,22 @@ from safetensors import SafetensorError, safe_open
 from adco.config.load import read_recipe
 from adco.config.topics import Stem
 
+PRETRAINED = "pretrained"  # stands for timm's own weights
 NAMES = ("backbone", "backbone_args", "stem", "mean", "std", "test_image_size")
 
 
-def known_backbone(weights: str) -> dict[str, Any]:
+def known_backbone(weights: str, backbone: str | None = None) -> dict[str, Any]:
     """Return the settings of the backbone that weights are for, those in NAMES.
 
-    They are those of a run, or of a file backbone.safetensors, which may have been copied elsewhere. Of the weights of
-    other programs nothing is known; then this is empty.
+    They are those of a run, or of a file backbone.safetensors, which may have been copied elsewhere. Of timm's own
+    weights, mean and std are known. Of the weights of other programs nothing is known; then this is empty.
+
+    Args:
+        weights: a run directory, a file, or "pretrained" for timm's own.
+        backbone: the timm network, if it was given.
     """
+    if weights == PRETRAINED:
+        return _of_timm(backbone) if backbone else {}
     path = Path(weights).expanduser()
     for config in (path / "config.yaml", path.parent.parent / "config.yaml"):  # of a run, and of its checkpoint
         if path.suffix != ".safetensors" and config.is_file():
@@ -36,6 +43,16 @@ def stem_with_weights(stem: Stem, known: Mapping[str, Any]) -> Stem:
     """
     chosen: Stem = known.get("stem", "standard") if stem == "auto" else stem
     return chosen
+
+
+def _of_timm(backbone: str) -> dict[str, Any]:
+    from timm.models import get_pretrained_cfg
+
+    try:
+        found = get_pretrained_cfg(backbone)
+    except RuntimeError:
+        return {}  # building the network will tell what is wrong
+    return {"mean": found.mean, "std": found.std} if found else {}
 
 
 def _of_file(path: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def named_backbone(settings: BackboneSettings, usual_size: Callable[[], int]) ->
 
     Raises InputError if there is no such network, the weights do not fit it, or it does not take the image size.
     """
-    known = known_backbone(settings.weights) if settings.weights else {}
+    known = known_backbone(settings.weights, settings.backbone) if settings.weights else {}
     name = settings.backbone or known.get("backbone")
     if name is None:
         raise InputError(f"weights {settings.weights} need --backbone, the timm network they belong to")

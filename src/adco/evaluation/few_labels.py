@@ -19,7 +19,7 @@ import torch
 from scipy.special import stdtrit
 
 from adco.config.commands import ProbeSettings
-from adco.config.weights import known_backbone
+from adco.config.weights import PRETRAINED, known_backbone
 from adco.data.sources.address import full_name
 from adco.devices import evaluation_device
 from adco.errors import InputError
@@ -33,7 +33,6 @@ from adco.evaluation.results import result_file
 from adco.evaluation.scores import wilson_interval
 from adco.evaluation.subject import OpenImages, Subject, open_subject
 from adco.files import write_json
-from adco.models.pretrained import PRETRAINED
 
 THIS = "this backbone"
 

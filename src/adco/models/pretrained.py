@@ -19,6 +19,7 @@ from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from adco.config.weights import PRETRAINED
 from adco.errors import InputError
 from adco.models.backbone import BackboneInfo, create_arguments
 from adco.models.naming import converted, find
@@ -26,7 +27,6 @@ from adco.models.reading import check_values, read_tensors
 from adco.runs.directory import RunDirectory
 from adco.words import counted
 
-PRETRAINED = "pretrained"  # stands for timm's own weights
 ENOUGH = 0.95  # share of the backbone's parameters that a file must have
 
 
