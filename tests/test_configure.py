@@ -18,6 +18,7 @@ from adco.config.commands import (
     ExportSettings,
     NeighborsSettings,
     ProbeSettings,
+    ReportSettings,
 )
 from adco.config.keywords import (
     DuplicatesKeywords,
@@ -28,6 +29,7 @@ from adco.config.keywords import (
     NeighborsKeywords,
     PretrainKeywords,
     ProbeKeywords,
+    ReportKeywords,
 )
 from adco.config.load import NAMES_ELSEWHERE, Parser, build, pretrain_parser, pretrain_settings, read_recipe
 from adco.config.pretrain import Crop, to_dict
@@ -54,6 +56,7 @@ def test_the_keywords_of_python_are_the_settings_and_their_types() -> None:
         (EmbedKeywords, [Parser([EmbedSettings], "adco embed", "")]),
         (ProbeKeywords, [Parser([ProbeSettings], "adco probe", "")]),
         (FinetuneKeywords, [finetune_parser()]),
+        (ReportKeywords, [Parser([ReportSettings], "adco report", "")]),
         (NeighborsKeywords, [Parser([NeighborsSettings], "adco neighbors", "")]),
         (DuplicatesKeywords, [Parser([DuplicatesSettings], "adco duplicates", "")]),
         (ExportKeywords, [Parser([ExportSettings], "adco export", "")]),

@@ -19,7 +19,7 @@ def blocks() -> list[str]:
 
 def test_public_names_are_these() -> None:
     functions = """
-        duplicates embed evaluate export finetune load_backbone load_classifier neighbors pretrain probe
+        duplicates embed evaluate export finetune load_backbone load_classifier neighbors pretrain probe report
     """
     assert adco.__all__ == ["Adversaries", "adversarial_info_nce", *functions.split()]
     assert dir(adco) == adco.__all__

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adco.adversaries import Adversaries, adversarial_info_nce
-    from adco.api import duplicates, embed, evaluate, export, finetune, neighbors, pretrain, probe
+    from adco.api import duplicates, embed, evaluate, export, finetune, neighbors, pretrain, probe, report
     from adco.models.backbone import load_backbone
     from adco.models.classifier import load_classifier
 
@@ -30,6 +30,7 @@ __all__ = [
     "neighbors",
     "pretrain",
     "probe",
+    "report",
 ]
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "neighbors": "adco.api",
     "pretrain": "adco.api",
     "probe": "adco.api",
+    "report": "adco.api",
 }
 
 

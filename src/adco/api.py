@@ -13,6 +13,7 @@ from adco.config.commands import (
     ExportSettings,
     NeighborsSettings,
     ProbeSettings,
+    ReportSettings,
 )
 from adco.config.keywords import (
     DuplicatesKeywords,
@@ -23,6 +24,7 @@ from adco.config.keywords import (
     NeighborsKeywords,
     PretrainKeywords,
     ProbeKeywords,
+    ReportKeywords,
 )
 from adco.config.load import Parser, build, pretrain_settings
 from adco.config.resolve import as_resolved
@@ -46,6 +48,7 @@ from adco.exporting.export import Exported
 from adco.exporting.export import export as export_backbone
 from adco.finetuning.config import finetune_settings
 from adco.finetuning.run import finetune_run, resume_finetuning
+from adco.reporting.report import report as write_report
 from adco.runs.directory import RunDirectory
 from adco.training.pretrain import log_and_open_training_images, pretrain_run, resume_run
 from adco.training.rehearsal import fit_epochs
@@ -277,3 +280,18 @@ def export(run: str | Path | None = None, **settings: Unpack[ExportKeywords]) ->
     """
     (given,) = build(Parser([ExportSettings], "adco export", ""), {**settings})
     return export_backbone(given, None if run is None else Path(run))
+
+
+def report(run: str | Path | None = None, **settings: Unpack[ReportKeywords]) -> Path:
+    """Write a report on a run, or on a backbone, as one HTML file, and return its path.
+
+    Args:
+        run: as for `adco.embed`.
+        settings: those of `adco.config.commands.ReportSettings`.
+
+    Raises:
+        InputError: if a setting is unknown or impossible, or the images or the backbone cannot be opened.
+    """
+    given: dict[str, Any] = {**settings}
+    (chosen,) = build(Parser([ReportSettings], "adco report", ""), given)
+    return write_report(None if run is None else Path(run), chosen)

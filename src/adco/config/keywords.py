@@ -222,3 +222,19 @@ class ExportKeywords(TypedDict, total=False):
     image_size: int | None
     normalize: bool
     half: bool
+
+
+class ReportKeywords(TypedDict, total=False):
+    """The settings of `adco.report`. None means the default."""
+
+    data: str | Path | None
+    class_level: int | None
+    max_unreadable: float | None
+    backbone: str | None
+    weights: str | Path | None
+    stem: Stem
+    image_size: int | None
+    device: str | None
+    out: str | Path | None
+    images: int
+    seed: int
