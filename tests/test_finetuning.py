@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -35,7 +36,8 @@ from adco.training.errors import Interrupted, NotFiniteError
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:only 60 test images")]
 
 FLIPLESS: dict[str, Any] = {"flip_probability": 0.0}  # mirrored diagonal stripes would be of another kind
-SHORT: dict[str, Any] = {**FLIPLESS, "epochs": 3, "batch_size": 24, "device": "cpu", "precision": "32-true"}
+ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "32-true", "optimizer": "sgd"}
+SHORT: dict[str, Any] = {**FLIPLESS, **ON_CPU, "epochs": 3, "batch_size": 24}
 STEPS = 4  # per epoch: 96 images for training
 
 
@@ -110,6 +112,7 @@ def test_training_equals_a_plain_loop(start: Path, backbone_rate: float) -> None
     (model.backbone.train() if backbone_rate else model.backbone.requires_grad_(False).eval())
     view = View(
         size=8,
+        scale=(0.5, 1.0),
         brightness=0.2,
         contrast=0.2,
         saturation=0.2,
@@ -125,7 +128,7 @@ def test_training_equals_a_plain_loop(start: Path, backbone_rate: float) -> None
     plain_loop(model, train, view, rates, epochs=3, seed=3)
     found = load_file(run / "classifier.safetensors")
     for name, expected in model.state_dict().items():
-        assert torch.allclose(found[name], expected, rtol=2e-4, atol=2e-5), name
+        assert torch.allclose(found[name], expected, rtol=2e-3, atol=2e-4), name
     assert same(run / "backbone.safetensors", start / "backbone.safetensors") == (backbone_rate == 0)
     assert result(run)["protocol"]["epoch"] == 3  # the last one, without images for validation
 
@@ -197,6 +200,43 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(start: Path, whole: Path)
     run = adco.finetune(resume="run")
     assert same(run / "classifier.safetensors", whole / "classifier.safetensors")
     assert records(run, "validation_loss") == records(whole, "validation_loss")
+
+
+def test_a_run_that_was_stopped_before_its_first_step_starts_again(
+    start: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("adco.finetuning.run.start_head", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            adco.finetune(start, **SHORT, out="run")
+    (Path("run") / "checkpoints").mkdir(parents=True, exist_ok=True)
+    run = adco.finetune(resume="run")
+    assert same(run / "classifier.safetensors", whole / "classifier.safetensors")
+
+
+def test_the_newest_run_is_fine_tuned_unless_it_is_one_of_fine_tuning() -> None:
+    tiny.untrained_run(Path("runs") / "pretrained", data="stripes", seed=9)
+    run = adco.finetune(**SHORT, out="elsewhere")
+    assert settings_of(RunDirectory(run)).weights == "runs/pretrained"
+    adco.finetune(**SHORT)
+    with pytest.raises(ValueError, match="is of adco finetune itself: give the run to start from"):
+        adco.finetune(**SHORT)
+
+
+def test_the_labels_of_images_after_a_damaged_one_are_theirs(start: Path) -> None:
+    """Three colours are learned without an error, although a file in the middle cannot be read."""
+    draw = np.random.default_rng(0)
+    for channel, name in enumerate(["red", "green", "blue"]):
+        Path("colours", name).mkdir(parents=True)
+        for number in range(20):
+            pixels = draw.integers(0, 60, (12, 12, 3), np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(Path("colours", name, f"{number:02}.png"))
+    Path("colours", "green", "07.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="07.png"):
+        run = adco.finetune(start, **{**SHORT, "epochs": 10}, data="colours", max_unreadable=0.1, learning_rate=0.05)
+    scores = json.loads((run / "results" / "finetune-colours.json").read_text())
+    assert scores["top1"] == 100
 
 
 def test_a_finished_run_is_left_alone(whole: Path) -> None:
@@ -331,7 +371,7 @@ def test_the_steps_are_those_of_swav() -> None:
     from adco.finetuning.module import Finetuning
     from adco.models.backbone import BackboneInfo
 
-    settings = finetune_settings(schedule="steps", learning_rate=5.0, backbone_rate=0.004, epochs=20, batch_size=1)
+    settings = finetune_settings("finetune_imagenet_1pct")
     info = BackboneInfo("resnet18", 8, (0.5,) * 3, (0.25,) * 3)
     classifier = Classifier(nn.Linear(2, 2), nn.Linear(2, 2), ("a", "b"), info)
     module = Finetuning(classifier, torch.zeros(1), settings, steps=200)  # type: ignore[arg-type]  # resolved enough
@@ -365,8 +405,6 @@ WRONG: list[tuple[list[str], str]] = [
 def test_a_mistake_is_one_line_and_leaves_nothing(
     start: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
-    from PIL import Image
-
     for name in ("unlabelled/0.png", "unlabelled/1.png", "one/cat/0.png", "one/cat/1.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(name)

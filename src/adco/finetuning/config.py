@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, cast
 
+from adco.config.defaults import choose_stem
 from adco.config.load import Parser, build, read_recipe
 from adco.devices import best_precision
 from adco.errors import InputError
@@ -39,26 +40,26 @@ def finetune_settings(recipe: str | Path | None = None, **values: Any) -> Given:
     return cast(Given, settings)
 
 
-def resolve(given: Given, subject: Subject, images: int) -> Resolved:
+def resolve(given: Given, subject: Subject, start: Path | None, images: int) -> Resolved:
     """Resolve every unset setting.
 
     Args:
         given: the settings as the user gave them.
         subject: what is fine-tuned, and on what.
+        start: the run directory, checkpoint or backbone file that was given; None for a network that the settings name.
         images: number of training images, without those for validation.
 
     Raises:
         InputError: if a batch would have more images than there are.
     """
-    start = str(subject.run.path) if subject.run else given.weights
     settings = replace(
         given,
         data=subject.data,
         class_level=subject.class_level,
         max_unreadable=subject.max_unreadable,
         backbone=subject.info.name,
-        weights=start,
-        stem=subject.info.stem,
+        weights=str(start) if start else given.weights,
+        stem=choose_stem(subject.info.stem, subject.info.image_size),
         image_size=subject.image_size,
         from_scratch=given.starts_random,
         precision=best_precision("auto" if given.device is None else given.device.split(":")[0])

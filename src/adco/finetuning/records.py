@@ -1,4 +1,4 @@
-"""The records of a fine-tuning: loss, learning rates and speed, in metrics.jsonl."""
+"""The records of a fine-tuning: loss, learning rate and speed, in metrics.jsonl."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ from adco.training.module import losses_of, require_finite
 
 
 class Records(Callback):
-    """Writes the loss, the learning rates and the speed to metrics.jsonl, on the first rank.
+    """Writes the loss, the learning rate of the linear layer and the speed to metrics.jsonl, on the first rank.
 
     Args:
         run: where to write.
@@ -39,10 +39,9 @@ class Records(Callback):
             return
         losses = losses_of(outputs)
         require_finite(trainer.global_step, losses, pl_module)
-        groups = trainer.optimizers[0].param_groups
         speed = {"images_per_second": self.images / (time.perf_counter() - self.since)}
-        rates = {"head_lr": groups[0]["lr"], "lr": groups[-1]["lr"]}
-        self.write(trainer, {**losses, **rates, **speed})
+        rate = trainer.optimizers[0].param_groups[0]["lr"]  # of the linear layer
+        self.write(trainer, {**losses, "lr": rate, **speed})
         self.images, self.since = 0, time.perf_counter()
 
     def write(self, trainer: L.Trainer, numbers: dict[str, Any]) -> None:

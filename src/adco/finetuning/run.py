@@ -32,8 +32,9 @@ from adco.finetuning.trainer import check_devices, make_trainer
 from adco.launcher import forget_launch, is_first_rank
 from adco.models.backbone import build_backbone, feature_width
 from adco.models.classifier import Classifier
+from adco.models.pretrained import load_weights
 from adco.quiet import quiet_lightning
-from adco.runs.directory import RUNS, RunDirectory
+from adco.runs.directory import RUNS, RunDirectory, newest_run
 from adco.training.console import Bar, TimeLeft, rank_zero_info
 from adco.training.errors import Interrupted
 
@@ -53,13 +54,12 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
     """
     given.check()
     evaluation_device(given.device)
+    start = _start(start, given)
     subject = open_subject(given, start, open_labelled)
     train, test = subject.sources
     parts = divide(train, test, given)
-    settings = resolve(given, subject, len(parts.train))
-    torch.manual_seed(settings.seed)
-    backbone = build_backbone(subject.info) if settings.from_scratch else subject.backbone
-    info = replace(subject.info, image_size=subject.image_size)
+    settings = resolve(given, subject, start, len(parts.train))
+    info = replace(subject.info, image_size=subject.image_size, stem=settings.stem)
     default = RUNS / f"{COMMAND}-{short_name(subject.data)}-{time.strftime('%Y%m%d-%H%M%S')}"
     job = Job(settings, info, parts, RunDirectory(Path(given.out or default)))
     check_devices(settings)
@@ -69,7 +69,7 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
         job.run.write_environment(seed=settings.seed, images=len(parts.train), classes=parts.train.classes)
     try:
         with job.run.locked():
-            return _train(job, _classifier(job, backbone, is_new=True))
+            return _train(job)
     except Interrupted:
         raise
     except Exception:
@@ -89,8 +89,6 @@ def resume_finetuning(run: RunDirectory) -> RunDirectory:
     if run.is_finished:
         rank_zero_info(f"{run.path} is finished")
         return run
-    if not run.checkpoint.is_file():
-        raise InputError(f"{run.path} has no checkpoint: it was stopped before the first epoch; start it again")
     info = info_of(config)
     assert settings.data is not None
     reading = Reading(len(info.mean), config["white_level"])
@@ -101,24 +99,39 @@ def resume_finetuning(run: RunDirectory) -> RunDirectory:
         raise InputError(
             f"data {settings.data} has other images or classes than when {run.path} began: start a new run"
         )
-    job = Job(settings, info, parts, run)
     with run.locked():
-        return _train(job, _classifier(job, build_backbone(info), is_new=False))
+        return _train(Job(settings, info, parts, run))
 
 
-def _classifier(job: Job, backbone: nn.Module, is_new: bool) -> Classifier:
-    """Return the classifier at its start; of a resumed run, the weights are those of the checkpoint later."""
-    classes = job.parts.train.classes
+def _start(start: Path | None, given: Given) -> Path | None:
+    """Return the run to start from; None if the settings name the network."""
+    if start or given.names_backbone:
+        return start
+    newest = newest_run()
+    if newest.read_config().get("command") == COMMAND:
+        raise InputError(f"the newest run, {newest.path}, is of adco finetune itself: give the run to start from")
+    return newest.path
+
+
+def _classifier(job: Job, is_new: bool) -> Classifier:
+    """Return the classifier at its start; a resumed run gets its weights from the checkpoint later."""
+    settings, classes = job.settings, job.parts.train.classes
+    torch.manual_seed(settings.seed)
+    backbone = build_backbone(job.info)
+    if is_new and not settings.from_scratch and settings.weights:
+        load_weights(backbone, job.info, settings.weights)
     head = nn.Linear(feature_width(backbone, job.info, job.info.image_size), len(classes))
     classifier = Classifier(backbone, head, classes, job.info)
-    if is_new and job.settings.head == "probe" and is_first_rank():  # the other ranks get the weights from this one
-        classifier.to(evaluation_device(job.settings.device))
-        start_head(classifier, job.parts.train, job.settings.max_unreadable or 0)
+    if is_new and settings.head == "probe" and is_first_rank():  # the other ranks get the weights from this one
+        classifier.to(evaluation_device(settings.device))
+        start_head(classifier, job.parts.train, settings.max_unreadable or 0)
     return classifier
 
 
-def _train(job: Job, classifier: Classifier) -> RunDirectory:
+def _train(job: Job) -> RunDirectory:
     settings, parts, run = job.settings, job.parts, job.run
+    resume = run.checkpoint if run.checkpoint.is_file() else None
+    classifier = _classifier(job, is_new=resume is None)
     records, clock = Records(run, every=log_every(job.steps)), TimeLeft(job.steps)
     best = KeepBest(
         run,
@@ -136,7 +149,6 @@ def _train(job: Job, classifier: Classifier) -> RunDirectory:
     with quiet_lightning():
         trainer = make_trainer(settings, run, [*bar, records, clock, best, checkpoints, stop])
         log_summary(job)
-        resume = run.checkpoint if run.checkpoint.is_file() else None
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         except SIGTERMException as error:  # the signal came before the first step
