@@ -103,7 +103,6 @@ def test_the_recipes_of_fine_tuning_have_the_published_constants(
     settings = finetune_settings(name)
     settings.check()
     assert settings.learning_rate is not None
-    assert settings.backbone_rate is not None
     assert (settings.learning_rate, settings.learning_rate * settings.backbone_rate) == pytest.approx(rates)
     assert (settings.label_share, settings.epochs, settings.batch_size, settings.weight_decay) == (share, 20, 8 * 32, 0)
     assert (settings.optimizer, settings.schedule, settings.head) == ("sgd", "steps", "random")

@@ -175,7 +175,7 @@ class FinetuneKeywords(TypedDict, total=False):
     epochs: int | None
     batch_size: int | None
     learning_rate: float | None
-    backbone_rate: float | None
+    backbone_rate: float
     optimizer: Optimizer
     weight_decay: float
     schedule: Literal["cosine", "steps"]

@@ -30,7 +30,7 @@ class FinetuneSettings(SubjectSettings, Generic[Unset]):
         batch_size: images per step, over all devices together. Chosen: 64, or all images if there are fewer.
         learning_rate: of the linear layer. Chosen: 0.02 for muon, 0.1 for sgd, 0.001 for adamw, 0.2 for lars.
         backbone_rate: learning rate of the backbone divided by that of the linear layer; 0 trains the linear layer
-            alone. Chosen: 1.
+            alone.
         optimizer: sgd, muon, adamw or lars, as in pretraining.
         weight_decay: weight decay of all weights.
         schedule: of the learning rates. cosine: down to 0 along half a cosine; steps: times 0.2 after 60 and 80 % of
@@ -55,7 +55,7 @@ class FinetuneSettings(SubjectSettings, Generic[Unset]):
     epochs: int | Unset = TO_BE_CHOSEN
     batch_size: int | Unset = TO_BE_CHOSEN
     learning_rate: float | Unset = TO_BE_CHOSEN
-    backbone_rate: float | Unset = TO_BE_CHOSEN
+    backbone_rate: float = 1.0
     optimizer: Optimizer = "muon"
     weight_decay: float = 1e-4
     schedule: Schedule = "cosine"
@@ -117,7 +117,6 @@ def choose(given: Given, images: int) -> dict[str, Any]:
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": RATES[given.optimizer],
-        "backbone_rate": 1.0,
         "head": "random" if given.starts_random else "probe",
         "patience": max(10, epochs // 2),
     }
