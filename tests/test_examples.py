@@ -102,3 +102,17 @@ def test_an_evaluation_of_ones_own_is_scikit_learns_and_has_a_column_in_a_compar
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("rows: {AdCo: {data: digits}}\nevaluations: {knn: {}, centre: {normalise: false}}")
     assert [evaluation.TITLE for evaluation in read_plan(recipe).evaluations] == ["kNN", "nearest centre"]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    """Its cells, in a kernel of their own, with the images and the length of the notebook."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(EXAMPLES / "use.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shown = [output.data["text/plain"] for cell in cells for output in cell.outputs if "data" in output]
+    assert len(shown) == len(cells)  # each cell ends with what it shows
+    top1 = eval(shown[1])
+    assert top1["this backbone"] > top1["random weights"]
+    assert (tmp_path / eval(shown[-1], {"PosixPath": Path, "WindowsPath": Path})).is_file()
