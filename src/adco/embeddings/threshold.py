@@ -102,7 +102,7 @@ def choose_threshold(copies: Mapping[str, Agreements], pairs: Agreements) -> Cho
     """
     all_copies = np.concatenate([*copies.values()])
     compared = all_copies[~np.isnan(all_copies)]
-    lowest = float(np.quantile(compared, MISSED)) if len(compared) else 1.0
+    lowest = float(np.quantile(compared, MISSED, method="lower")) if len(compared) else 1.0
     tail = fit_tail(pairs, lowest)
     threshold = lowest if tail is None else _raised(lowest, tail, pairs)
     return expect(threshold, copies, pairs, tail)
