@@ -4,8 +4,8 @@
     python benchmarks/duplicates.py runs/demo
 
 The copies are altered by other functions, other random numbers and mostly stronger changes than those with which the
-tool chooses its threshold. CIFAR-10 has duplicates of its own, so that pairs of two originals are counted apart and
-drawn; precision and recall are those of pairs with a copy.
+tool chooses its threshold. CIFAR-10 has duplicates of its own: pairs of two originals are counted apart, and the
+most doubtful are drawn into the run directory; precision and recall are those of pairs with a copy.
 """
 
 import io
@@ -128,7 +128,7 @@ def main() -> None:
             "expected": expected,
         }
         if name == "demo's backbone":
-            draw(images, found.pairs[found.pairs[:, 1] < len(images)])
+            draw(images, found.pairs[found.pairs[:, 1] < len(images)], run / "duplicates.jpg")
     for title, function, mirrored in (
         ("phash", imagehash.phash, False),
         ("phash, mirrored too", imagehash.phash, True),
@@ -160,11 +160,10 @@ def main() -> None:
     save("duplicates", {"rows": rows})
 
 
-def draw(images: NDArray[np.uint8], pairs: Pairs) -> None:
-    """Draw pairs of originals, four in a row."""
-    cells = [(images[index], str(index)) for pair in pairs[:96].tolist() for index in pair]
-    rows = [cells[start : start + 8] for start in range(0, len(cells), 8)]
-    write_sheet(Path(__file__).parent / "results" / "duplicates.jpg", draw_sheet(rows))
+def draw(images: NDArray[np.uint8], pairs: Pairs, file: Path) -> None:
+    """Draw the most doubtful pairs, four in a row."""
+    cells = [(images[index], str(index)) for pair in pairs[-96:].tolist() for index in pair]
+    write_sheet(file, draw_sheet([cells[start : start + 8] for start in range(0, len(cells), 8)]))
 
 
 if __name__ == "__main__":

@@ -25,11 +25,12 @@ from adco.data.sources.protocol import Source
 
 SIDE = 32  # px, of a thumbnail
 COMPARED = 16  # px, side of what is compared
-SPANS = [(0, 32), *((start, start + 30) for start in (0, 1, 2)), *((start, start + 28) for start in (0, 2, 4))]
-BOXES = list(product(SPANS, SPANS))  # [49], rows and columns: the whole image and crops of at least 77 % of it
+STARTS = {32: [0], 30: [0, 1, 2], 28: [0, 2, 4], 26: [0, 3, 6]}  # px; lengths of spans, and where they start
+SPANS = [(start, start + length) for length, starts in STARTS.items() for start in starts]
+BOXES = list(product(SPANS, SPANS))  # [100], rows and columns: the whole image, and crops of at least 66 % of its area
 AVERAGED = 5  # px, side of the square whose average is taken away
 FLAT = 0.005  # norm of the details of an image, of pixels in 0..1, below which they are rather noise
-CHUNK = 256  # pairs compared at once; 25 MB
+CHUNK = 256  # pairs compared at once; 26 MB
 
 Thumbnails = NDArray[np.uint8]  # [n, S, S], grey
 

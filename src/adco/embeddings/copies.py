@@ -19,7 +19,7 @@ from adco.data.sources.objects import ItemSource
 from adco.data.sources.protocol import Source
 from adco.data.sources.reading import Reading
 
-SHORTEST_SIDE = 0.88  # of a crop, as a share of the image's
+SHORTEST_SIDE = 0.82  # of a crop, as a share of the image's
 LOWEST_QUALITY, HIGHEST_QUALITY = 30, 90  # of a JPEG
 STRONGEST_EDIT = 0.25  # factors of brightness, contrast and saturation are 1 ± 0.25
 SMALLEST_SIZE = 0.5  # of a resized copy, as a share of the image's
