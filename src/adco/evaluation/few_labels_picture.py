@@ -7,7 +7,8 @@ from typing import Any
 
 from adco.files import write_bytes
 
-FLOOR_COLOURS = {"raw pixels": "#b5bac2", "random weights": "#7d8590"}
+PIXELS = "raw pixels"
+FLOOR_COLOURS = {PIXELS: "#b5bac2", "random weights": "#7d8590"}
 COLOURS = ("#0b6e99", "#d1495b", "#2e8b57", "#8456a8", "#c77d0a", "#4a4a4a")  # of the backbones, in turn
 
 
@@ -27,7 +28,8 @@ def save_picture(path: Path, result: Mapping[str, Any]) -> None:
         low, high = zip(*(entry["interval"] for entry in entries), strict=True)
         axes.fill_between(labels, low, high, color=colour, alpha=0.18, linewidth=0)
         means = [entry["mean"] for entry in entries]
-        axes.plot(labels, means, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=name)
+        style = "--" if name == PIXELS else "-"  # the floors are often close to each other
+        axes.plot(labels, means, style, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=name)
     axes.set_xscale("log")
     axes.set_xticks(labels, [f"{number:,}" for number in labels], fontsize=8, rotation=45)
     axes.set_xticks([], minor=True)
