@@ -227,7 +227,8 @@ def neighbors(run: str | Path | None = None, data: Any = None, **settings: Unpac
     """Find the nearest neighbours of images among others, by the cosine similarity of their embeddings.
 
     Args:
-        run, data: as for `adco.embed`.
+        run: as for `adco.embed`.
+        data: as for `adco.embed`.
         settings: the other settings of `adco.config.commands.NeighborsSettings`. The files `out` and `sheet` are
             written if they are given.
 
@@ -243,7 +244,8 @@ def duplicates(run: str | Path | None = None, data: Any = None, **settings: Unpa
     """Find altered copies among images, or between two collections of images.
 
     Args:
-        run, data: as for `adco.embed`.
+        run: as for `adco.embed`.
+        data: as for `adco.embed`.
         settings: the other settings of `adco.config.commands.DuplicatesSettings`. The files `out` and `sheet` are
             written if they are given.
 
