@@ -1,11 +1,11 @@
 """Optimizers of a vision transformer in a short run of AdCo: Muon, and AdamW at several learning rates.
 
-    python benchmarks/transformers.py          do all runs that have no result yet
-    python benchmarks/transformers.py table    print the table in Markdown
+    python benchmarks/vision_transformers.py          do all runs that have no result yet
+    python benchmarks/vision_transformers.py table    print the table in Markdown
 
 The network is a ViT of three blocks of width 96, with patches of 4 px on views of 24 px, and a projector of width 256.
 All figures are from training images, by cross-validation (`search.folds`): test images are not used, so that defaults
-can be chosen here. Results are appended to results/transformers.jsonl, one line per run.
+can be chosen here. Results are appended to results/vision_transformers.jsonl, one line per run.
 """
 
 import sys
@@ -22,7 +22,7 @@ from folders import data_of
 from measure import RESULTS, read_lines, run_all
 from search import folds
 
-LINES = RESULTS / "transformers.jsonl"
+LINES = RESULTS / "vision_transformers.jsonl"
 SOURCES = ("cifar10-1000", "fashion-mnist-1000")
 SEEDS = (0, 1)
 IMAGES = 10_000  # images that a run sees
