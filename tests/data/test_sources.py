@@ -173,7 +173,8 @@ def test_few_images(tmp_path: Path) -> None:
 
 def test_unknown_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = "cifar10, fashion-mnist, digits, cifar100, stl10, imagenette, eurosat, few, stripes"  # the last two are the tests' own
+    # the last two are the tests' own
+    names = "cifar10, fashion-mnist, digits, cifar100, stl10, imagenette, eurosat, few, stripes"
     with pytest.raises(ValueError, match=rf"^data 'nowhere' is neither a folder nor one of {names}$"):
         open_source("nowhere")
     with pytest.raises(ValueError, match=r"did you mean cifar10\?"):
