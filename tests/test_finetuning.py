@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:only 60 test 
 
 FLIPLESS: dict[str, Any] = {"flip_probability": 0.0}  # mirrored diagonal stripes would be of another kind
 ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "32-true", "optimizer": "sgd"}
-SHORT: dict[str, Any] = {**FLIPLESS, **ON_CPU, "epochs": 3, "batch_size": 24}
+SHORT: dict[str, Any] = {**FLIPLESS, **ON_CPU, "epochs": 3, "batch_size": 24, "validation_share": 0.2}
 STEPS = 4  # per epoch: 96 images for training
 
 
@@ -68,7 +68,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 def test_toy_images_are_learned(start: Path) -> None:
-    run = adco.finetune(start, **FLIPLESS, epochs=40, batch_size=16, device="cpu", learning_rate=0.2)
+    run = adco.finetune(start, **{**SHORT, "epochs": 40, "batch_size": 16}, learning_rate=0.2)
     assert result(run)["top1"] > 80  # chance is 33
     assert result(run)["protocol"]["train_images"] == 96
     assert result(run)["protocol"]["validation_images"] == 24
@@ -99,7 +99,9 @@ def plain_loop(
 @pytest.mark.parametrize("backbone_rate", [0.0, 0.3])
 def test_training_equals_a_plain_loop(start: Path, backbone_rate: float) -> None:
     """Also with a frozen backbone, whose BatchNorm statistics then stay as they are."""
-    run = adco.finetune(start, **SHORT, validation_share=0, backbone_rate=backbone_rate, learning_rate=0.01, seed=3)
+    run = adco.finetune(
+        start, **{**SHORT, "validation_share": 0}, backbone_rate=backbone_rate, learning_rate=0.01, seed=3
+    )
     backbone, info = adco.load_backbone(start / "backbone.safetensors")
     train = open_splits("stripes")[0]
     features = extract_features(backbone, train, image_size=8, mean=info.mean, std=info.std)
@@ -319,7 +321,7 @@ def test_the_linear_layer_starts_as_the_linear_probe(start: Path) -> None:
 
 def test_few_labels_are_those_of_the_probe_and_the_rest_is_stratified(start: Path) -> None:
     train, test = open_splits("stripes")
-    settings = finetune_settings(labels_per_class=10, seed=4)
+    settings = finetune_settings(labels_per_class=10, seed=4, validation_share=0.2)
     parts = divide(train, test, settings)
     assert parts.validation is not None
     found = []
@@ -335,6 +337,15 @@ def test_few_labels_are_those_of_the_probe_and_the_rest_is_stratified(start: Pat
         drawn |= {image.tobytes() for image in train.load(chosen)}
     assert found[0] | found[1] == drawn
     assert not found[0] & found[1]
+
+
+@pytest.mark.parametrize(("images", "held_out"), [(498, 0), (501, 99)])
+def test_few_images_are_not_held_out(images: int, held_out: int) -> None:
+    """With fewer than a hundred, the best epoch on them is chosen by chance."""
+    source = ArraySource("grey", np.zeros((images, 8, 8, 3), np.uint8), np.arange(images) % 3, ("a", "b", "c"))
+    parts = divide(source, source, finetune_settings())
+    assert len(parts.validation or ()) == held_out
+    assert len(parts.train) == images - held_out
 
 
 def test_from_scratch_has_the_same_network_and_other_weights(start: Path) -> None:
@@ -390,7 +401,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--epochs", "0"], "epochs 0 must be at least 1"),
     (["--labels_per_class", "5", "--label_share", "0.1"], "labels_per_class 5 and label_share 0.1 both choose"),
     (["--from_scratch", "--head", "probe"], "head probe is of no use with from_scratch"),
-    (["--batch_size", "500"], "batch_size 500 must be at most 96, the number of training images"),
+    (["--batch_size", "500"], "batch_size 500 must be at most 120, the number of training images"),
     (["--data", "unlabelled"], "has no labels"),
     (["--data", "one"], "has no labels"),
     (["--device", "abacus"], "device abacus is not available"),
@@ -449,6 +460,6 @@ def test_the_command_prints_the_scores(start: Path, capsys: pytest.CaptureFixtur
     flags = ["--epochs", "1", "--batch-size", "24", "--device", "cpu", "--out", "run", "--labels_per_class", "10"]
     assert cli.run(["finetune", str(start), *flags, "--batch_size=24"]) == 0
     captured = capsys.readouterr()
-    assert "finetune on stripes: 24 training and 60 test images, 3 classes" in captured.out
+    assert "finetune on stripes: 30 training and 60 test images, 3 classes" in captured.out
     assert f"{result(Path('run'))['top1']:.1f}" in captured.out
     assert "epoch 1/1  loss " in captured.err

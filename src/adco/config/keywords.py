@@ -171,7 +171,7 @@ class FinetuneKeywords(TypedDict, total=False):
     from_scratch: bool
     labels_per_class: int | None
     label_share: float | None
-    validation_share: float
+    validation_share: float | None
     epochs: int | None
     batch_size: int | None
     learning_rate: float | None

@@ -16,6 +16,7 @@ from adco.config.load import Parser, build, read_recipe
 from adco.devices import best_precision
 from adco.errors import InputError
 from adco.evaluation.subject import Subject
+from adco.finetuning.images import Parts
 from adco.finetuning.settings import FinetuneSettings, Given, Resolved, choose
 from adco.models.backbone import BackboneInfo
 from adco.runs.directory import RunDirectory
@@ -40,18 +41,19 @@ def finetune_settings(recipe: str | Path | None = None, **values: Any) -> Given:
     return cast(Given, settings)
 
 
-def resolve(given: Given, subject: Subject, start: Path | None, images: int) -> Resolved:
+def resolve(given: Given, subject: Subject, start: Path | None, parts: Parts) -> Resolved:
     """Resolve every unset setting.
 
     Args:
         given: the settings as the user gave them.
         subject: what is fine-tuned, and on what.
         start: the run directory, checkpoint or backbone file that was given; None for a network that the settings name.
-        images: number of training images, without those for validation.
+        parts: the images for training and validation.
 
     Raises:
         InputError: if a batch would have more images than there are.
     """
+    images = len(parts.train)
     settings = replace(
         given,
         data=subject.data,
@@ -65,7 +67,7 @@ def resolve(given: Given, subject: Subject, start: Path | None, images: int) -> 
         precision=best_precision("auto" if given.device is None else given.device.split(":")[0])
         if given.precision == "auto"
         else given.precision,
-        **choose(given, images),
+        **choose(given, images, len(parts.validation) if parts.validation else 0),
     )
     if settings.batch_size is not None and settings.batch_size > images:
         raise InputError(f"batch_size {settings.batch_size} must be at most {images}, the number of training images")

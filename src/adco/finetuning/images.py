@@ -12,7 +12,7 @@ from adco.data.sources.splits import draw_of_each_class
 from adco.data.views import View
 from adco.errors import InputError
 from adco.evaluation.amounts import Amount
-from adco.finetuning.settings import Given, Resolved
+from adco.finetuning.settings import Given, Resolved, choose_validation_share
 
 VALIDATION = 1 << 32  # the number of the draw of validation images; no draw of labels has so large a number
 
@@ -37,9 +37,8 @@ def divide(train: Source, test: Source, settings: Given | Resolved) -> Parts:
         amount = Amount(per_class=settings.labels_per_class or 0, share=settings.label_share or 0.0)
         train = train.subset(draw_of_each_class(_labels(train), amount.of, settings.seed, 0))
     labels = _labels(train)
-    held_out = draw_of_each_class(
-        labels, lambda size: round(settings.validation_share * size), settings.seed, VALIDATION
-    )
+    share = choose_validation_share(settings, len(labels))
+    held_out = draw_of_each_class(labels, lambda size: round(share * size), settings.seed, VALIDATION)
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
     if len(np.unique(labels[kept])) < 2:
         raise InputError(f"{train.name} has training images of only one class: a classifier needs at least 2")

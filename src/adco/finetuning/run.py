@@ -58,7 +58,7 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
     subject = open_subject(given, start, open_labelled)
     train, test = subject.sources
     parts = divide(train, test, given)
-    settings = resolve(given, subject, start, len(parts.train))
+    settings = resolve(given, subject, start, parts)
     info = replace(subject.info, image_size=subject.image_size, stem=settings.stem)
     default = RUNS / f"{COMMAND}-{short_name(subject.data)}-{time.strftime('%Y%m%d-%H%M%S')}"
     job = Job(settings, info, parts, RunDirectory(Path(given.out or default)))

@@ -25,7 +25,8 @@ class FinetuneSettings(SubjectSettings, Generic[Unset]):
         labels_per_class: number of training images per class to use; by default all.
         label_share: share of the training images of each class to use, instead of labels_per_class.
         validation_share: share of these images of each class that is held out to choose the best epoch, at which the
-            classifier is kept; 0 to train on all of them and keep the last epoch.
+            classifier is kept; 0 to train on all of them and keep the last epoch. Chosen: 0.2, but 0 if that were fewer
+            than 100 images, which would choose an epoch by chance.
         epochs: passes over the training images. Chosen: as many as have 1000 steps, at least 10 and at most 200.
         batch_size: images per step, over all devices together. Chosen: 64, or all images if there are fewer.
         learning_rate: of the linear layer. Chosen: 0.02 for muon, 0.1 for sgd, 0.001 for adamw, 0.2 for lars.
@@ -51,7 +52,7 @@ class FinetuneSettings(SubjectSettings, Generic[Unset]):
     from_scratch: bool = False
     labels_per_class: int | None = None
     label_share: float | None = None
-    validation_share: float = 0.2
+    validation_share: float | Unset = TO_BE_CHOSEN
     epochs: int | Unset = TO_BE_CHOSEN
     batch_size: int | Unset = TO_BE_CHOSEN
     learning_rate: float | Unset = TO_BE_CHOSEN
@@ -99,21 +100,36 @@ class FinetuneSettings(SubjectSettings, Generic[Unset]):
 Given: TypeAlias = FinetuneSettings[None]  # settings as the user gave them: some may be None
 Resolved: TypeAlias = FinetuneSettings[Never]  # resolved settings: none of those that are chosen is None
 
+VALIDATION_SHARE, LEAST_VALIDATION = 0.2, 100  # share, and number of images from which any are held out
 STEPS, FEWEST, MOST = 1000, 10, 200  # steps to choose the epochs for; bounds of the epochs
 BATCH_SIZE = 64
 RATES: dict[str, float] = {"sgd": 0.1, "muon": 0.02, "adamw": 1e-3, "lars": 0.2}
 
 
-def choose(given: Given, images: int) -> dict[str, Any]:
+def choose_validation_share(settings: Given | Resolved, images: int) -> float:
+    """Return the share of the images that is held out for validation.
+
+    Args:
+        settings: of the run.
+        images: number of labelled images for training and validation.
+    """
+    if settings.validation_share is not None:
+        return settings.validation_share
+    return VALIDATION_SHARE if images * VALIDATION_SHARE >= LEAST_VALIDATION else 0.0
+
+
+def choose(given: Given, images: int, held_out: int) -> dict[str, Any]:
     """Return a value for every setting that is chosen.
 
     Args:
         given: the settings as the user gave them.
-        images: number of training images, without those for validation.
+        images: number of training images.
+        held_out: number of images for validation.
     """
     batch_size = given.batch_size or min(BATCH_SIZE, images)
     epochs = given.epochs or min(MOST, max(FEWEST, round(STEPS / max(1, images // batch_size))))
     chosen = {
+        "validation_share": choose_validation_share(given, images + held_out),
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": RATES[given.optimizer],
