@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from adco.reporting.material import Material, Section, thumbnail
 
 COMPONENTS = 50  # principal components that t-SNE starts from, as scikit-learn advises for wide data
-PALETTE = (
-    "#0b6e99", "#d1495b", "#3a7d44", "#edae49", "#7b4fa3", "#00798c", "#8d5524", "#e07be0", "#5c6675", "#a3b18a",
-    "#264653", "#ff7f51", "#577590", "#b5179e", "#90be6d", "#f94144", "#43aa8b", "#6d597a", "#bc6c25", "#118ab2",
+PALETTE = (  # Tableau's twenty colours, the strong ones first
+    "#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22",
+    "#aec7e8", "#ff9896", "#98df8a", "#ffbb78", "#c5b0d5", "#9edae5", "#c49c94", "#f7b6d2", "#c7c7c7", "#dbdb8d",
 )  # fmt: skip
 TOOLS = "pan,wheel_zoom,box_zoom,reset"
-SIDE, QUALITY = 44, 45  # of the pictures shown, px and JPEG quality: 2 000 of them take about 2 MB
+SIDE, QUALITY = 40, 40  # of the pictures shown, px and JPEG quality: 2 000 of them take about 2 MB
 
 
 def image_map(material: Material) -> Section:
