@@ -117,12 +117,14 @@ def _kind(kind: Any) -> str:
     if type(None) in get_args(kind) and len(optional) == 1:
         return _kind(optional[0])
     if get_origin(kind) is Literal:
-        return "{" + ",".join(get_args(kind)) + "}" if len(get_args(kind)) > 1 else "NAME"
+        return "{" + ",".join(get_args(kind)) + "}" if len(get_args(kind)) > 1 else str(*get_args(kind))
     if get_origin(kind) in (tuple, list):
         return "[A,B,...]"
     if get_origin(kind) is dict:
         return "{A: B}"
-    return "|".join(SHORT[part] for part in optional or (kind,))
+    if optional:
+        return "|".join(_kind(part) for part in optional)
+    return SHORT[kind]
 
 
 def section(title: str, rows: Iterable[tuple[str, str]]) -> str:
