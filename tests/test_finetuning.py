@@ -368,6 +368,8 @@ def test_other_commands_take_the_fine_tuned_run(start: Path, whole: Path) -> Non
     by_file = adco.evaluate("linear", weights=whole / "backbone.safetensors", data="stripes", image_size=8)
     by_classifier = adco.evaluate("linear", weights=whole / "classifier.safetensors", data="stripes", image_size=8)
     assert scores["top1"] == by_file["top1"] == by_classifier["top1"]
+    by_checkpoint = adco.evaluate("linear", whole / "checkpoints" / "last.ckpt")
+    assert by_checkpoint["images"] == 60
     again = adco.finetune(recipe=whole / "config.yaml", out="again")
     assert same(again / "classifier.safetensors", whole / "classifier.safetensors")
 

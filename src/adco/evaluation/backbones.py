@@ -50,9 +50,10 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
         raise InputError(
             f"{run.path} has neither backbone.safetensors nor {checkpoint}: the run has not saved a checkpoint yet"
         )
-    info = info_of(run.read_config())
+    config = run.read_config()
+    info = info_of(config)
     state = read_checkpoint(checkpoint)["state_dict"]
-    prefix = "encoder.backbone."
+    prefix = "backbone." if config.get("command") == "finetune" else "encoder.backbone."
     backbone = build_backbone(info)
     backbone.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
     return backbone.eval(), info
