@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 from uuid import uuid4
 
@@ -41,6 +42,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(setting: str, file: str | Path) -> Path:
+    """Return the absolute path of a file that can be written, so that a long computation does not end in an error.
+
+    Nothing is left behind: folders that do not exist yet are not created.
+
+    Raises:
+        InputError: it is a folder, or its folder cannot be created or written.
+    """
+    path = Path(file).expanduser().absolute()
+    if path.is_dir():
+        raise InputError(f"{setting} {file} is a folder: give the name of a file")
+    existing = next(folder for folder in path.parents if folder.exists())
+    try:
+        with TemporaryFile(dir=existing):
+            return path
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{setting} {file} cannot be written ({existing}: {reason}): choose another --{setting}"
+        ) from error
 
 
 @contextmanager

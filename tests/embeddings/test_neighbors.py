@@ -41,6 +41,18 @@ def test_each_image_has_the_neighbours_that_scikit_learn_finds(photos: Path, tmp
     assert [row["neighbor"] for row in table] == [embeddings.paths[row] for row in neighbors.ravel()]
 
 
+def test_paths_with_any_characters_come_back(tmp_path: Path) -> None:
+    names = ["a,b", 'c"d', "e\nf", "g\rh", "i\r\nj", "k漢字", "<b>", "=1+1"]
+    write_photographs(tmp_path / "plain", range(len(names)))
+    (tmp_path / "odd").mkdir()
+    for file, name in zip(sorted((tmp_path / "plain").iterdir()), names, strict=True):
+        file.rename(tmp_path / "odd" / f"{name}{file.suffix}")
+    found = adco.neighbors(data=tmp_path / "odd", k=2, out=tmp_path / "table.csv", **NETWORK)
+    table = rows_of(tmp_path / "table.csv")
+    assert {Path(row["path"]).stem for row in table} == set(names)
+    assert [row["neighbor"] for row in table] == [found.paths[row] for row in found.rows.ravel()]
+
+
 def test_a_table_may_be_parquet(photos: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     found = adco.neighbors(data=photos, k=2, out=tmp_path / "table.parquet", **NETWORK)
@@ -124,6 +136,7 @@ def test_a_sheet_keeps_proportions_and_has_a_text_below() -> None:
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"out": "table.txt"}, r"out table\.txt must end with \.csv, \.parquet"),
     ({"sheet": "sheet.pdf"}, r"sheet sheet\.pdf must end with \.jpg, \.jpeg, \.png, \.webp"),
+    ({"out": "/proc/none/table.csv"}, r"out /proc/none/table\.csv cannot be written .*: choose another --out"),
     ({"k": 0}, "k 0 must be at least 1"),
     ({"query": "nowhere.jpg"}, r"data 'nowhere\.jpg' is neither a folder nor"),
 ]

@@ -176,6 +176,8 @@ def test_the_map_keeps_groups_together() -> None:
     ("changed", "message"),
     [
         ({"images": 5}, "images 5 must be at least 10"),
+        ({"out": "photo.jpg"}, r"out photo\.jpg must be an \.html file"),
+        ({"out": "/proc/none/report.html"}, "cannot be written .*: choose another --out"),
         ({"data": "nowhere/"}, "data 'nowhere/' is neither a folder nor one of"),
         ({"backbone": None, "data": None}, "no run"),
     ],

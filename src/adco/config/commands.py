@@ -107,6 +107,8 @@ class ReportSettings(SubjectSettings):
     def check(self) -> None:
         super().check()
         require(self, "images", at_least=10)
+        if self.out is not None and not self.out.endswith((".html", ".htm")):
+            raise InputError(f"out {self.out} must be an .html file")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from adco.embeddings.formats import Table, writer_of
 from adco.embeddings.parts import Parts
 from adco.errors import InputError
 from adco.evaluation.subject import OpenImages, Subject, open_subject
-from adco.files import replacing
+from adco.files import check_writable, replacing
 from adco.launcher import is_first_rank
 from adco.quiet import quiet_lightning
 from adco.words import counted
@@ -128,7 +128,7 @@ def _checked_out(settings: EmbedSettings) -> Path:
     out = Path(settings.out).expanduser().absolute()
     if out.exists():
         raise InputError(f"out {settings.out} exists: delete it, or choose another --out")
-    return out
+    return check_writable("out", settings.out)
 
 
 def _fabric(settings: EmbedSettings) -> Fabric:

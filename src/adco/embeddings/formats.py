@@ -104,7 +104,7 @@ def _read_npz(path: Path) -> Embeddings:
 
 def _write_csv(file: BinaryIO, table: Table) -> None:
     text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
-    write = csv.writer(text, lineterminator="\n")
+    write = csv.writer(text)  # ends lines with \r\n, and so quotes a \r or \n in a path
     write.writerow(["path", "label", *(f"e{number}" for number in range(table.width))])
     for part in table.parts():
         for path, label, row in zip(part.paths, _label_names(part), part.embeddings, strict=True):

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from adco.embeddings.formats import import_pyarrow
 from adco.errors import InputError
-from adco.files import replacing
+from adco.files import check_writable, replacing
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -29,14 +29,14 @@ def check_new(setting: str, file: str, suffixes: Sequence[str]) -> Path:
     """Return the absolute path of a file that is to be written.
 
     Raises:
-        InputError: it exists, or has another suffix.
+        InputError: it exists, has another suffix, or cannot be written.
     """
     path = Path(file).expanduser().absolute()
     if path.suffix not in suffixes:
         raise InputError(f"{setting} {file} must end with {', '.join(suffixes)}")
     if path.exists():
         raise InputError(f"{setting} {file} exists: delete it, or choose another --{setting}")
-    return path
+    return check_writable(setting, file)
 
 
 def write_table(path: Path, columns: Mapping[str, type], parts: Iterable[Mapping[str, Sequence[Any]]]) -> None:
@@ -53,7 +53,7 @@ def write_table(path: Path, columns: Mapping[str, type], parts: Iterable[Mapping
 
 def _write_csv(file: BinaryIO, columns: Mapping[str, type], parts: Iterable[Mapping[str, Sequence[Any]]]) -> None:
     text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)  # ends lines with \r\n, and so quotes a \r or \n in a path
     writer.writerow(columns)
     for part in parts:
         for row in zip(*(part[name] for name in columns), strict=True):

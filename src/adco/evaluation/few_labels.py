@@ -32,7 +32,7 @@ from adco.evaluation.linear import Linear
 from adco.evaluation.results import result_file
 from adco.evaluation.scores import wilson_interval
 from adco.evaluation.subject import OpenImages, Subject, open_subject
-from adco.files import write_json
+from adco.files import check_writable, write_json
 
 THIS = "this backbone"
 
@@ -53,6 +53,8 @@ def probe(run: Path | None, settings: ProbeSettings) -> dict[str, Any]:
         InputError: a setting is invalid, a network cannot be opened, or the images have no labels.
     """
     settings.check()
+    if settings.out:
+        check_writable("out", settings.out)
     device = evaluation_device(settings.device)
     opened = cache(open_labelled)  # all networks see the same images
     subject = open_subject(settings, run, opened)

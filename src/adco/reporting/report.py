@@ -13,7 +13,7 @@ from adco.data.sources.reading import Reading
 from adco.devices import evaluation_device
 from adco.embeddings.embed import embed_source
 from adco.evaluation.subject import open_subject
-from adco.files import write_text
+from adco.files import check_writable, write_text
 from adco.reporting.adversaries import adversaries
 from adco.reporting.duplicates import duplicates
 from adco.reporting.map import image_map
@@ -46,6 +46,8 @@ def report(run: Path | None, asked: ReportSettings) -> Path:
         InputError: a setting is impossible, the images or the backbone cannot be opened, or a library is missing.
     """
     asked.check()
+    if asked.out:
+        check_writable("out", asked.out)
     require_bokeh()
     subject = open_subject(asked, run, _open)
     (source,) = subject.sources
