@@ -19,6 +19,7 @@ from adco.cli import main as cli
 from adco.config.commands import ProbeSettings
 from adco.data.sources.open import open_splits
 from adco.data.sources.splits import draw_of_each_class
+from adco.errors import InputError
 from adco.evaluation.amounts import choose_points
 from adco.evaluation.extract import extract_features
 from adco.evaluation.features import Features
@@ -199,3 +200,10 @@ def test_a_mistake_is_one_line(
     assert message in captured.err.splitlines()[-1]
     assert captured.out == ""
     assert not run.results.exists()
+
+
+def test_more_labels_than_the_largest_class_has_are_refused() -> None:
+    labels = np.array([0] * 3 + [1] * 5)
+    assert choose_points(labels, ProbeSettings(labels_per_class=[5], label_shares=[]))[0].labels == 8
+    with pytest.raises(InputError, match="labels_per_class 6 is too many: the largest class has 5 training images"):
+        choose_points(labels, ProbeSettings(labels_per_class=[1, 6], label_shares=[]))

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from adco.config.commands import ProbeSettings
 from adco.data.sources.splits import draw_of_each_class
+from adco.errors import InputError
+from adco.words import counted
 
 DRAWN_LABELS = 20_000  # over all draws of a point: with many labels, draws differ little and fits take long
 LEAST_DRAWS = 3
@@ -54,9 +56,15 @@ def choose_points(labels: NDArray[np.int64], settings: ProbeSettings) -> list[Po
     Args:
         labels: [n], of the training images.
         settings: which amounts and how many draws are asked for.
+
+    Raises:
+        InputError: more labels per class are asked for than any class has.
     """
     sizes = np.unique(labels, return_counts=True)[1].tolist()
     per_class = settings.labels_per_class
+    if max(per_class or [0]) > max(sizes):
+        largest = f"the largest class has {counted(max(sizes), 'training image')}"
+        raise InputError(f"labels_per_class {max(per_class or [0])} is too many: {largest}")
     amounts = [Amount(per_class=number) for number in (per_class or _up_to(min(sizes)) if per_class != [] else [])]
     amounts += [Amount(share=share) for share in settings.label_shares if share * len(labels) >= len(sizes)]
     together: dict[tuple[int, ...], list[Amount]] = {}
