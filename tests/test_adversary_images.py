@@ -40,9 +40,11 @@ def test_moments_are_read_as_written_and_damage_is_told(tmp_path: Path) -> None:
         assert found.step == moment.step
         np.testing.assert_array_equal(found.nearest, moment.nearest)
         np.testing.assert_array_equal(found.used, moment.used)
-    (tmp_path / "00000005.npz").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"00000005\.npz is damaged"):
-        read_nearest(tmp_path)
+    content = (tmp_path / "00000005.npz").read_bytes()
+    for kept in (0, 2, len(content) // 2, len(content) - 3):
+        (tmp_path / "00000005.npz").write_bytes(content[:kept])
+        with pytest.raises(InputError, match=r"00000005\.npz is damaged"):
+            read_nearest(tmp_path)
     assert read_nearest(tmp_path / "none") == []
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 from uuid import uuid4
+from zipfile import BadZipFile
 
 from filelock import FileLock
 
 from adco.errors import InputError
+
+DAMAGED_NPZ = (OSError, ValueError, KeyError, EOFError, BadZipFile)  # what reading a damaged .npz file can raise
 
 
 def user_cache() -> Path:

@@ -262,3 +262,14 @@ def test_several_processes_write_the_same_file(photos: Path, tmp_path: Path) -> 
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1]
     assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_file_that_was_cut_is_refused(weights: Path, photos: Path, tmp_path: Path, suffix: str) -> None:
+    out = embed_to_file(None, EmbedSettings(**settings(weights, photos, out=str(tmp_path / f"e{suffix}"))))
+    content = out.read_bytes()
+    for kept in (0, len(content) // 2, len(content) - 3):
+        out.write_bytes(content[:kept])
+        with pytest.raises(InputError, match=r"is not a file of adco embed, or is damaged") as raised:
+            read_embeddings(out)
+        assert "\n" not in str(raised.value)

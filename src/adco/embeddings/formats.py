@@ -13,6 +13,7 @@ Shapes: n images, C classes, F feature width.
 
 import csv
 import io
+import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from adco.embeddings.embeddings import Embeddings
 from adco.errors import InputError
+from adco.files import DAMAGED_NPZ
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read_embeddings(path: Path) -> Embeddings:
         return READERS[path.suffix](path)
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}: make it with adco embed") from error
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, StopIteration) as error:
+    except (*DAMAGED_NPZ, StopIteration) as error:
         raise InputError(f"{path} is not a file of adco embed, or is damaged: {error}") from error
 
 
@@ -96,7 +98,7 @@ def _write_npz(file: BinaryIO, table: Table) -> None:
 
 
 def _read_npz(path: Path) -> Embeddings:
-    with np.load(path) as found:
+    with path.open("rb") as opened, np.load(opened) as found:
         labels = found.get("labels")
         classes = tuple(found["classes"].tolist()) if "classes" in found else ()
         return Embeddings(found["paths"].tolist(), labels, classes, found["embeddings"])
@@ -114,6 +116,10 @@ def _write_csv(file: BinaryIO, table: Table) -> None:
 
 
 def _read_csv(path: Path) -> Embeddings:
+    with path.open("rb") as content:
+        content.seek(-1, os.SEEK_END)
+        if content.read() != b"\n":
+            raise ValueError("its last line is cut")
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file)
         if next(rows)[:2] != ["path", "label"]:

@@ -16,7 +16,7 @@ import numpy as np
 from adco.data.sources.protocol import Unreadable
 from adco.embeddings.blocks import Block
 from adco.errors import InputError
-from adco.files import read_json, replacing, write_json
+from adco.files import DAMAGED_NPZ, read_json, replacing, write_json
 
 
 class Parts:
@@ -57,11 +57,11 @@ class Parts:
             InputError: its file is damaged.
         """
         try:
-            with np.load(self._file(number)) as found:
+            with self._file(number).open("rb") as opened, np.load(opened) as found:
                 unreadable = json.loads(str(found["unreadable"]))
                 damaged = {index: Unreadable(Path(path), reason) for index, path, reason in unreadable}
                 return Block(number, found["indices"], found["embeddings"], damaged)
-        except (OSError, ValueError, KeyError) as error:
+        except DAMAGED_NPZ as error:
             raise InputError(f"{self._file(number)} is damaged ({error}): delete it, and start again") from error
 
     def delete(self) -> None:

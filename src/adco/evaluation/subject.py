@@ -71,7 +71,9 @@ def _of_run(settings: SubjectSettings, path: Path | None, open_images: OpenImage
     except InputError as error:
         if settings.data:
             raise
-        raise InputError(f"without --data, the data of {run.path} is used: {error}") from error
+        raise InputError(
+            f"without --data, the data of {run.path} is used: {error}; if it has moved, give --data"
+        ) from error
     image_size = settings.image_size or info.image_size
     feature_width(backbone, info, image_size)  # only a check that the network takes images of this size
     data, class_level, max_unreadable = asked

@@ -13,6 +13,7 @@ export/                the backbone in the formats of other programs
 """
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -218,7 +219,7 @@ class RunDirectory:
 
 
 def newest_run() -> RunDirectory:
-    """Return the run directory under runs/ that was started last.
+    """Return the run directory under runs/ that was started last, and log which it is.
 
     Raises:
         InputError: if runs/ has no run directory.
@@ -226,7 +227,10 @@ def newest_run() -> RunDirectory:
     configs = sorted(RUNS.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
     if not configs:
         raise InputError(f"no run directory under {RUNS}/: give the path of one, or pretrain first")
-    return RunDirectory(configs[-1].parent)
+    run = RunDirectory(configs[-1].parent)
+    if is_first_rank():
+        logging.getLogger("adco").info(f"with the newest run, {run.path}")
+    return run
 
 
 def _now() -> str:

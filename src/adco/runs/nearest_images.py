@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.errors import InputError
-from adco.files import replacing
+from adco.files import DAMAGED_NPZ, replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ def read_nearest(folder: Path) -> list[NearestImages]:
     moments = []
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path) as file:
+            with path.open("rb") as opened, np.load(opened) as file:
                 nearest, used = file["nearest"].astype(np.int64), file["used"].astype(np.int64)
                 moments.append(NearestImages(int(path.stem), nearest, used))
-        except (OSError, ValueError, KeyError) as error:
+        except DAMAGED_NPZ as error:
             raise InputError(f"{path} is damaged: {error}") from error
     return moments

@@ -6,7 +6,6 @@ after fetching and at every read, so they are the same bytes whichever source th
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from adco.data.sources import fetch, formats
 from adco.data.sources.formats import CIFAR10_BINARY, CIFAR10_PICKLED, CIFAR10_PNG, CIFAR10_PNG_LABELS, Arrays
 from adco.data.sources.registry import Loaded, Split
 from adco.errors import InputError
-from adco.files import data_directory, replacing
+from adco.files import DAMAGED_NPZ, data_directory, replacing
 
 Route = tuple[str, Callable[[], Arrays]]  # name for error messages, function that returns the arrays
 
@@ -80,7 +79,7 @@ def load(archive: Archive, split: Split) -> Loaded:
         with path.open("rb") as opened, np.load(opened) as file:
             arrays = {part: file[part] for part in (f"{split}_images", f"{split}_labels")}
         _verify(arrays, archive)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         raise InputError(f"{path} is damaged ({error}): delete it, and it will be fetched again") from error
     return arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64), archive.classes
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adco.files import alone, replacing, user_cache
+from adco.files import DAMAGED_NPZ, alone, replacing, user_cache
 from adco.launcher import launch
 
 KEPT = 24 * 3600  # seconds; older files are of processes that were killed before they could delete them
@@ -43,9 +43,9 @@ def once_per_node(name: str, work: Callable[[], Arrays]) -> Arrays:
     file = _file(f"{started}:{name}:{_calls[name]}")
     with alone(file):
         try:
-            with np.load(file) as found:
+            with file.open("rb") as opened, np.load(opened) as found:
                 return dict(found)
-        except (OSError, ValueError):  # the first to come here, or the cache cannot be read
+        except DAMAGED_NPZ:  # the first to come here, or the cache cannot be read
             result = work()
             _write(result, file)
             return result

@@ -8,7 +8,6 @@ shard. n is the number of images in a shard.
 import hashlib
 import json
 import tarfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from adco.data.sources.decode import SUFFIXES
 from adco.errors import InputError
-from adco.files import replacing, user_cache
+from adco.files import DAMAGED_NPZ, replacing, user_cache
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _read(cache: Path, shard: Shard) -> TarIndex | None:
     try:
         with cache.open("rb") as opened, np.load(opened) as file:
             return TarIndex(shard, file["start"], file["size"], file["label"], int(file["without_image"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # missing or damaged
+    except DAMAGED_NPZ:  # missing or damaged
         return None
 
 
