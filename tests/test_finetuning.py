@@ -41,6 +41,11 @@ SHORT: dict[str, Any] = {**FLIPLESS, **ON_CPU, "epochs": 3, "batch_size": 24, "v
 STEPS = 4  # per epoch: 96 images for training
 
 
+def interrupt(*_: Any) -> None:
+    """What Ctrl-C does to Python code."""
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -208,7 +213,7 @@ def test_a_run_that_was_stopped_before_its_first_step_starts_again(
     start: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("adco.finetuning.run.start_head", lambda *_: signal.raise_signal(signal.SIGINT))
+        patched.setattr("adco.finetuning.run.start_head", interrupt)
         with pytest.raises(KeyboardInterrupt):
             adco.finetune(start, **SHORT, out="run")
     (Path("run") / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -266,7 +271,7 @@ def test_a_run_that_stopped_early_stays_so_when_it_is_resumed(start: Path, monke
     """As after a kill while the test images are scored."""
     early = {**SHORT, "epochs": 40, "learning_rate": 0.3, "patience": 3, "seed": 1}
     with monkeypatch.context() as patched:
-        patched.setattr("adco.finetuning.run.save_scores", lambda *_: signal.raise_signal(signal.SIGINT))
+        patched.setattr("adco.finetuning.run.save_scores", interrupt)
         with pytest.raises(KeyboardInterrupt):
             adco.finetune(start, **early, out="run")
     before = records(Path("run"), "validation_loss")

@@ -67,6 +67,7 @@ def state(run: RunDirectory) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_a_run_leaves_everything(digits: RunDirectory) -> None:
     assert sorted(path.name for path in digits.path.iterdir()) == [
+        "adversaries",
         "backbone.safetensors",
         "checkpoints",
         "config.yaml",
