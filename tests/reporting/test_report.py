@@ -156,7 +156,7 @@ def test_thumbnails_are_the_images(tmp_path: Path) -> None:
     source = ArraySource("two", images, None, ())
     for index, value in enumerate((0, 200)):
         uri = thumbnail(source, index, side=20)
-        assert uri.startswith("data:image/jpeg;base64,")
+        assert uri.startswith("data:image/webp;base64,")
         picture = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
         assert picture.size == (20, 10)
         assert abs(np.asarray(picture).mean() - value) < 2

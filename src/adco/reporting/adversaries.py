@@ -35,8 +35,8 @@ def adversaries(material: Material) -> Section | None:
     ]
     text = (
         "Adversaries are trained negatives: the encoder learns to tell every image from them. At the end, "
-        f"{in_use:,} of {len(last.used):,} are the hardest adversary of at least one of {last.used.sum()} training "
-        "images. For the "
-        "most used, these are the images nearest to them, from the start of the run to its end."
+        f"{in_use:,} of {len(last.used):,} are each the hardest adversary of at least one of {last.used.sum()} "
+        "training images. For the most used, these are the images nearest to them, from the start of the run to its "
+        "end."
     )
     return Section("What the adversaries look like", text, "adversaries.html", {"adversaries": found})
