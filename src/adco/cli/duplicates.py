@@ -1,9 +1,9 @@
 """`adco duplicates`: duplicates among images, or between two folders."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adco.cli.arguments import run_and_settings
 from adco.cli.imports import import_lightning
 from adco.errors import InputError
 from adco.words import counted
@@ -15,25 +15,16 @@ if TYPE_CHECKING:
 def duplicates(arguments: Sequence[str]) -> int:
     """Run `adco duplicates`."""
     from adco.config.commands import DuplicatesSettings
-    from adco.config.load import Parser
 
     purpose = "Find images that are altered copies of others: cropped, mirrored, resized, saved again or edited."
-    parser = Parser([DuplicatesSettings], "adco duplicates", purpose, "[RUN]")
-    parser.add_argument(
-        "run",
-        nargs="?",
-        metavar="RUN",
-        help="run directory, checkpoint or backbone.safetensors; by default the newest run",
-    )
-    flags = parser.read_flags(arguments)
-    (settings,) = parser.construct(flags)
+    run, settings = run_and_settings(DuplicatesSettings, "duplicates", purpose, arguments)
     settings.check()
     if not settings.out and not settings.sheet:
         raise InputError("give --out FILE.csv or --sheet FILE.jpg, or both: where to write the duplicates")
     import_lightning()
     from adco.embeddings.duplicates import duplicates as find
 
-    found = find(Path(flags.run) if flags.run else None, settings)
+    found = find(run, settings)
     images = sum(map(len, found.groups))
     print(f"{counted(found.choice.found, 'pair')} in {counted(len(found.groups), 'group')} of {images} images")
     for line in _expected(found.choice):

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adco.cli.arguments import add_run
 from adco.cli.imports import import_lightning
 from adco.cli.tables import print_results
 from adco.errors import InputError
@@ -70,11 +71,6 @@ def _parser(name: str | None, with_help: bool) -> "Parser":
     evaluations = [evaluation_of(name)] if name else []
     parser = Parser([EvaluateSettings, *evaluations], "adco evaluate", purpose, f"{choices} [RUN]")
     parser.add_argument("kind", metavar=choices, help="the evaluation; --help after its name shows its own settings")
-    parser.add_argument(
-        "run",
-        nargs="?",
-        metavar="RUN",
-        help="run directory, checkpoint or backbone.safetensors; by default the newest run",
-    )
+    add_run(parser)
     parser.add_argument("--protocol", help=SUPPRESS)  # of earlier versions
     return parser

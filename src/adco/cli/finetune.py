@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from adco.cli.arguments import add_run
 from adco.cli.imports import import_lightning
 from adco.launcher import is_first_rank
 
@@ -12,12 +13,7 @@ def finetune(arguments: Sequence[str]) -> int:
     from adco.finetuning.config import finetune_parser
 
     parser = finetune_parser()
-    parser.add_argument(
-        "run",
-        nargs="?",
-        metavar="RUN",
-        help="run directory, checkpoint or backbone.safetensors to start from; by default the newest run",
-    )
+    add_run(parser, " to start from")
     parser.add_argument("--recipe", metavar="NAME|FILE", help="settings to start from; flags go over them")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted fine-tuning; takes no other flag")
     arguments = parser.standard_spelling(arguments)

@@ -1,35 +1,27 @@
 """`adco probe`: what accuracy a frozen backbone gives with few labels."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from adco.cli.arguments import run_and_settings
 from adco.cli.imports import import_lightning
 
 
 def probe(arguments: Sequence[str]) -> int:
     """Run `adco probe`."""
     from adco.config.commands import ProbeSettings
-    from adco.config.load import Parser
 
     purpose = "Fit linear probes of a frozen backbone to 1, 2, 5, ... labels per class, and show their accuracy."
-    parser = Parser([ProbeSettings], "adco probe", purpose, "[RUN]")
-    parser.add_argument(
-        "run",
-        nargs="?",
-        metavar="RUN",
-        help="run directory, checkpoint or backbone.safetensors; by default the newest run",
-    )
-    flags = parser.read_flags(arguments)
-    (settings,) = parser.construct(flags)
+    run, settings = run_and_settings(ProbeSettings, "probe", purpose, arguments)
     settings.check()
     import_lightning()
     from adco.evaluation.few_labels import probe as measure
     from adco.runs.directory import newest_run
 
-    run = None if settings.names_backbone and not flags.run else flags.run or str(newest_run().path)
-    result = measure(Path(run) if run else None, settings)
-    print_curves(result, run or settings.backbone or f"the backbone of {settings.weights}")
+    if not (run or settings.names_backbone):
+        run = newest_run().path
+    result = measure(run, settings)
+    print_curves(result, str(run or settings.backbone or f"the backbone of {settings.weights}"))
     if result["file"]:
         print(f"all draws are in {result['file']}, with a picture beside it")
     return 0

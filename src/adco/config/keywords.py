@@ -99,18 +99,33 @@ class PretrainKeywords(TypedDict, total=False):
     predictor_hidden: int
 
 
-class EvaluateKeywords(TypedDict, total=False):
-    """The settings of all evaluations. None means the default."""
+class BackboneKeywords(TypedDict, total=False):
+    """Which backbone to use if it is not that of a run. None means the default."""
 
-    data: str | Path | None
-    class_level: int | None
-    max_unreadable: float | None
     backbone: str | None
     weights: str | Path | None
     stem: Stem
     image_size: int | None
-    floors: bool
+
+
+class UseKeywords(BackboneKeywords, total=False):
+    """How to use a backbone on images. None means the default."""
+
+    class_level: int | None
+    max_unreadable: float | None
     device: str | None
+
+
+class SubjectKeywords(UseKeywords, total=False):
+    """A backbone, and images to use it on. None means the default."""
+
+    data: str | Path | None
+
+
+class EvaluateKeywords(SubjectKeywords, total=False):
+    """The settings of all evaluations. None means the default."""
+
+    floors: bool
     # knn
     k: int | None
     temperature: float
@@ -123,30 +138,15 @@ class EvaluateKeywords(TypedDict, total=False):
     protocol: str | None
 
 
-class EmbedKeywords(TypedDict, total=False):
+class EmbedKeywords(UseKeywords, total=False):
     """The settings of `adco.embed`. None means the default."""
 
-    class_level: int | None
-    max_unreadable: float | None
     split: Literal["all", "train", "test"]
-    backbone: str | None
-    weights: str | Path | None
-    stem: Stem
-    image_size: int | None
-    device: str | None
 
 
-class ProbeKeywords(TypedDict, total=False):
+class ProbeKeywords(SubjectKeywords, total=False):
     """The settings of the few-label question. None means the default."""
 
-    data: str | Path | None
-    class_level: int | None
-    max_unreadable: float | None
-    backbone: str | None
-    weights: str | Path | None
-    stem: Stem
-    image_size: int | None
-    device: str | None
     against: str | Path | None
     labels_per_class: list[int] | None
     label_shares: list[float]
@@ -155,17 +155,9 @@ class ProbeKeywords(TypedDict, total=False):
     out: str | Path | None
 
 
-class FinetuneKeywords(TypedDict, total=False):
+class FinetuneKeywords(SubjectKeywords, total=False):
     """The settings of fine-tuning. None means the default, or that a value is chosen for the images."""
 
-    data: str | Path | None
-    class_level: int | None
-    max_unreadable: float | None
-    backbone: str | None
-    weights: str | Path | None
-    stem: Stem
-    image_size: int | None
-    device: str | None
     out: str | Path | None
     seed: int
     from_scratch: bool
@@ -211,30 +203,18 @@ class DuplicatesKeywords(SearchKeywords, total=False):
     threshold: float | None
 
 
-class ExportKeywords(TypedDict, total=False):
+class ExportKeywords(BackboneKeywords, total=False):
     """The settings of an export. None means the default."""
 
     to: str
     out: str | Path | None
-    backbone: str | None
-    weights: str | Path | None
-    stem: Stem
-    image_size: int | None
     normalize: bool
     half: bool
 
 
-class ReportKeywords(TypedDict, total=False):
+class ReportKeywords(SubjectKeywords, total=False):
     """The settings of `adco.report`. None means the default."""
 
-    data: str | Path | None
-    class_level: int | None
-    max_unreadable: float | None
-    backbone: str | None
-    weights: str | Path | None
-    stem: Stem
-    image_size: int | None
-    device: str | None
     out: str | Path | None
     images: int
     seed: int
