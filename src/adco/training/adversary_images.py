@@ -46,11 +46,12 @@ class AdversaryImages(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        directions = method_of(pl_module).adversary_directions()
-        is_moment = ends_step(trainer, batch_idx) and trainer.global_step in self.moments
-        if self.run is None or directions is None or not is_moment:
+        if self.run is None or trainer.global_step not in self.moments or not ends_step(trainer, batch_idx):
             return
-        if found := self._look(method_of(pl_module).encoder, directions, trainer.global_step):
+        method = method_of(pl_module)
+        directions = method.adversary_directions()  # of all adversaries: not computed in every step
+        found = None if directions is None else self._look(method.encoder, directions, trainer.global_step)
+        if found:
             write_nearest(self.run.adversaries, found)
 
     def _look(self, encoder: Encoder, directions: Tensor, step: int) -> NearestImages | None:
