@@ -28,8 +28,7 @@ from measure import RESULTS, read_lines
 
 PROBE, LINES = RESULTS / "few_labels_probe.json", RESULTS / "few_labels.jsonl"
 DATA, CLASSES = "cifar10", 10
-LABELS = (1, 5, 10, 50)  # per class
-SEEDS = (0, 1, 2)
+LABELS = {1: 3, 5: 3, 10: 3, 50: 3, 500: 3, 5000: 1}  # labels per class, with the draws of each fine-tuning
 TUNED, SCRATCH = "fine-tuned", "supervised from scratch"
 Line = dict[str, Any]
 
@@ -37,7 +36,7 @@ Line = dict[str, Any]
 def measure(run: str) -> None:
     """Do everything that has no result yet."""
     if not PROBE.is_file():
-        adco.probe(run, data=DATA, labels_per_class=list(LABELS), label_shares=[0.1, 1.0], out=PROBE)
+        adco.probe(run, data=DATA, labels_per_class=list(LABELS), label_shares=[], out=PROBE)
     done = [(line["labels_per_class"], line["start"], line["seed"]) for line in read_lines(LINES)]
     for labels, start, seed in jobs():
         if (labels, start, seed) in done:
@@ -55,7 +54,8 @@ def measure(run: str) -> None:
 
 def jobs() -> Iterator[tuple[int, str, int]]:
     """Yield labels per class, start and seed of every fine-tuning."""
-    yield from ((labels, start, seed) for seed in SEEDS for labels in LABELS for start in (TUNED, SCRATCH))
+    for labels, draws in LABELS.items():
+        yield from ((labels, start, seed) for seed in range(draws) for start in (TUNED, SCRATCH))
 
 
 def curves() -> dict[str, dict[int, list[float]]]:
