@@ -148,7 +148,8 @@ def tables(lines: list[Line], reasons: list[str]) -> Iterator[str]:
     """Yield a table in Markdown. Reasons that are new are added to `reasons`."""
     head = " | ".join(f"{size} px" for size in SIZES)
     rows = [f"| family | network | parameters (M) | features | {head} |", "|---|---|---|---|---|---|---|---|"]
-    for line in sorted(lines, key=lambda line: list(TRAINED).index(line["family"])):
+    order = [network for family in TRAINED for group in (TRAINED, CHECKED) for network in group[family].split()]
+    for line in sorted(lines, key=lambda line: order.index(line["network"])):
         cells = []
         for found in line["sizes"].values():
             if isinstance(found, str) and found not in reasons:
