@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -226,6 +227,7 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
             "image_size 8 does not suit backbone vit_tiny_patch16_224 .*: the nearest size that it takes is 16 px",
         ),
         ({"batch_size": 5000}, "batch_size 5000 is more than the 1442 images of digits: try --batch_size 128"),
+        ({"data": np.zeros((1, 8, 8, 3), np.uint8)}, "python:ndarray has only one image: .* needs at least two"),
         ({"batch_size": 1}, "batch_size 1 leaves 1 image .*: it must be at least 2"),
         ({"batch_size": 4, "accumulate": 4}, "batch_size 4 leaves 1 image .*: it must be at least 8"),
         ({"small_crops": [[9, 0.1, 0.2]]}, "small_crops has a size of 9: it must be at most image_size 8"),

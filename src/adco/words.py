@@ -2,11 +2,11 @@
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun: "1 epoch", "3 epochs", "2 classes".
+    """Return a number with its noun: "1 epoch", "3 epochs", "2 classes", "50,000 images".
 
     Args:
         number: the number.
         one: the singular.
         many: the plural; by default, the singular with an s.
     """
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

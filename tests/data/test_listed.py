@@ -92,8 +92,7 @@ def test_a_list_is_evaluated_on_a_part_that_is_held_out(photos: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.txt", b"cats/1.png\n\ncats/3.png\n", r"line 3: there is no file cats/3\.png \(.*photos/cats/3\.png\)"),
-        ("a.txt", b"cats/1.png\n", "names 1 image: at least two are needed"),
-        ("a.txt", b"", "names 0 images: at least two are needed"),
+        ("a.txt", b"", "names no images$"),
         ("a.txt", b"\xff\xfe\x00", "cannot be read: it is not UTF-8 text"),
         (
             "a.csv",

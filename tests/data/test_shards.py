@@ -156,7 +156,7 @@ def test_what_is_wrong_with_shards_is_one_line(shards: Path, tmp_path: Path) -> 
             for name in ("header", "between", "damaged")
         ),
         (str(write(tmp_path / "z.tar", {"a.png": b"1"}, mode="w:gz")), "z.tar is not an uncompressed tar file"),
-        (str(write(tmp_path / "e.tar", {"a.txt": b"1"})), "has 1 shard with 0 images: at least two are needed"),
+        (str(write(tmp_path / "e.tar", {"a.txt": b"1"})), "has 1 shard without images$"),
         (str(write(tmp_path / "j.tar", {"a.json": b"{"})), r"j\.tar: a\.json is not the text of a label: Expe"),
     ]:
         with pytest.raises(ValueError, match=message) as error:

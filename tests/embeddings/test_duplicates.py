@@ -232,9 +232,9 @@ def test_planted_copies_are_found_and_nothing_else(
     assert min(summary["recall_of_copies"].values()) > 0.8
     assert summary["expected_false_pairs"] <= 0.25
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "5 pairs in 3 groups of 7 images"
+    assert said[0] == "5 pairs in 3 groups: 7 of 44 images"
     assert said[1].startswith(f"threshold: agreement {summary['threshold']:.3f}; expected false pairs: 0.")
-    assert said[2].startswith("altered copies found (%): crop ")
+    assert said[2].startswith("altered copies of 44 images found (%): crop ")
     height = 6 + 3 * (112 + 18 + 6)  # three groups
     with Image.open(sheet) as opened:
         assert opened.size == (6 + 3 * (112 + 6), height)

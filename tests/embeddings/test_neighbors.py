@@ -68,6 +68,14 @@ def test_an_altered_image_finds_its_original(photos: Path, tmp_path: Path) -> No
     assert Path(found.paths[found.rows[0, 0]]).name == "0017.png"
 
 
+def test_a_query_may_be_a_folder_of_one_image(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "query").mkdir()
+    Image.fromarray(photograph(17)).save(tmp_path / "query" / "copy.png")
+    found = adco.neighbors(data=photos, query=tmp_path / "query", k=3, **NETWORK)
+    assert [Path(path).name for path in found.queries] == ["copy.png"]
+    assert Path(found.paths[found.rows[0, 0]]).name == "0017.png"
+
+
 def test_an_image_of_the_data_is_not_its_own_neighbour(photos: Path) -> None:
     alone = adco.neighbors(data=photos, query=photos / "0005.png", k=29, **NETWORK)
     assert 5 not in alone.rows[0]
@@ -138,7 +146,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"sheet": "sheet.pdf"}, r"sheet sheet\.pdf must end with \.jpg, \.jpeg, \.png, \.webp"),
     ({"out": "/proc/none/table.csv"}, r"out /proc/none/table\.csv cannot be written .*: choose another --out"),
     ({"k": 0}, "k 0 must be at least 1"),
-    ({"query": "nowhere.jpg"}, r"data 'nowhere\.jpg' is neither a folder nor"),
+    ({"query": "nowhere.jpg"}, r"^query nowhere\.jpg: data 'nowhere\.jpg' is neither a folder nor"),
 ]
 
 

@@ -45,6 +45,7 @@ def run(tmp_path: Path) -> Path:
         ),
         ({"to": "torch", "backbone": "resnet18"}, "backbone resnet18 has random weights: give --weights"),
         ({"to": "torch", "weights": "w.pth"}, "take either the run RUN or backbone and weights by name, not both"),
+        ({"to": "torch", "out": "network.pt"}, "out 'network.pt' must end with .pt2"),
         ({"to": "torch", "image_size": 0}, "image_size 0 must be at least 1"),
     ],
 )

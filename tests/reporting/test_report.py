@@ -191,3 +191,9 @@ def test_a_mistake_is_one_line(
         report(None, ReportSettings(**given))  # type: ignore[arg-type]
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(_folder(tmp_path) / "a.png")
+    with pytest.raises(InputError, match=r"photos has 1 image: a report needs at least 10$"):
+        report(None, ReportSettings(data=str(tmp_path / "photos"), backbone="test_resnet"))

@@ -25,8 +25,12 @@ def duplicates(arguments: Sequence[str]) -> int:
     from adco.embeddings.duplicates import duplicates as find
 
     found = find(run, settings)
-    images = sum(map(len, found.groups))
-    print(f"{counted(found.choice.found, 'pair')} in {counted(len(found.groups), 'group')} of {images} images")
+    concerned, images = sum(map(len, found.groups)), counted(len(found.paths), "image")
+    print(
+        f"{counted(found.choice.found, 'pair')} in {counted(len(found.groups), 'group')}: {concerned} of {images}"
+        if found.groups
+        else f"no duplicates among {images}"
+    )
     for line in _expected(found.choice):
         print(line)
     for file in (settings.out, settings.sheet):
@@ -41,5 +45,5 @@ def _expected(choice: "Choice") -> list[str]:
     lines = [f"threshold: agreement {choice.threshold:.3f}; expected false pairs: {false}"]
     if choice.recall:
         kinds = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in choice.recall.items())
-        lines.append(f"altered copies found (%): {kinds}")
+        lines.append(f"altered copies of {counted(choice.copies, 'image')} found (%): {kinds}")
     return lines

@@ -8,6 +8,8 @@ from adco.config.checks import require
 from adco.config.topics import Stem
 from adco.errors import InputError
 
+FEWEST_IMAGES = 10  # of a report
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSettings:
@@ -106,7 +108,7 @@ class ReportSettings(SubjectSettings):
 
     def check(self) -> None:
         super().check()
-        require(self, "images", at_least=10)
+        require(self, "images", at_least=FEWEST_IMAGES)
         if self.out is not None and not self.out.endswith((".html", ".htm")):
             raise InputError(f"out {self.out} must be an .html file")
 

@@ -171,7 +171,20 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Given:
         InputError: with a one-line message, for an unknown recipe or setting, a wrong type, both `minutes` and
             `epochs`, or both the old and the current name of a setting.
     """
-    shared, values = (with_defaults(given) for given in ({} if recipe is None else read_recipe(recipe), values))
+    merged = given_values(recipe, **values)
+    settings: Given
+    (settings,) = build(pretrain_parser(merged.get("method", "adco")), merged)
+    return settings
+
+
+def given_values(recipe: str | Path | None = None, **values: Any) -> dict[str, Any]:
+    """Return the values of a recipe, overridden by the given ones, under the present names of the settings.
+
+    Raises:
+        InputError: as `pretrain_settings`, but for wrong types.
+    """
+    recipe_values = {} if recipe is None else recipe_for("pretrain", recipe)
+    shared, values = (with_defaults(given) for given in (recipe_values, values))
     for given in (shared, values):
         if given.get("minutes", math.inf) not in (None, math.inf) and given.get("epochs") is not None:
             raise InputError(
@@ -185,9 +198,7 @@ def pretrain_settings(recipe: str | Path | None = None, **values: Any) -> Given:
     for given in (kept, values):  # values override the recipe's, even if one of them uses an old name
         names = current_names(given, parser.names)
         merged |= {names[name]: value for name, value in given.items()}
-    settings: Given
-    (settings,) = build(parser, merged)
-    return settings
+    return merged
 
 
 def pretrain_parser(method: str) -> Parser:
@@ -223,6 +234,20 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
             raise InputError(f"recipe {path} must contain settings, one per line: name: value; {name!r} is not a name")
     is_of_a_run = path.name == "config.yaml" and (path.parent / "environment.json").is_file()
     return of_earlier_versions(values) if is_of_a_run else values
+
+
+def recipe_for(command: str, recipe: str | Path) -> dict[str, Any]:
+    """Return the content of a recipe for a command.
+
+    Raises:
+        InputError: as `read_recipe`, or if the recipe is that of another command.
+    """
+    values = read_recipe(recipe)
+    by_name = {"rows": "compare", "method": "pretrain"}  # settings that only the recipes of one command have
+    made_for = values.get("command") or next((by_name[name] for name in values if name in by_name), command)
+    if made_for != command:
+        raise InputError(f"recipe {recipe} is for adco {made_for}, not for adco {command}")
+    return values
 
 
 def one_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ def resolve(settings: Given, source: Source) -> Resolved:
             among the devices.
         TypeError: if the method chooses no value for a setting that is not given, which is a mistake in the method.
     """
-    resolved = _for_devices(resolve_for_images(settings, source), source)
+    resolved = _resolve_for_devices(resolve_for_images(settings, source), source)
     for name in _unset(resolved):
         raise TypeError(f"{name} has no value: it is not given, and {type(settings).__name__}.choose returns no value")
     return cast(Resolved, resolved)
@@ -45,6 +45,15 @@ def as_resolved(settings: Given) -> Resolved:
     return cast(Resolved, settings)
 
 
+def for_devices(settings: Resolved, source: Source) -> Resolved:
+    """Return the settings of a resumed run for the present devices, which may be others than when it began.
+
+    Raises:
+        InputError: if the batch cannot be divided equally among the devices, or the method is not possible on them.
+    """
+    return cast(Resolved, _resolve_for_devices(cast(Given, settings), source))
+
+
 def _unset(settings: Given) -> list[str]:
     return [field.name for field in fields(settings) if getattr(settings, field.name) is None]
 
@@ -55,6 +64,8 @@ def resolve_for_images(settings: Given, source: Source) -> Given:
     Raises:
         InputError: if the images are too few or too small for the settings.
     """
+    if len(source) < 2:
+        raise InputError(f"{source.name} has only one image: pretraining needs at least two")
     batch_size = settings.batch_size or defaults.batch_size(len(source))
     if len(source) < batch_size:
         raise InputError(
@@ -123,7 +134,7 @@ def _optimization(settings: Given, run: RunLength, backbone: str) -> dict[str, A
     }
 
 
-def _for_devices(settings: Given, source: Source) -> Given:
+def _resolve_for_devices(settings: Given, source: Source) -> Given:
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("tensorboard true needs the package tensorboard: pip install tensorboard")
     assert settings.batch_size is not None

@@ -1,7 +1,7 @@
 """Images and their embeddings: computed by a backbone, or read from a file of `adco embed`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -86,7 +86,7 @@ class Opened:
 def open_collections(
     run: Path | None,
     settings: SearchSettings,
-    other: tuple[str, str] | None,
+    other: tuple[str, str, str] | None,
     given: Source | None,
     *,
     needs_images: bool,
@@ -97,7 +97,7 @@ def open_collections(
     Args:
         run: as for `adco.embeddings.embed.embed`.
         settings: the images and the backbone.
-        other: data and split of the further images.
+        other: of the further images, the setting that names them, their data and their split.
         given: images given from Python, instead of those that the settings name.
         needs_images: whether the images are read again.
         needs_backbone: whether the backbone is used for other images, too.
@@ -119,7 +119,7 @@ def open_collections(
             first = _files(filed.paths, reading)
         else:
             first = read_as(given, reading) if given is not None else opened(data, settings.split)
-        return [first, opened(*other)] if other else [first]
+        return [first, _open_other(*other, opened)] if other else [first]
 
     named = replace(settings, data=settings.embeddings) if filed else settings
     subject = open_subject(named, run, open_images)
@@ -138,6 +138,13 @@ def _open(data: str, split: str, *, class_level: int, max_unreadable: float, rea
     if split == "all":
         return open_all(data, max_unreadable, class_level, reading)
     return open_source(data, "train" if split == "train" else "test", max_unreadable, class_level, reading)
+
+
+def _open_other(setting: str, data: str, split: str, opened: Callable[[str, str], Source]) -> Source:
+    try:
+        return opened(data, split)
+    except InputError as error:
+        raise InputError(f"{setting} {data}: {error}") from error
 
 
 def _files(paths: Sequence[str], reading: Reading) -> Source:

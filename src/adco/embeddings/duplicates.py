@@ -75,7 +75,7 @@ def duplicates(run: Path | None, settings: DuplicatesSettings, images: Source | 
     out = check_table(settings.out) if settings.out else None
     summary = check_new("out", str(out.with_suffix(".json")), (".json",)) if out else None
     sheet = check_new("sheet", settings.sheet, SUFFIXES) if settings.sheet else None
-    other = (settings.against, settings.against_split) if settings.against else None
+    other = ("against", settings.against, settings.against_split) if settings.against else None
     needs_backbone = settings.threshold is None
     opened = open_collections(run, settings, other, images, needs_images=True, needs_backbone=needs_backbone)
     found = find(opened, settings)
@@ -190,6 +190,7 @@ def _summary(found: Duplicates, opened: Opened) -> dict[str, Any]:
         "pairs": found.choice.found,
         "expected_false_pairs": found.choice.false,
         "threshold": found.choice.threshold,
+        "images_copied": found.choice.copies,
         "recall_of_copies": found.choice.recall,
     }
 

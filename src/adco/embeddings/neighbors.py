@@ -57,7 +57,7 @@ def neighbors(run: Path | None, settings: NeighborsSettings, images: Source | No
     settings.check()
     out = check_table(settings.out) if settings.out else None
     sheet = check_new("sheet", settings.sheet, SUFFIXES) if settings.sheet else None
-    other = (settings.query, "all") if settings.query else None
+    other = ("query", settings.query, "all") if settings.query else None
     opened = open_collections(run, settings, other, images, needs_images=bool(sheet), needs_backbone=bool(other))
     found = _find(opened, settings.k)
     if out:

@@ -53,12 +53,14 @@ class Choice:
 
     Args:
         threshold: pairs of at least this agreement are duplicates.
+        copies: number of images of which copies were made; 0 if there were no copies.
         recall: share of the copies that are found, for each kind; empty if there were no copies.
         found: number of pairs found.
         false: expected number of false pairs among them; None if it cannot be estimated.
     """
 
     threshold: float
+    copies: int
     recall: dict[str, float]
     found: int
     false: float | None
@@ -115,10 +117,11 @@ def given_threshold(threshold: float, pairs: Agreements) -> Choice:
 
 def expect(threshold: float, copies: Mapping[str, Agreements], pairs: Agreements, tail: Tail | None) -> Choice:
     """Return a threshold with its expected errors."""
+    number = max(map(len, copies.values()), default=0)
     recall = {kind: float((values >= threshold).mean()) for kind, values in copies.items()}
     found = int((pairs >= threshold).sum())
     false = None if tail is None else min(float(tail.above(threshold)), found)
-    return Choice(threshold, recall, found, false)
+    return Choice(threshold, number, recall, found, false)
 
 
 def _raised(lowest: float, tail: Tail, pairs: Agreements) -> float:

@@ -100,6 +100,8 @@ def _path(settings: ExportSettings, kind: Format, network: Network, run: RunDire
     if run is not None and settings.out is None:
         return run.exports / _file_name(kind, network)
     path = Path(settings.out or _file_name(kind, network))
+    if kind.SUFFIX.startswith(".") and path.suffix != kind.SUFFIX:
+        raise InputError(f"out {str(path)!r} must end with {kind.SUFFIX}")
     if path.exists():
         raise InputError(f"out {str(path)!r} exists: delete it, or choose another --out")
     return path

@@ -12,7 +12,7 @@ from shlex import quote
 from typing import Any, cast
 
 from adco.config.defaults import choose_stem
-from adco.config.load import Parser, build, read_recipe
+from adco.config.load import Parser, build, recipe_for
 from adco.devices import best_precision
 from adco.errors import InputError
 from adco.evaluation.subject import Subject
@@ -36,7 +36,7 @@ def finetune_settings(recipe: str | Path | None = None, **values: Any) -> Given:
     Raises:
         InputError: with one line, for an unknown recipe or setting, or a wrong type.
     """
-    shared = {} if recipe is None else _settings_in(read_recipe(recipe))
+    shared = {} if recipe is None else _settings_in(recipe_for(COMMAND, recipe))
     (settings,) = build(finetune_parser(), {**shared, **values})
     return cast(Given, settings)
 

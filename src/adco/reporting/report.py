@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from adco.config.commands import ReportSettings
+from adco.config.commands import FEWEST_IMAGES, ReportSettings
 from adco.data.draws import permutation
 from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
 from adco.data.sources.reading import Reading
 from adco.devices import evaluation_device
 from adco.embeddings.embed import embed_source
+from adco.errors import InputError
 from adco.evaluation.subject import open_subject
 from adco.files import check_writable, write_text
 from adco.reporting.adversaries import adversaries
@@ -22,6 +23,7 @@ from adco.reporting.overview import overview
 from adco.reporting.page import page, require_bokeh
 from adco.reporting.similar import similar
 from adco.reporting.tables import results, settings
+from adco.words import counted
 
 SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     overview,
@@ -43,7 +45,8 @@ def report(run: Path | None, asked: ReportSettings) -> Path:
         asked: the images, the backbone and the file to write.
 
     Raises:
-        InputError: a setting is impossible, the images or the backbone cannot be opened, or a library is missing.
+        InputError: a setting is impossible, the images or the backbone cannot be opened, there are fewer than ten
+            images, or a library is missing.
     """
     asked.check()
     if asked.out:
@@ -51,6 +54,9 @@ def report(run: Path | None, asked: ReportSettings) -> Path:
     require_bokeh()
     subject = open_subject(asked, run, _open)
     (source,) = subject.sources
+    if len(source) < FEWEST_IMAGES:
+        has = counted(len(source), "image")
+        raise InputError(f"{source.name} has {has}: a report needs at least {FEWEST_IMAGES}")
     chosen = np.sort(permutation(asked.seed, length=len(source))[: asked.images])
     device = evaluation_device(asked.device)
     embeddings, indices = embed_source(subject, source.subset(chosen), device)

@@ -59,7 +59,7 @@ class FolderSource:
     @property
     def description(self) -> str:
         """One line for the user: the number of images, and which folders the classes come from."""
-        return f"{display_path(Path(self.name))}/: {len(self):,} images, {self.layout}"
+        return f"{display_path(Path(self.name))}/: {counted(len(self), 'image')}, {self.layout}"
 
     @property
     def in_memory(self) -> bool:
@@ -80,6 +80,18 @@ class FolderSource:
         """Return the path of an image."""
         return str(self.paths[index])
 
+    def with_names(self, names: bytes) -> "FolderSource":
+        """Return a source of the files of these names in the folder, each followed by a zero byte.
+
+        They have the labels of this source; those that are not in it, no class.
+        """
+        paths = Paths.below(self.paths.root, names)
+        if self.labels is None:
+            return replace(self, paths=paths)
+        known = dict(zip(self.paths.names.split(b"\0")[:-1], self.labels.tolist(), strict=True))
+        labels = np.array([known.get(name, -1) for name in names.split(b"\0")[:-1]])
+        return replace(self, paths=paths, labels=labels)
+
     def subset(self, indices: Indices) -> "FolderSource":
         """Return a source with only these files, in this order."""
         labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
@@ -93,7 +105,7 @@ def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> Fo
     read are left out. Damaged files outside the sample raise an error when they are loaded.
 
     Raises:
-        InputError: fewer than two images are readable, or the share of unreadable files is above `max_unreadable`, in
+        InputError: no image is readable, or the share of unreadable files is above `max_unreadable`, in
             the folder or in the sample.
     """
     root, paths = listing.root, listing.images
@@ -102,8 +114,8 @@ def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> Fo
     unreadable = {index: Unreadable(paths[index], why) for index, why in found.items() if isinstance(why, str)}
     _check_unreadable(listing, tuple(unreadable.values()), len(sample), max_unreadable)
     sides = [min(size) for size in found.values() if not isinstance(size, str)]
-    if len(sides) < 2:
-        raise InputError(f"{counted(len(sides), 'readable image')} in {root}: at least two are needed")
+    if not sides:
+        raise InputError(f"none of the images in {root} can be read")
     if warning := listing.warning():
         warnings.warn(warning, stacklevel=3)
     layout = classes.description

@@ -16,7 +16,6 @@ from adco.data.sources.encoded import EncodedSource
 from adco.data.sources.labels import Labels
 from adco.data.sources.registry import Split
 from adco.errors import InputError
-from adco.words import counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,15 +79,15 @@ def of_dataset(dataset: "Dataset", name: str) -> EncodedSource:
     """Return a data set as a source.
 
     Raises:
-        InputError: it has no column of images, or fewer than two images.
+        InputError: it has no column of images, or no images.
     """
     from datasets import ClassLabel, Image
 
     kinds = {kind: [c for c, f in dataset.features.items() if isinstance(f, kind)] for kind in (Image, ClassLabel)}
     if not kinds[Image]:
         raise InputError(f"{name} has no column of images: its columns are {', '.join(dataset.features)}")
-    if len(dataset) < 2:
-        raise InputError(f"{name} has {counted(len(dataset), 'image')}: at least two are needed")
+    if not len(dataset):
+        raise InputError(f"{name} has no images")
     column = kinds[Image][0]
     plain = dataset.with_format(None)
     given = _labels(plain, kinds[ClassLabel][0]) if kinds[ClassLabel] else Labels()

@@ -21,7 +21,6 @@ from adco.data.sources.labels import number_classes
 from adco.data.sources.paths import Paths
 from adco.data.sources.registry import Split
 from adco.errors import InputError
-from adco.words import counted
 
 Row = tuple[int, str, str]  # number of the line, path, label or ""
 
@@ -62,8 +61,8 @@ def open_list(address: str, split: Split) -> EncodedSource | None:
     lines = text.removesuffix("\n").split("\n")  # splitlines also splits within names
     is_table = file.suffix.lower() == ".csv"
     rows = list(_table(name, lines) if is_table else _lines(lines))
-    if len(rows) < 2:
-        raise InputError(f"data {name!r} names {counted(len(rows), 'image')}: at least two are needed")
+    if not rows:
+        raise InputError(f"data {name!r} names no images")
     paths = [os.path.join(file.parent, path) for _, path, _ in rows]  # noqa: PTH118 (many, and a string is wanted)
     for (line, given, _), path in zip(rows, paths, strict=True):
         if not os.path.isfile(path):  # noqa: PTH113

@@ -106,8 +106,8 @@ def source_of(images: Any) -> Source:
             f"data is a {type(images).__name__}: give a path, a name, a uint8 array [n, H, W, C], a list of images, or "
             "a data set with a length"
         )
-    if len(source) < 2:
-        raise InputError(f"data has {counted(len(source), 'image')}: at least two are needed")
+    if not len(source):
+        raise InputError("data has no images")
     return source
 
 

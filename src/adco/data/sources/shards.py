@@ -104,9 +104,8 @@ def open_shards(address: str, split: Split) -> EncodedSource | None:
         np.concatenate([index.size for index in indices]),
     )
     without_image = sum(index.without_image for index in indices)
-    if len(store) < 2:
-        has = f"{counted(len(paths), 'shard')} with {counted(len(store), 'image')}"
-        raise InputError(f"data {name!r} has {has}: at least two are needed")
+    if not len(store):
+        raise InputError(f"data {name!r} has {counted(len(paths), 'shard')} without images")
     labels = number_classes(np.concatenate([index.label for index in indices]))
     layout = labels.describe()
     if without_image:
