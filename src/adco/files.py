@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from filelock import FileLock
 
 from adco.errors import InputError
 
+PART = ".part"  # suffix of the temporary files of `replacing`
 DAMAGED_NPZ = (OSError, ValueError, KeyError, EOFError, BadZipFile)  # what reading a damaged .npz file can raise
 
 
@@ -37,14 +39,33 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder cannot be created or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-        part.replace(path)
-    finally:
+    part = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("xb") as file:
+                yield file
+            part.replace(path)
+        finally:
+            with suppress(OSError):  # it would hide the error of the block; `remove_parts` deletes what is left
+                part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete the temporary files that `replacing` has left directly in a folder, if its process was killed."""
+    for part in folder.glob(f"*.{'[0-9a-f]' * 32}{PART}"):
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError of the block the name of a file if it has none, as those of a write do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
 
 
 def check_writable(setting: str, file: str | Path) -> Path:
@@ -94,6 +115,22 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     write_bytes(path, text.encode())
+
+
+def link(file: Path, path: Path) -> None:
+    """Give a file that is only ever replaced, never written in place, a second name, atomically.
+
+    Where the file system has no links, the file is copied.
+    """
+    part = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
+    try:
+        os.link(file, part)
+        part.replace(path)
+    except OSError:
+        with file.open("rb") as source, replacing(path) as target:
+            shutil.copyfileobj(source, target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

@@ -1,6 +1,5 @@
 """Write checkpoints atomically, and read them."""
 
-import shutil
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,14 +20,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        try:
-            with replacing(Path(path)) as file:
+        with replacing(Path(path)) as file:
+            try:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
-            free = shutil.disk_usage(Path(path).parent).free / 1e6
-            raise OSError(
-                f"checkpoint {path} cannot be written ({free:.0f} MB free); the previous one is kept: {error}"
-            ) from error
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # a failed write, whose reason torch's message hides
+                    raise error.__context__ from error
+                raise
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
