@@ -118,19 +118,22 @@ def start() -> Iterator[Callable[[Any, Any], None]]:
         signal.signal(number, handler)
 
 
-def steps(callback: Any, trainer: Any, number: int, loss: float = 5.0, module: Pretraining | None = None) -> None:
-    """So many optimizer steps, of as many batches each as are accumulated."""
+def steps(
+    callback: Any, trainer: Any, number: int, loss: float = 5.0, module: Pretraining | None = None, last: int = 10
+) -> None:
+    """So many optimizer steps, of as many batches each as are accumulated; `last` is the last of the epoch."""
     for index in range(number * trainer.accumulate_grad_batches):
         trainer.global_step += (index + 1) % trainer.accumulate_grad_batches == 0
-        trainer.is_last_batch = trainer.global_step == 10
+        trainer.is_last_batch = trainer.global_step == last
         callback.on_train_batch_end(trainer, module or Still(), outputs(loss), batch(), index)
 
 
 def test_every_so_many_steps_are_recorded_and_the_last_of_an_epoch(run: RunDirectory) -> None:
     monitor, trainer = monitor_of(run, log_every=4), FakeTrainer()
     steps(monitor, trainer, 10)
-    records = run.records()
+    *records, of_epoch = run.records()
     assert [record["step"] for record in records] == [1, 4, 8, 10]
+    assert (of_epoch["step"], of_epoch["word"]) == (10, "too early to say")
     for record in records:
         assert (record["loss"], record["loss_adversary"], record["lr"], record["of_its_own"]) == (5.0, 6.0, 0.03, 7.0)
         assert all(isinstance(value, int | float) and math.isfinite(value) for value in record.values())
@@ -146,8 +149,7 @@ def test_loggers_get_what_is_recorded(run: RunDirectory) -> None:
     monitor, trainer = monitor_of(run, log_every=2), FakeTrainer()
     logged: list[tuple[int, dict[str, float]]] = []
     trainer.loggers = [SimpleNamespace(log_metrics=lambda numbers, step: logged.append((step, numbers)))]
-    steps(monitor, trainer, 4)
-    monitor.on_train_epoch_end(trainer, Still())
+    steps(monitor, trainer, 4, last=4)
     assert [step for step, _ in logged] == [1, 2, 4, 4]
     assert logged[0][1]["loss"] == 5.0
     assert all(not isinstance(value, str) for _, numbers in logged for value in numbers.values())
@@ -157,7 +159,6 @@ def test_an_epoch_ends_with_a_verdict_in_a_line(run: RunDirectory, caplog: pytes
     monitor, trainer = monitor_of(run, log_every=2, knn=Neighbours(40.0, 61.25)), FakeTrainer()
     monitor.on_train_start(trainer, Still())
     steps(monitor, trainer, 10)
-    monitor.on_train_epoch_end(trainer, Still())
     (line,) = caplog.messages
     assert line.startswith("epoch 1/2  loss 5.000  kNN 61.2 % on held-out training images  ")
     assert line.endswith(" images/s  too early to say")
@@ -186,7 +187,7 @@ def test_a_resumed_run_keeps_its_floor(run: RunDirectory) -> None:
 
 def test_the_first_verdict_is_said_as_soon_as_it_is_known(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     monitor, trainer = monitor_of(run), FakeTrainer()
-    steps(monitor, trainer, 10)
+    steps(monitor, trainer, 9)
     (line,) = caplog.messages
     assert line.startswith("step 8/20  loss 5.000  ")
     assert line.endswith(" images/s  plateau")
@@ -196,7 +197,6 @@ def test_where_an_epoch_ends_its_line_is_the_only_one(run: RunDirectory, caplog:
     monitor, trainer = monitor_of(run), FakeTrainer()
     trainer.global_step = 2  # the eighth record is of the epoch's last step
     steps(monitor, trainer, 8)
-    monitor.on_train_epoch_end(trainer, Still())
     (line,) = caplog.messages
     assert line.startswith("epoch 1/2  loss 5.000  ")
     assert line.endswith(" images/s  plateau")
@@ -264,8 +264,7 @@ def test_adversaries_that_do_nothing_are_named(
         FakeTrainer(),
         Still(adversary_share_in_loss_adversary=share),
     )
-    steps(monitor, trainer, 7, module=module)
-    monitor.on_train_epoch_end(trainer, module)
+    steps(monitor, trainer, 7, module=module, last=7)
     line, *more = caplog.messages
     assert line.endswith(f"too early to say{f', {words}' if words else ''}")
     assert len(line) <= 120
@@ -273,15 +272,14 @@ def test_adversaries_that_do_nothing_are_named(
     assert all(" try --adversary_" in reason for reason in more)
     assert [record.levelno for record in caplog.records[1:]] == [logging.WARNING] * len(more)
     caplog.clear()
-    monitor.on_train_epoch_end(trainer, module)
+    steps(monitor, trainer, 1, module=module, last=8)
     assert len(caplog.messages) == 1  # the reason is logged once
 
 
 def test_other_ranks_write_and_say_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     monitor, trainer = monitor_of(None, knn=math.nan), FakeTrainer()
     monitor.on_train_start(trainer, Still())
-    steps(monitor, trainer, 3)
-    monitor.on_train_epoch_end(trainer, Still())
+    steps(monitor, trainer, 3, last=3)
     assert caplog.messages == []
     assert list(tmp_path.iterdir()) == []
 

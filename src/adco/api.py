@@ -27,11 +27,9 @@ from adco.config.keywords import (
     ReportKeywords,
 )
 from adco.config.load import Parser, build, pretrain_settings
-from adco.config.resolve import as_resolved
 from adco.config.versions import current_evaluation
 from adco.data.augment import Augment
-from adco.data.sources.address import scheme_of
-from adco.data.sources.objects import SCHEME, name_of, source_of
+from adco.data.sources.objects import name_of, source_of
 from adco.data.sources.protocol import Source, read_as
 from adco.data.sources.reading import Reading
 from adco.embeddings.duplicates import Duplicates
@@ -50,8 +48,9 @@ from adco.finetuning.config import finetune_settings
 from adco.finetuning.run import finetune_run, resume_finetuning
 from adco.reporting.report import report as write_report
 from adco.runs.directory import RunDirectory
-from adco.training.pretrain import log_and_open_training_images, pretrain_run, resume_run
+from adco.training.pretrain import log_and_open_training_images, pretrain_run
 from adco.training.rehearsal import fit_epochs
+from adco.training.resuming import AUTO, changes_of, resume_run, run_to_resume
 
 
 def pretrain(
@@ -59,17 +58,22 @@ def pretrain(
     *,
     resume: str | Path | None = None,
     augment: Augment | None = None,
+    changed_data: bool = False,
     **settings: Unpack[PretrainKeywords],
 ) -> Path:
     """Pretrain a backbone on images without labels.
 
     Args:
         recipe: a recipe of the package by name, or a YAML file, such as an earlier run's `config.yaml`.
-        resume: a run directory to continue. Only `epochs` may be given with it, to make the run longer or shorter, and
-            `data` if the run's images were given from Python. `augment` must be given again.
+        resume: a run directory to continue, or one of its checkpoints that was kept by `keep_every`, to go back to. The
+            settings are those of the run, except those of `adco.training.resuming.CHANGEABLE` that are given: `epochs`
+            makes it longer or shorter, `data` says where its images are now, `devices` and others say where to train.
+            Images from Python and `augment` must be given again. "auto" continues the run in `out`, or begins it if
+            there is none yet, so that the same line can be run again after a crash.
         augment: a function that makes the views in place of the package: an image, uint8 [H, W, 3] → a view, a tensor
             [3, image_size, image_size] of uint8 or of floats in [0, 1]. For each call, the global generators of Python,
             NumPy and torch are seeded by (seed, epoch, image, view).
+        changed_data: with `resume`, go on although files of the folder are gone or were added since the run began.
         settings: the settings of the run; they override the recipe's. See `adco pretrain --help`. `data` may also be
             the images themselves: a uint8 array [n, H, W, C]; a list of PIL images or arrays; a torch data set with a
             length, whose items are images or tuples that begin with one; a Hugging Face data set; or a
@@ -89,14 +93,13 @@ def pretrain(
     images = None if isinstance(data, str | Path | None) else source_of(data)
     if images is not None:
         settings["data"] = name_of(data)
-    if resume is not None:
-        allowed = {"epochs"} if images is None else {"epochs", "data"}
-        refused = [*(["recipe"] if recipe else []), *(name for name in settings if name not in allowed)]
-        if refused:
-            raise InputError(
-                f"resume takes its settings from the run directory, except epochs: leave out {', '.join(refused)}"
-            )
-        return _resume(RunDirectory.open(resume), images, augment, **settings)
+    begun = run_to_resume(settings.get("out")) if resume == AUTO else None
+    if begun:
+        changes = changes_of(begun, recipe, settings)
+        return resume_run(begun.path, changes, images, augment, changed_data=changed_data).path
+    if resume not in (None, AUTO):
+        changes = {**settings, **({} if recipe is None else {"recipe": recipe})}
+        return resume_run(Path(resume), changes, images, augment, changed_data=changed_data).path
     given = pretrain_settings(recipe, **settings)
     given.check()
     if augment is not None and given.minutes != math.inf:
@@ -161,21 +164,6 @@ def finetune(
     if refused:
         raise InputError(f"resume takes its settings from the run directory: leave out {', '.join(refused)}")
     return resume_finetuning(RunDirectory.open(resume)).path
-
-
-def _resume(
-    run: RunDirectory, images: Source | None, augment: Augment | None, **settings: Unpack[PretrainKeywords]
-) -> Path:
-    before = run.read_config()
-    if before.get("command") == "finetune":
-        raise InputError(f"{run.path} is a run of adco finetune: continue with adco finetune --resume {run.path}")
-    was_given = scheme_of(str(before.get("data"))) == SCHEME
-    if images is not None and not was_given:
-        raise InputError(f"the images of {run.path} are read from {before.get('data')}: leave out data")
-    resolved, epochs = as_resolved(pretrain_settings(**before)), pretrain_settings(**{**before, **settings}).epochs
-    if images is not None:
-        images = read_as(images, Reading(resolved.channels, resolved.white_level))
-    return resume_run(run, resolved, epochs, images, augment).path
 
 
 def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:

@@ -20,15 +20,20 @@ def pretrain(arguments: Sequence[str]) -> int:
     """Run `adco pretrain`."""
     if is_first_rank() and not {"-h", "--help", "--print_config", "--print-config"} & set(arguments):
         print("adco: starting …", file=sys.stderr, flush=True)  # importing PyTorch takes a while
-    from adco.config.load import pretrain_parser, pretrain_settings, read_recipe
+    from adco.config.load import pretrain_parser, pretrain_settings, recipe_for
 
     recipe = _value_of("--recipe", arguments)
-    values = {} if recipe is None else read_recipe(recipe)
+    values = {} if recipe is None else recipe_for("pretrain", recipe)
     method = _value_of("--method", arguments)
     parser = pretrain_parser(values.get("method", "adco") if method is None else method)
     parser.add_argument("images", nargs="?", metavar="DATA", help="folder of images or named set; the same as --data")
     parser.add_argument("--recipe", metavar="NAME|FILE", help="settings to start from; flags go over them")
-    parser.add_argument("--resume", metavar="RUN", help="continue a run; takes no other flag than --epochs")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN|auto",
+        help="continue a run, or one of its checkpoints epoch-N.ckpt; auto: the run in --out, or begin it there",
+    )
+    parser.add_argument("--changed_data", action="store_true", help="resume although files are gone or were added")
     parser.add_argument("--print_config", action="store_true", help="print every setting and stop")
     parser.add_argument("--dry-run", action="store_true", help="measure some steps, print what a run costs, and stop")
     shown = "--print_config"  # jsonargparse has a flag of this name that it gives an empty value before parsing
@@ -36,11 +41,11 @@ def pretrain(arguments: Sequence[str]) -> int:
     helps = [argument for argument in arguments if argument in ("-h", "--help")]
     flags = parser.read_flags([argument for argument in arguments if argument not in (shown, *helps)])
     given = {name: flags[name] for name in parser.names if _given(name, arguments)}
-    if flags.resume is not None and not helps:
-        if given.keys() - {"epochs"} or flags.recipe or flags.dry_run or shown in arguments:
-            raise InputError("--resume takes its settings from the run directory, except --epochs: leave out the rest")
-        return _train(resume=flags.resume, **given)
     given |= _positional_data(flags.images, given)
+    if flags.resume is not None and not helps:
+        if flags.dry_run or shown in arguments:
+            raise InputError("--resume continues a run: leave out --dry_run and --print_config")
+        return _train(recipe=recipe, resume=flags.resume, changed_data=flags.changed_data, **given)
     settings = pretrain_settings(recipe, **given)
     if helps:
         return _print_help(parser, settings)

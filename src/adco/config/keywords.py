@@ -75,6 +75,7 @@ class PretrainKeywords(TypedDict, total=False):
     log_every: int | None
     stop_when_collapsed: bool
     checkpoint_every: int | None
+    keep_every: int
     knn_images: int
     tensorboard: bool
     # AdCo and MoCo; ema_decay also BYOL, temperature also SimCLR

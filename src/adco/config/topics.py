@@ -329,6 +329,8 @@ class RecordSettings(Topic, Generic[Unset]):
         stop_when_collapsed: whether to end the run with an error when its embeddings have been collapsed for a
             twentieth of its steps.
         checkpoint_every: steps between checkpoints. Chosen: one checkpoint per epoch.
+        keep_every: epochs between checkpoints that are kept, as checkpoints/epoch-N.ckpt, so that a run can go back; 0
+            to keep only the last checkpoint.
         knn_images: number of labelled images for the kNN at the end of each epoch; 0 for no kNN.
         tensorboard: whether to write TensorBoard events into the run directory as well.
     """
@@ -338,6 +340,7 @@ class RecordSettings(Topic, Generic[Unset]):
     log_every: int | Unset = TO_BE_CHOSEN
     stop_when_collapsed: bool = True
     checkpoint_every: int | Unset = TO_BE_CHOSEN
+    keep_every: int = 0
     knn_images: int = 5000
     tensorboard: bool = False
 
@@ -345,4 +348,5 @@ class RecordSettings(Topic, Generic[Unset]):
         super().check()
         for name in ("log_every", "checkpoint_every"):
             require(self, name, at_least=1)
-        require(self, "knn_images", at_least=0)
+        for name in ("keep_every", "knn_images"):
+            require(self, name, at_least=0)

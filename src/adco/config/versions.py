@@ -48,7 +48,7 @@ def _renamed(given: Iterable[str], known: Container[str]) -> dict[str, str]:
 @cache  # once for each name
 def _warn_of_old_name(old: str, new: str) -> None:
     text = f"setting {old} is now called {new}: the old name goes in 0.2"
-    warnings.warn(text, FutureWarning, stacklevel=5)  # shows the line that calls adco.pretrain
+    warnings.warn(text, FutureWarning, stacklevel=6)  # shows the line that calls adco.pretrain
 
 
 def current_evaluation(name: str, protocol: Any) -> str:

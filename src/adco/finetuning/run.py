@@ -37,6 +37,7 @@ from adco.quiet import quiet_lightning
 from adco.runs.directory import RUNS, RunDirectory, newest_run
 from adco.training.console import Bar, TimeLeft, rank_zero_info
 from adco.training.errors import Interrupted
+from adco.training.saving import disk_errors_explained
 
 
 def finetune_run(start: Path | None, given: Given) -> RunDirectory:
@@ -146,7 +147,7 @@ def _train(job: Job) -> RunDirectory:
     bar = [Bar(job.steps, clock, records.latest)] if sys.stderr.isatty() else []
     module = Finetuning(classifier, torch.as_tensor(parts.train.labels), settings, job.steps)
     data = TrainingImages(parts.train, settings, job.info.image_size, len(job.info.mean))
-    with quiet_lightning():
+    with disk_errors_explained(checkpoints, COMMAND), quiet_lightning():
         trainer = make_trainer(settings, run, [*bar, records, clock, best, checkpoints, stop])
         log_summary(job)
         try:
@@ -157,9 +158,9 @@ def _train(job: Job) -> RunDirectory:
             stop.restore_handlers()
             forget_launch()
         checkpoints.save_last(trainer)
-    if trainer.is_global_zero:
-        save_scores(run, settings, parts, best.epoch)
-        run.write_finished()
+        if trainer.is_global_zero:
+            save_scores(run, settings, parts, best.epoch)
+            run.write_finished()
     return checkpoints.run
 
 

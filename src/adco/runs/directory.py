@@ -2,9 +2,11 @@
 
 config.yaml            all settings, resolved; can be used as a recipe
 environment.json       versions, seed, machine, start and end time
+images.gz              the names of the training images, if they are files of a folder
 unreadable.json        files that cannot be read, with reasons
 metrics.jsonl          records of steps and epochs, one per line
 checkpoints/last.ckpt  full training state
+checkpoints/epoch-N.ckpt  full training state after N epochs, if `keep_every` is set
 backbone.safetensors   weights of the backbone, with name, input size, mean and std as metadata
 curves.png             plots of the records
 results/               results of evaluations
@@ -12,10 +14,12 @@ adversaries/           the training images next to each adversary, at some momen
 export/                the backbone in the formats of other programs
 """
 
+import gzip
 import json
 import logging
 import shutil
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +34,7 @@ from adco.config.versions import of_earlier_versions
 from adco.data.sources.address import full_name, is_here
 from adco.data.sources.protocol import Unreadable
 from adco.errors import InputError
-from adco.files import read_json, write_json, write_text
+from adco.files import link, naming, read_json, remove_parts, write_bytes, write_json, write_text
 from adco.launcher import is_first_rank
 from adco.runs.environment import environment
 from adco.runs.records import read_records
@@ -86,6 +90,28 @@ class RunDirectory:
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
+
+    def kept_checkpoint(self, epoch: int) -> Path:
+        """Return the path of the checkpoint that was kept after so many epochs."""
+        return self.path / "checkpoints" / f"epoch-{epoch}.ckpt"
+
+    def checkpoints(self) -> list[Path]:
+        """Return all checkpoints, the oldest first."""
+        kept = sorted(self.checkpoint.parent.glob("epoch-*.ckpt"), key=_epoch_of)
+        return [*kept, *([self.checkpoint] if self.checkpoint.is_file() else [])]
+
+    def keep_checkpoint(self, epoch: int) -> None:
+        """Keep the last checkpoint, which is of the end of this epoch, when the next one takes its place."""
+        link(self.checkpoint, self.kept_checkpoint(epoch))
+
+    def go_back_to(self, checkpoint: Path) -> None:
+        """Make a checkpoint the last one, and delete those that were kept after it."""
+        if checkpoint.resolve() == self.checkpoint.resolve():
+            return
+        link(checkpoint, self.checkpoint)
+        for kept in self.checkpoint.parent.glob("epoch-*.ckpt"):
+            if _epoch_of(kept) > _epoch_of(checkpoint):
+                kept.unlink()
 
     @property
     def backbone(self) -> Path:
@@ -146,6 +172,8 @@ class RunDirectory:
                 raise InputError(f"another process is already training in {self.path}") from error
             except NotImplementedError:  # the file system does not support locks
                 pass
+            for written_by_training in (self.path, folder):
+                remove_parts(written_by_training)
         try:
             yield
         finally:
@@ -199,14 +227,35 @@ class RunDirectory:
         ]
         write_json(self.path / "unreadable.json", entries)
 
+    def read_left_out(self) -> list[str]:
+        """Return the files that were not among the run's images because they could not be read."""
+        path = self.path / "unreadable.json"
+        return [entry["file"] for entry in read_json(path) if "image" not in entry] if path.is_file() else []
+
     def read_damaged(self) -> list[int]:
         """Return the indices of the images that could not be read in training so far."""
         path = self.path / "unreadable.json"
         return [entry["image"] for entry in read_json(path) if "image" in entry] if path.is_file() else []
 
+    def write_file_names(self, names: bytes) -> None:
+        """Write the names of the image files, each followed by a zero byte."""
+        write_bytes(self.path / "images.gz", gzip.compress(names, 1))
+
+    def read_file_names(self) -> bytes | None:
+        """Return the names of the image files; None if they are not known.
+
+        Raises:
+            InputError: if images.gz is damaged.
+        """
+        path = self.path / "images.gz"
+        try:
+            return gzip.decompress(path.read_bytes()) if path.is_file() else None
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path} is damaged: delete it, and only the number of images is compared") from error
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Append a record to metrics.jsonl."""
-        with self.metrics.open("a") as file:
+        with naming(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, float | str]]:
@@ -216,6 +265,10 @@ class RunDirectory:
         """Delete the records after `step`, because a resumed run repeats these steps."""
         kept = [record for record in self.records() if float(record["step"]) <= step]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _epoch_of(kept: Path) -> int:
+    return int(kept.stem.removeprefix("epoch-"))
 
 
 def newest_run() -> RunDirectory:

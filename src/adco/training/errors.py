@@ -14,6 +14,10 @@ class CollapsedError(AdcoError):
     """The embeddings have collapsed to nearly one point and have stayed collapsed."""
 
 
+class NotWrittenError(AdcoError):
+    """A file of the run could not be written: the file system is full or read-only, or the run directory is gone."""
+
+
 class Interrupted(AdcoError):
     """A signal stopped the run. It can be resumed by its command.
 

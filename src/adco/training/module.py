@@ -45,11 +45,42 @@ class Pretraining(L.LightningModule):
         ):
             group["lr"] = base * factor(schedule.last_epoch)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Set Lightning's counters of epochs and batches to what follows from the number of steps.
+
+        Those that it saves in the last step of an epoch count that epoch once too little, so that a longer run would
+        end too early. And a step may have another number of batches now, if the setting `accumulate` was changed.
+        """
+        assert self.trainer.max_epochs is not None
+        per_epoch = self.method.schedule.steps // self.trainer.max_epochs
+        epochs, steps = divmod(checkpoint["global_step"], per_epoch)
+        set_progress(checkpoint["loops"]["fit_loop"], epochs, steps, per_epoch, self.trainer.accumulate_grad_batches)
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return self.method.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return self.method.load_state_dict(*args, **kwargs)
+
+
+def set_progress(loops: dict[str, Any], epochs: int, steps: int, per_epoch: int, batches: int) -> None:
+    """Set the counters of Lightning's training loops to what they are after an optimizer step.
+
+    Args:
+        loops: the state of the loops in a checkpoint.
+        epochs: epochs that are complete.
+        steps: steps since then.
+        per_epoch: steps of an epoch.
+        batches: batches of a step.
+    """
+    counted, begun = ("ready", "started", "processed", "completed"), steps > 0
+    done = {"total": (epochs * per_epoch + steps) * batches, "current": (steps or per_epoch) * batches}
+    for scope, number in done.items():
+        epoch = dict.fromkeys(counted, epochs) | {"ready": epochs + begun, "started": epochs + begun}
+        loops["epoch_progress"][scope] = epoch
+        # Lightning saves in the last hook of a batch, before it counts the batch as completed.
+        loops["epoch_loop.batch_progress"][scope] = dict.fromkeys(counted, number) | {"completed": number - begun}
+    loops["epoch_loop.batch_progress"]["is_last_batch"] = not begun
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -104,8 +104,15 @@ class Monitor(Callback):
         )
         if step % self._verdict_every == 0 or trainer.is_last_batch:
             self._act_on_verdict(trainer)
+        if trainer.is_last_batch:
+            self._record_epoch(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _record_epoch(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the record of an epoch and log its line.
+
+        This is done in the epoch's last step, before the checkpoint of that step is saved: a run that is resumed from
+        this checkpoint begins with the next epoch, so it would never write the record.
+        """
         if self.run is None:
             return
         record: Record = {"step": trainer.global_step, "epoch": trainer.current_epoch}

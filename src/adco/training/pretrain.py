@@ -4,9 +4,7 @@ import logging
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 
 import lightning as L
 import numpy as np
@@ -32,7 +30,7 @@ from adco.quiet import quiet_lightning
 from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
 from adco.runs.directory import RUNS, RunDirectory
 from adco.training.adversary_images import AdversaryImages
-from adco.training.build import backbone_info, make_first_method, make_method, make_views
+from adco.training.build import backbone_info, make_first_method, make_views
 from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info, summary
 from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
@@ -40,8 +38,8 @@ from adco.training.errors import Interrupted
 from adco.training.module import Pretraining
 from adco.training.monitor import Monitor
 from adco.training.online_knn import online_knn
-from adco.training.saving import Checkpoints, StopOnSignal
-from adco.words import counted
+from adco.training.same_images import file_names
+from adco.training.saving import Checkpoints, StopOnSignal, disk_errors_explained
 
 SLOW_STEM = (
     "at %d px, a network with the stem for small images is several times slower than with the standard stem at 96 px "
@@ -86,6 +84,7 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
         Interrupted: if a signal stopped the run; it can be resumed.
         NotFiniteError: if the loss is NaN or infinite; the last good checkpoint is kept.
         CollapsedError: if the embeddings collapse and stay collapsed; the last good checkpoint is kept.
+        NotWrittenError: if a file of the run cannot be written; the last checkpoint is kept.
     """
     settings = resolve(given, source)
     if augment is not None:
@@ -104,9 +103,11 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
         own = {} if augment is None else {"augment": name_of(augment)}
         run.write_environment(seed=settings.seed, images=len(source), **own)
         run.write_unreadable(source.unreadable)
+        if names := file_names(source):
+            run.write_file_names(names)
     try:
         with run.locked():
-            return _train(method, settings, source, run, augment)
+            return train(method, settings, source, run, augment)
     except Interrupted:
         raise
     except Exception:
@@ -138,72 +139,6 @@ def log_images_and_warnings(settings: Resolved, source: Source) -> None:
         logger.warning("warning: %s", warning)
 
 
-def resume_run(
-    run: RunDirectory, settings: Resolved, epochs: int, source: Source | None = None, augment: Augment | None = None
-) -> RunDirectory:
-    """Continue a run from its last checkpoint, or from the start if it was stopped before the first.
-
-    Args:
-        run: the run to resume.
-        settings: as in its config.yaml.
-        epochs: the total number of epochs; if it differs from the settings, the run becomes longer or shorter.
-        source: the training images, if they were given from Python; by default those that the settings name.
-        augment: the user's function that makes the views, if the run began with one.
-
-    Raises:
-        InputError: if the images cannot be read, or their number has changed; if the run is already past `epochs`; if
-            the checkpoint cannot be read or does not fit the settings; if another process is training in the directory.
-        Interrupted, NotFiniteError, CollapsedError: as `pretrain_run`.
-    """
-    if run.is_finished and epochs == settings.epochs:
-        rank_zero_info(
-            f"{run.path} is finished, with {counted(epochs, 'epoch')}; train it for longer with: "
-            f"adco pretrain --resume {quote(str(run.path))} --epochs {2 * epochs}"
-        )
-        return run
-    if name_of(augment) != (began_with := run.read_environment().get("augment")):
-        given, wanted = name_of(augment) or "none", began_with or "none"
-        raise InputError(
-            f"augment is {given}, but the run began with {wanted}: give the same, as in "
-            "adco.pretrain(resume=RUN, augment=FUNCTION)"
-        )
-    if source is None:
-        source = log_and_open_training_images(settings)
-    before = run.read_environment().get("images", len(source))
-    if len(source) != before:
-        raise InputError(f"{source.name} has {len(source)} images, but the run had {before}: start a new run")
-    with run.locked():
-        if epochs != settings.epochs:
-            settings = _change_length(run, settings, epochs, len(source) // settings.batch_size)
-        torch.manual_seed(settings.seed)
-        steps_per_epoch = len(source) // settings.batch_size
-        if run.checkpoint.is_file():  # it has the weights
-            method = make_method(settings, steps_per_epoch)
-        else:
-            method, _ = make_first_method(settings, steps_per_epoch)
-        return _train(method, settings, source, run, augment)
-
-
-def _change_length(run: RunDirectory, settings: Resolved, epochs: int, steps_per_epoch: int) -> Resolved:
-    """Return the settings with another number of epochs, and write them to config.yaml."""
-    done = read_checkpoint(run.checkpoint)["global_step"] if run.checkpoint.is_file() else 0
-    least = max(1, -(-done // steps_per_epoch))
-    if epochs < least:
-        raise InputError(
-            f"epochs {epochs} must be at least {least}: the run has done {done} steps, {steps_per_epoch} per epoch"
-        )
-    changed = replace(settings, epochs=epochs)
-    changed.check()
-    if is_first_rank():
-        run.write_unfinished()
-        run.write_config(to_dict(changed))
-    rank_zero_info(
-        f"{counted(epochs, 'epoch')} instead of {settings.epochs}: from step {done} on, the learning rate follows "
-        f"the schedule of a run of {counted(epochs * steps_per_epoch, 'step')}"
-    )
-    return changed
-
-
 def _check_fits(run: RunDirectory, method: Method) -> None:
     """Raise an InputError unless the weights in the last checkpoint are those of the method, by name and shape."""
     if not run.checkpoint.is_file():
@@ -220,16 +155,34 @@ def _check_fits(run: RunDirectory, method: Method) -> None:
             )
 
 
-def _train(
+def train(
     method: Method, settings: Resolved, source: Source, run: RunDirectory, augment: Augment | None
 ) -> RunDirectory:
+    """Train from the run's last checkpoint, or from the start if it has none, to the end.
+
+    Args:
+        method: with its weights at the start; a checkpoint replaces them.
+        settings: resolved.
+        source: the training images.
+        run: locked.
+        augment: the user's function that makes the views instead of the package.
+
+    Raises:
+        InputError, Interrupted, NotFiniteError, CollapsedError, NotWrittenError: as `pretrain_run`.
+    """
     if settings.precision == "64-true":
         method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
     _check_fits(run, method)
     steps = method.schedule.steps
     data, clock, knn = PretrainData(settings, source, augment), TimeLeft(steps), online_knn(settings, source)
     monitor = Monitor(run if is_first_rank() else None, settings=settings, steps=steps, knn=knn, clock=clock)
-    checkpoints = Checkpoints(run, backbone_info(settings), every=settings.checkpoint_every, may_save=monitor.may_save)
+    checkpoints = Checkpoints(
+        run,
+        backbone_info(settings),
+        every=settings.checkpoint_every,
+        may_save=monitor.may_save,
+        keep_every=settings.keep_every,
+    )
     stop = StopOnSignal(checkpoints, agree_every=settings.log_every)
     callbacks: list[L.Callback] = [
         *([Bar(steps, clock, monitor.latest)] if sys.stderr.isatty() else []),
@@ -241,7 +194,7 @@ def _train(
         stop,
         checkpoints,
     ]
-    with quiet_lightning():
+    with disk_errors_explained(checkpoints), quiet_lightning():
         trainer = _make_trainer(settings, run, callbacks)
         if is_first_rank():
             facts = summary(settings, source, method, trainer.strategy.root_device, trainer.world_size)
@@ -255,11 +208,11 @@ def _train(
             stop.restore_handlers()
             forget_launch()
         not_saved = checkpoints.save_last(trainer)
-    if trainer.is_global_zero:
-        if not_saved:
-            logger.warning(not_saved)
-        run.write_finished()
-        progress.info(f"{run.path}: {': '.join(monitor.verdict())}")
+        if trainer.is_global_zero:
+            if not_saved:
+                logger.warning(not_saved)
+            run.write_finished()
+            progress.info(f"{run.path}: {': '.join(monitor.verdict())}")
     return checkpoints.run
 
 

@@ -2,8 +2,10 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any, Protocol
 
@@ -14,7 +16,7 @@ from adco.data.batch import Batch
 from adco.models.backbone import BackboneInfo, save_backbone
 from adco.runs.curves import plot_curves
 from adco.runs.directory import RunDirectory
-from adco.training.errors import Interrupted
+from adco.training.errors import Interrupted, NotWrittenError
 from adco.training.module import ends_step, losses_of, method_of, require_finite
 
 
@@ -25,13 +27,20 @@ class Checkpoints(Callback):
         run: where to save.
         info: metadata of `backbone.safetensors`.
         every: steps between checkpoints.
+        keep_every: epochs between checkpoints that are kept; 0 keeps only the last one.
         may_save: returns whether the current state may replace the last checkpoint: not if it looks collapsed.
     """
 
     def __init__(
-        self, run: RunDirectory, info: BackboneInfo, *, every: int, may_save: Callable[[L.Trainer], bool]
+        self,
+        run: RunDirectory,
+        info: BackboneInfo,
+        *,
+        every: int,
+        may_save: Callable[[L.Trainer], bool],
+        keep_every: int = 0,
     ) -> None:
-        self.run, self.info, self.every, self.may_save = run, info, every, may_save
+        self.run, self.info, self.every, self.may_save, self.keep_every = run, info, every, may_save, keep_every
         self.saved = 0  # step of the last checkpoint; 0 if there is none
         self.draw_next = 0.0  # earliest time of the next drawing, in seconds of the monotonic clock
 
@@ -45,10 +54,16 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if ends_step(trainer, batch_idx) and trainer.global_step % self.every == 0:
+        if not ends_step(trainer, batch_idx):
+            return
+        epoch = trainer.current_epoch + 1
+        keeps = self.keep_every > 0 and trainer.is_last_batch and epoch % self.keep_every == 0
+        if keeps or trainer.global_step % self.every == 0:
             require_finite(trainer.global_step, losses_of(outputs), pl_module)
             if self.may_save(trainer):
                 self.save(trainer, draw=time.monotonic() >= self.draw_next)
+                if keeps and trainer.is_global_zero:
+                    self.run.keep_checkpoint(epoch)
 
     def save_last(self, trainer: L.Trainer, *, draw: bool = True) -> str | None:
         """Save the state in which a run ends, unless it looks collapsed and there is an earlier checkpoint.
@@ -64,7 +79,13 @@ class Checkpoints(Callback):
         return f"step {trainer.global_step} looks collapsed, so the checkpoint of step {self.saved} is kept"
 
     def save(self, trainer: L.Trainer, *, draw: bool = True) -> None:
-        """Save the state after a step. All ranks must call it: they wait for each other here."""
+        """Save the state after a step. All ranks must call it: they wait for each other here.
+
+        Raises:
+            OSError: a file cannot be written, or the run directory is gone.
+        """
+        if trainer.is_global_zero:
+            self.run.config.stat()  # writing would make the directory again, without its other files
         trainer.save_checkpoint(self.run.checkpoint)
         self.saved = trainer.global_step
         if trainer.is_global_zero:
@@ -81,6 +102,30 @@ class Checkpoints(Callback):
         plot_curves(self.run.records(), self.run.curves)
         now = time.monotonic()
         self.draw_next = now + 50 * (now - start)
+
+
+@contextmanager
+def disk_errors_explained(checkpoints: "SavesState", command: str = "pretrain") -> Iterator[None]:
+    """Turn an OSError of the block into a NotWrittenError that says what is kept and how to go on.
+
+    Args:
+        checkpoints: of the run.
+        command: the command that resumes the run.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        run = checkpoints.run
+        if not run.config.is_file():
+            resume = f"adco {command} --resume DIRECTORY"
+            text = f"the run directory {run.path} is gone: if it was moved, continue with {resume}, else start again"
+            raise NotWrittenError(text) from error
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        kept = "the last checkpoint is kept" if run.checkpoint.is_file() else "there is no checkpoint yet"
+        resume = f"adco {command} --resume {quote(str(run.path))}"
+        raise NotWrittenError(f"{what}; {kept}: make room or repair the disk, and continue with: {resume}") from error
 
 
 class SavesState(Protocol):

@@ -1,0 +1,258 @@
+"""Resuming under other conditions: by the same line, from an earlier checkpoint, with other data or devices."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import adco
+import tiny
+from adco.cli import main as cli
+from adco.errors import InputError
+from adco.runs.directory import RunDirectory
+from adco.training.errors import NotWrittenError
+from adco.training.monitor import Monitor
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_curves")]
+
+EPOCHS, STEPS = 3, 4
+TINY: dict[str, Any] = {
+    **tiny.SETTINGS,
+    "data": "few",
+    "adversaries": 100,
+    "epochs": EPOCHS,
+    "batch_size": 24,
+    "knn_images": 0,
+    "log_every": 1,
+}
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, error: Exception | None = None) -> None:
+    """Let the run end at a step, before it is recorded and saved."""
+    record = Monitor.on_train_batch_end
+
+    def hook(self: Monitor, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == step:
+            raise error or KeyboardInterrupt
+        record(self, trainer, *rest)
+
+    monkeypatch.setattr(Monitor, "on_train_batch_end", hook)
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, step: int, **settings: Any) -> None:
+    """Begin a run that ends as if killed at a step."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            adco.pretrain(**{**TINY, **settings})
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {**torch.load(RunDirectory(run).checkpoint, weights_only=True)["state_dict"]}
+
+
+def assert_same(run: Path, other: Path) -> None:
+    mine, theirs = weights(run), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was not stopped."""
+    return adco.pretrain(**TINY, keep_every=1, out=tmp_path_factory.mktemp("whole") / "run")
+
+
+# By the same line
+
+
+@pytest.mark.parametrize("step", [2, STEPS + 2])
+def test_the_same_line_begins_a_run_and_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, step: int
+) -> None:
+    line: dict[str, Any] = {"out": tmp_path / "run", "resume": "auto"}
+    stopped(monkeypatch, step, **line)
+    assert adco.pretrain(**TINY, **line) == tmp_path / "run"
+    assert_same(tmp_path / "run", whole)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert adco.pretrain(**TINY, **line) == tmp_path / "run"  # it is finished
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    adco.pretrain(**{**TINY, "epochs": EPOCHS + 1}, **line)
+    assert RunDirectory(tmp_path / "run").records()[-1]["step"] == STEPS * (EPOCHS + 1)
+
+
+def test_a_line_with_other_settings_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line: dict[str, Any] = {"out": tmp_path / "run", "resume": "auto"}
+    stopped(monkeypatch, STEPS + 2, **line)
+    with pytest.raises(InputError, match=r"^seed is 1, but the run in .*run began with 0: choose another --out$"):
+        adco.pretrain(**TINY, seed=1, **line)
+    with pytest.raises(InputError, match=r"^method is simclr, but the run in .* began with adco"):
+        adco.pretrain(method="simclr", data="few", **line)
+    with pytest.raises(InputError, match=r"^resume auto needs --out"):
+        adco.pretrain(**TINY, resume="auto")
+
+
+# From an earlier checkpoint
+
+
+def test_a_run_goes_back_to_a_checkpoint_that_was_kept(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(whole, tmp_path / "run")))
+    assert [path.name for path in run.checkpoints()] == ["epoch-1.ckpt", "epoch-2.ckpt", "epoch-3.ckpt", "last.ckpt"]
+    kept = run.kept_checkpoint(1)
+    assert torch.load(kept, weights_only=True)["global_step"] == STEPS
+    adco.embed(kept, "few", device="cpu")
+    run.kept_checkpoint(2).write_bytes(b"gone wrong")
+    assert cli.run(["pretrain", "--resume", str(kept)]) == 0
+    assert_same(run.path, whole)
+    assert torch.load(run.kept_checkpoint(2), weights_only=True)["global_step"] == 2 * STEPS
+    records, expected = run.records(), RunDirectory(whole).records()
+    assert [record["step"] for record in records] == [record["step"] for record in expected]
+    assert cli.run(["pretrain", "--resume", str(run.kept_checkpoint(7))]) == 2
+    assert "epoch-7.ckpt is no checkpoint of the run: it has epoch-1.ckpt, " in capsys.readouterr().err
+
+
+# With other data
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(50):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def of_photos(photos: Path, tmp_path: Path) -> dict[str, Any]:
+    return {"data": photos, "out": tmp_path / "run", "image_size": 12, "workers": 0, "max_unreadable": 0.1}
+
+
+def test_images_that_moved_are_found_where_the_user_says(
+    photos: Path, of_photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(monkeypatch, 3, **of_photos)
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"photos' does not exist|photos' is neither a folder nor"):
+        adco.pretrain(resume=tmp_path / "run")
+    adco.pretrain(resume=tmp_path / "run", data=tmp_path / "elsewhere")
+    assert RunDirectory(tmp_path / "run").read_config()["data"] == str(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(photos)
+    adco.pretrain(**{**TINY, **of_photos, "out": tmp_path / "whole"})
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_changed_images_are_named_and_accepted_if_asked(
+    photos: Path, of_photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = tmp_path / "twin"
+    for out in (tmp_path / "run", twin):
+        stopped(monkeypatch, 3, **of_photos | {"out": out})
+    (photos / "07.png").unlink()
+    shutil.copy(photos / "08.png", photos / "new.png")
+    changes = r"1 gone: 07\.png; 1 new: new\.png"
+    with pytest.raises(InputError, match=rf"began with \({changes}\): put them back, or add --changed_data") as raised:
+        adco.pretrain(resume=tmp_path / "run")
+    assert "\n" not in str(raised.value)
+    adco.pretrain(resume=tmp_path / "run", changed_data=True)
+    assert RunDirectory(tmp_path / "run").read_damaged() == [7]
+    (photos / "new.png").unlink()  # the same as if the file had only been damaged
+    (photos / "07.png").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"1 of 50 files in .* cannot be read; left out: 07\.png"):
+        adco.pretrain(resume=twin)
+    assert_same(tmp_path / "run", twin)
+
+
+# On other devices
+
+
+def test_a_run_goes_on_in_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+    """As after an error that memory is full; the images of a step stay the same."""
+    stopped(monkeypatch, STEPS + 2, out=tmp_path / "run")
+    adco.pretrain(resume=tmp_path / "run", accumulate=2)
+    assert RunDirectory(tmp_path / "run").read_config()["accumulate"] == 2
+    last, expected = (RunDirectory(run).records()[-1] for run in (tmp_path / "run", whole))
+    assert last["step"] == expected["step"]
+
+
+# Disks
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    """The limit of the size of a file stands for the end of the disk."""
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import tiny
+from adco.cli import main as cli
+from adco.training.monitor import Monitor
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+record = Monitor.on_train_batch_end
+def hook(self, trainer, *rest):
+    if trainer.global_step == {2 * STEPS}:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+    record(self, trainer, *rest)
+Monitor.on_train_batch_end = hook
+sys.exit(cli.run(["pretrain", "--out", {str(tmp_path / "run")!r}, *{flags()!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    run = RunDirectory(tmp_path / "run")
+    assert last == (
+        f"adco: {run.checkpoint}: File too large; the last checkpoint is kept: make room or repair the disk, and "
+        f"continue with: adco pretrain --resume {run.path}"
+    )
+    assert "Traceback" not in done.stderr
+    assert torch.load(run.checkpoint, weights_only=True)["global_step"] == STEPS
+    assert not list(run.path.rglob("*.part"))
+    adco.pretrain(resume=run.path)
+    assert_same(run.path, whole)
+
+
+def flags() -> list[str]:
+    return [f"--{name}={value}" for name, value in TINY.items()]
+
+
+def test_a_run_directory_that_is_gone_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    record = Monitor.on_train_batch_end
+
+    def move(self: Monitor, trainer: Any, *rest: Any) -> None:
+        record(self, trainer, *rest)
+        if trainer.global_step == STEPS + 1:
+            run.rename(elsewhere)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "on_train_batch_end", move)
+        with pytest.raises(NotWrittenError, match=rf"^the run directory {run} is gone: if it was moved, continue with"):
+            adco.pretrain(**TINY, out=run)
+    assert not run.exists()
+    adco.pretrain(resume=elsewhere)
+
+
+def test_parts_of_files_that_a_killed_run_left_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    run = tmp_path / "run"
+    stopped(monkeypatch, STEPS + 1, out=run)
+    part = run / "checkpoints" / f"last.ckpt.{'0f' * 16}.part"
+    part.write_bytes(b"half")
+    (run / "mine.part").write_bytes(b"mine")
+    adco.pretrain(resume=run)
+    assert not part.exists()
+    assert (run / "mine.part").exists()
+    assert_same(run, whole)
+    load_file(RunDirectory(run).backbone)
