@@ -99,7 +99,7 @@ def pretrain(
         return resume_run(begun.path, changes, images, augment, changed_data=changed_data).path
     if resume not in (None, AUTO):
         changes = {**settings, **({} if recipe is None else {"recipe": recipe})}
-        return resume_run(Path(resume), changes, images, augment, changed_data=changed_data).path
+        return resume_run(resume, changes, images, augment, changed_data=changed_data).path
     given = pretrain_settings(recipe, **settings)
     given.check()
     if augment is not None and given.minutes != math.inf:

@@ -66,7 +66,7 @@ def changes_of(run: RunDirectory, recipe: str | Path | None, settings: Mapping[s
 
 
 def resume_run(
-    path: Path,
+    resume: str | Path,
     changes: Mapping[str, Any],
     images: Source | None = None,
     augment: Augment | None = None,
@@ -76,7 +76,7 @@ def resume_run(
     """Continue a run from a checkpoint, or from the start if it was stopped before the first.
 
     Args:
-        path: the run directory, to continue from its last checkpoint, or an earlier checkpoint that was kept.
+        resume: the run directory, to continue from its last checkpoint, or an earlier checkpoint that was kept.
         changes: settings that are to change, of those in `CHANGEABLE`.
         images: the training images, if they were given from Python; by default those that the settings name.
         augment: the user's function that makes the views, if the run began with one.
@@ -94,7 +94,8 @@ def resume_run(
             f"resume takes its settings from the run directory, except {', '.join(CHANGEABLE)}: "
             f"leave out {', '.join(refused)}"
         )
-    run = RunDirectory.open(path.parent.parent if path.suffix == ".ckpt" else path)
+    path = Path(resume)
+    run = RunDirectory.open(path.parent.parent if path.suffix == ".ckpt" else resume)
     if path.suffix == ".ckpt" and path.name not in (there := [file.name for file in run.checkpoints()]):
         raise InputError(f"{path} is no checkpoint of the run: it has {', '.join(there) or 'none'}")
     config = _config_of(run, images, augment)
