@@ -193,8 +193,32 @@ def test_the_level_chosen_for_training_is_that_of_the_test_split() -> None:
     assert train.classes == test.classes == ("cat", "oak")
     fill("photos/test/plants/rose")
     assert open_splits("photos")[1].classes == ("animals", "plants")
-    with pytest.raises(ValueError, match=r"have different classes; missing from one of them: rose$"):
-        open_splits("photos", class_level=2)
+    assert open_splits("photos", class_level=2)[1].classes == ("cat", "oak", "rose")
+
+
+def test_a_class_that_one_split_lacks(caplog: pytest.LogCaptureFixture) -> None:
+    """Labels mean the same in both. Pretraining uses all images; an evaluation leaves out what it cannot score."""
+    for kind in ("train/bat", "train/cat", "train/dog", "val/ant", "val/cat", "val/dog"):
+        fill(f"photos/{kind}")
+    assert len(opened()) == 15
+    train, test = open_splits("photos")
+    assert train.classes == test.classes == ("ant", "bat", "cat", "dog")
+    assert train.labels is not None
+    assert test.labels is not None
+    assert (train.labels.tolist(), test.labels.tolist()) == ([1] * 5 + [2] * 5 + [3] * 5, [2] * 5 + [3] * 5)
+    here = Path.cwd() / "photos"
+    assert [record.message for record in caplog.records] == [
+        f"classes without test images in {here / 'val'}: bat",
+        f"warning: 5 test images left out of classes that {here / 'train'} does not have: ant",
+    ]
+
+
+def test_splits_without_a_common_class() -> None:
+    for kind in ("train/bat", "train/cat", "val/ant", "val/dog"):
+        fill(f"photos/{kind}")
+    assert opened().classes == ("ant", "bat", "cat", "dog")
+    with pytest.raises(ValueError, match=r"train has the classes bat, cat, .*val ant, dog: none is in both$"):
+        open_splits("photos")
 
 
 @pytest.mark.parametrize(
@@ -254,16 +278,16 @@ def test_other_files_are_named_without_a_warning() -> None:
 def test_a_folder_that_cannot_be_listed_is_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     fill("photos/cat")
     fill("photos/dog")
-    Path("photos/lost+found").mkdir()
+    fill("photos/owl")
     scandir: Callable[[Any], Any] = os.scandir
 
     def denied(path: Any) -> Any:
-        if str(path).endswith("lost+found"):
+        if str(path).endswith("owl"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    with pytest.warns(UserWarning, match=r"^photos/lost\+found/ cannot be listed \(Permission denied\)$"):
+    with pytest.warns(UserWarning, match=r"^photos/owl/ cannot be listed \(Permission denied\)$"):
         assert opened().classes == ("cat", "dog")
 
 

@@ -251,13 +251,6 @@ def test_imagenets_test_folder_without_classes_is_not_the_test_split(tmp_path: P
     assert len(open_source(tmp_path, "test")) == 4
 
 
-def test_splits_with_other_classes(tmp_path: Path) -> None:
-    put_classes(tmp_path / "train")
-    put_classes(tmp_path / "test", classes=("cat", "bird"))
-    with pytest.raises(ValueError, match=r"have different classes; missing from one of them: bird, dog$"):
-        open_source(tmp_path)
-
-
 def test_a_fifth_of_each_class_is_held_out(tmp_path: Path) -> None:
     put_classes(tmp_path, per_class=11, classes=("a", "b"))
     put(tmp_path / "c" / "0.png")

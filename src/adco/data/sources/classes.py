@@ -6,7 +6,7 @@ n is the number of images.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -35,6 +35,14 @@ class Classes:
     labels: NDArray[np.int64] | None
     level: int | None
     description: str
+
+    def among(self, names: tuple[str, ...]) -> "Classes":
+        """Return the same classes of the images, numbered among more names; unchanged if there are no classes."""
+        if self.labels is None:
+            return self
+        place = {name: number for number, name in enumerate(names)}
+        numbers = np.array([*(place[name] for name in self.names), -1])  # the last for the label −1
+        return replace(self, names=names, labels=numbers[self.labels])
 
 
 def find_classes(listing: Listing, level: int = 0) -> Classes:

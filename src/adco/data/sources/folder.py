@@ -14,7 +14,7 @@ from adco.data.damage import DamagedImage, count_files, list_files, too_many
 from adco.data.sources import decode
 from adco.data.sources.classes import Classes
 from adco.data.sources.handover import once_per_node
-from adco.data.sources.listing import Listing, describe_left_out, display_path
+from adco.data.sources.listing import Listing, display_path
 from adco.data.sources.paths import Paths
 from adco.data.sources.protocol import Indices, Unreadable
 from adco.data.sources.retry import retried
@@ -119,8 +119,8 @@ def open_folder(listing: Listing, classes: Classes, max_unreadable: float) -> Fo
     if warning := listing.warning():
         warnings.warn(warning, stacklevel=3)
     layout = classes.description
-    if listing.left_out and not warning:
-        layout += f"; {describe_left_out(listing.left_out)}"
+    if (left_out := listing.describe_left_out()) not in warning:
+        layout += f"; {left_out}"
     source = FolderSource(
         name=str(root),
         paths=paths,

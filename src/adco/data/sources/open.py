@@ -10,6 +10,7 @@ Shapes: n images in a source, B requested images, H and W the height and width i
 """
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,13 +27,24 @@ from adco.data.sources.folder import open_folder
 from adco.data.sources.joined import join
 from adco.data.sources.labels import Labels
 from adco.data.sources.listed import Files
-from adco.data.sources.listing import HELD_OUT, Listing, display_path, is_image, list_images, split_folders
+from adco.data.sources.listing import (
+    HELD_OUT,
+    Listing,
+    children,
+    display_path,
+    is_image,
+    is_listable,
+    list_images,
+    split_folders,
+)
 from adco.data.sources.protocol import Source, read_as
 from adco.data.sources.reading import RGB, Reading
 from adco.data.sources.registry import NAMED, SCHEMES, Split, load_named, open_address
 from adco.data.sources.splits import hold_out
 from adco.errors import InputError
+from adco.words import counted
 
+logger = logging.getLogger("adco")
 SPLITS: tuple[Split, Split] = ("train", "test")
 FolderOpener = Callable[[Listing, Classes, float], Source]
 
@@ -56,7 +68,7 @@ def open_source(
 
     Raises:
         InputError: the data, split or class level does not exist; the set cannot be fetched; there are fewer than two
-            images or too many unreadable files; the splits have different classes.
+            images or too many unreadable files.
     """
     if not 0 <= max_unreadable <= 1:
         raise InputError(f"max_unreadable {max_unreadable} is not between 0 and 1")
@@ -94,7 +106,7 @@ def open_splits(
     all_training, test = _open_both(data, max_unreadable, class_level, reading, _folder_opener(reading))
     train = labelled(all_training)
     if test is not None:
-        return train, labelled(test)
+        return train, _of_trained_classes(train, labelled(test))
     kept, held_out = hold_out(_require_labels(train))
     if not len(held_out):
         raise InputError(f"{train.name} has only one image per class: none can be held out for testing")
@@ -124,6 +136,31 @@ def labelled(source: Source) -> Source:
     """
     labels = _require_labels(source)
     return source if labels.min() >= 0 else source.subset(np.flatnonzero(labels >= 0))
+
+
+def _of_trained_classes(train: Source, test: Source) -> Source:
+    """Return the test images whose class has training images; log the others, and classes without test images.
+
+    Raises:
+        InputError: no class has both.
+    """
+    trained, tested = (set(np.unique(_require_labels(source)).tolist()) for source in (train, test))
+    if train.classes != test.classes or trained == tested:
+        return test
+    only_test, only_train = (
+        ", ".join(test.classes[label] for label in sorted(labels)[:10])
+        for labels in (tested - trained, trained - tested)
+    )
+    if not trained & tested:
+        raise InputError(f"{train.name} has the classes {only_train}, {test.name} {only_test}: none is in both")
+    if only_train:
+        logger.info(f"classes without test images in {test.name}: {only_train}")
+    if not only_test:
+        return test
+    kept = np.flatnonzero(np.isin(_require_labels(test), list(trained)))
+    left_out = counted(len(test) - len(kept), "test image")
+    logger.warning(f"warning: {left_out} left out of classes that {train.name} does not have: {only_test}")
+    return test.subset(kept)
 
 
 def _is_folder(data: str | Path) -> bool:
@@ -178,7 +215,7 @@ def _require_labels(source: Source) -> NDArray[np.int64]:
 def _listings(data: str | Path, class_level: int) -> dict[Split, tuple[Listing, Classes]]:
     """Return the files of each split of a folder, and their classes.
 
-    All splits must have the same classes, because a label is an index into the classes of its own split.
+    A split that lacks a class of the other counts it, too, so that labels mean the same in both.
     """
     root = _folder(data)
     try:
@@ -190,7 +227,8 @@ def _listings(data: str | Path, class_level: int) -> dict[Split, tuple[Listing, 
     found: dict[Split, Classes] = {"train": train}
     if "test" in folders:
         found["test"] = find_classes(listings["test"], class_level or train.level or 0)
-        _check_same_classes(folders, set(train.names), set(found["test"].names))
+        names = tuple(sorted({*train.names, *found["test"].names}))
+        found = {split: classes.among(names) for split, classes in found.items()}
     for split, classes in found.items():
         if class_level and not classes.names:
             where = display_path(folders[split])
@@ -204,24 +242,18 @@ def _listings(data: str | Path, class_level: int) -> dict[Split, tuple[Listing, 
     }
 
 
-def _check_same_classes(folders: Mapping[Split, Path], train: set[str], test: set[str]) -> None:
-    if train and test and train != test:
-        differing = ", ".join(sorted(train ^ test)[:10])
-        raise InputError(
-            f"{folders['train']} and {folders['test']} have different classes; missing from one of them: {differing}"
-        )
-
-
 def _describe_splits(root: Path, folders: Mapping[Split, Path]) -> str:
     """Name the folder of the test split, and the folders and images next to the splits that are not used."""
-    if "test" not in folders:
+    if root in folders.values():
         return ""
-    children = sorted(child for child in root.iterdir() if child.name[0] != "." and child not in folders.values())
-    unused = [f"{child.name}/" if child.is_dir() else child.name for child in children]
-    unused = [name for name in unused if name.endswith("/") or is_image(name)]
-    more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-    not_used = f"; not used: {', '.join(unused[:3])}{more}" if unused else ""
-    return f"; test split {display_path(folders['test'])}/{not_used}"
+    inside, files = children(root)
+    unused = [folder for folder in inside if folder not in folders.values()]
+    names = [f"{folder.name}/" if is_listable(folder) else f"{folder.name}/ (cannot be listed)" for folder in unused]
+    names += [file.name for file in files if is_image(file.name)]
+    names.sort(key=lambda name: (name[0] == ".", name))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    not_used = f"; not used: {', '.join(names[:3])}{more}" if names else ""
+    return f"; test split {display_path(folders['test'])}/{not_used}" if "test" in folders else not_used
 
 
 def _folder(data: str | Path) -> Path:
