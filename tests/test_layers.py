@@ -36,6 +36,8 @@ ROOMS = [  # from the top
     "files",
     "quiet",
     "launcher",
+    "untrusted",
+    "memory",
     "errors",
     "words",
 ]

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import stat
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 from simplejpeg import decode_jpeg  # type: ignore[import-untyped]
 
-from adco.data.sources import tiff
+from adco.data.sources import large, tiff
 from adco.data.sources.reading import RGB, SIXTEEN_BITS, Reading, eight_bits, with_channels
+from adco.untrusted import printable
 
 try:
     from pi_heif import register_heif_opener  # type: ignore[import-not-found, unused-ignore]
@@ -76,7 +78,7 @@ def read(file: Path | bytes, reading: Reading = RGB) -> NDArray[np.uint8]:
     if reading.channels not in (1, 3) and tiff.is_tiff(_start(file)):
         values = tiff.read_bands(file)
     else:
-        with _opened(file) as image:
+        with _opened(file) as image, large.alone(image):
             values = _values(image, converted=reading.channels in (1, 3))
     return np.ascontiguousarray(with_channels(eight_bits(values, reading.white_level), reading.channels))
 
@@ -94,7 +96,7 @@ def read_rgb(file: Path | bytes) -> NDArray[np.uint8]:
     Raises:
         Exception: any error that Pillow raises on a damaged file; `reason` describes it in a few words.
     """
-    with _opened(file) as image:
+    with _opened(file) as image, large.alone(image):
         pixels = _pixels(image, file)
         turn = _UPRIGHT.get(_orientation(image))
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
@@ -127,7 +129,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         Exception: any error that Pillow raises on a damaged file.
     """
-    with _opened(path) as image:
+    with _opened(path) as image, large.alone(image):
         size = image.size
         drafted = image.draft(None, (1, 1))  # decodes a JPEG at 1/8 of its size, which is about twice as fast
         image.load()
@@ -140,12 +142,18 @@ def reason(error: Exception) -> str:
     """Return why a file could not be read, in a few words on one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return large.of_pillow(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(str(error)) or type(error).__name__
 
 
 def _opened(file: Path | bytes) -> Image.Image:
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would block for ever
+        raise OSError("not a regular file")
     try:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except UnidentifiedImageError as error:
@@ -155,6 +163,11 @@ def _opened(file: Path | bytes) -> Image.Image:
     if (pages := tiff.stacked_pages(image)) > 1:
         image.close()
         raise ValueError(f"a TIFF of {pages} grey pages of one size: give --channels {pages} if they are channels")
+    try:
+        large.check(image, len(file) if isinstance(file, bytes) else file.stat().st_size)
+    except ValueError:
+        image.close()
+        raise
     return image
 
 
@@ -208,4 +221,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from adco.data.sources import large
+from adco.memory import gigabytes
+
 try:
     import tifffile
 except ImportError:
@@ -17,6 +20,7 @@ else:
     HAS_TIFFFILE = True
 
 _START = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # with +, BigTIFF
+BYTES_AS_NUMBERS = 40  # per value, while it is converted to 8 bits
 _SAMPLES_PER_PIXEL = 277  # tag (TIFF 6.0, section 8)
 
 
@@ -57,6 +61,8 @@ def read_bands(file: Path | bytes) -> NDArray[Any]:
         raise ValueError(f"a TIFF of {_bands(file)} bands, which need pip install 'adco[tiff]'")
     with tifffile.TiffFile(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
         series = opened.series[0]
+        if (needed := series.nbytes * BYTES_AS_NUMBERS / series.dtype.itemsize) > large.allowed_bytes():
+            raise ValueError(f"its values {list(series.shape)} take {gigabytes(needed)} of memory, more than allowed")
         values: NDArray[Any] = series.asarray()
         axes: str = series.axes
     if values.ndim == 2:
