@@ -31,6 +31,10 @@ Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as given,
 # The default of a setting whose value is chosen for the images, the run's length and the machine.
 TO_BE_CHOSEN: Any = None
 
+# Larger numbers are mistakes. They would allocate all memory, or be too large for torch.
+MOST = 2**31 - 1  # steps, epochs, widths, numbers of negatives
+LARGEST = 65_536  # side of an image in pixels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
@@ -120,10 +124,10 @@ class RunSettings(Topic, Generic[Unset]):
     def check(self) -> None:
         super().check()
         for name in ("epochs", "batch_size", "accumulate"):
-            require(self, name, at_least=1)
+            require(self, name, at_least=1, at_most=MOST)
         require(self, "minutes", above=0, finite=False)
         require(self, "seed", at_least=0, at_most=2**63 - 1)
-        require(self, "workers", at_least=0)
+        require(self, "workers", at_least=0, at_most=1024)
         if self.batch_size is not None and self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
 
@@ -218,7 +222,7 @@ class ViewSettings(Topic, Generic[Unset]):
     def check(self) -> None:
         super().check()
         for name in ("image_size", "test_image_size"):
-            require(self, name, at_least=1)
+            require(self, name, at_least=1, at_most=LARGEST)
         for name in (f"{kind}_probability" for kind in ("jitter", "grayscale", "blur", "flip")):
             require(self, name, at_least=0, at_most=1)
         for name in ("brightness", "contrast", "saturation"):
@@ -249,7 +253,7 @@ class ProjectorSettings(Topic):
     def check(self) -> None:
         super().check()
         for name in ("dim", "hidden"):
-            require(self, name, at_least=1)
+            require(self, name, at_least=1, at_most=MOST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +351,6 @@ class RecordSettings(Topic, Generic[Unset]):
     def check(self) -> None:
         super().check()
         for name in ("log_every", "checkpoint_every"):
-            require(self, name, at_least=1)
+            require(self, name, at_least=1, at_most=MOST)
         for name in ("keep_every", "knn_images"):
             require(self, name, at_least=0)

@@ -34,7 +34,7 @@ from adco.adversaries import Adversaries, adversarial_info_nce
 from adco.config import defaults
 from adco.config.checks import check_crop_scale, require
 from adco.config.pretrain import Crop, RunLength
-from adco.config.topics import TO_BE_CHOSEN, Unset
+from adco.config.topics import MOST, TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
 from adco.distributed import rank
 from adco.errors import InputError
@@ -93,7 +93,7 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
 
     def check(self) -> None:
         super().check()
-        require(self, "adversaries", at_least=1)
+        require(self, "adversaries", at_least=1, at_most=MOST)
         for name in ("temperature", "adversary_temperature"):
             require(self, name, at_least=LOWEST_TEMPERATURE)
         for name in ("adversary_learning_rate", "adversary_weight_decay"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from adco.config import defaults
 from adco.config.checks import require
 from adco.config.pretrain import RunLength
-from adco.config.topics import TO_BE_CHOSEN, Unset
+from adco.config.topics import MOST, TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
 from adco.distributed import rank
 from adco.losses.contrastive import info_nce
@@ -48,7 +48,7 @@ class MoCoSettings(QueryKeySettings[Unset], Generic[Unset]):
 
     def check(self) -> None:
         super().check()
-        require(self, "queue", at_least=1)
+        require(self, "queue", at_least=1, at_most=MOST)
         require(self, "temperature", above=0)
 
     def choose(self, run: RunLength) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def copy_method(method: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         if state[name].shape != wanted.shape:
             raise InputError(
                 f"weights {source} cannot be continued: {name} is {list(found[name].shape)} in them and "
-                f"{list(wanted.shape)} with these settings; set {_settings(name)} as in that run"
+                f"{list(wanted.shape)} with these settings; set {settings_of_tensor(name)} as in that run"
             )
         if wanted.is_floating_point():  # not the position in a queue
             check_values(name, state[name], source)
@@ -82,6 +82,6 @@ def _name(name: str) -> str:
     return name
 
 
-def _settings(name: str) -> str:
+def settings_of_tensor(name: str) -> str:
     """Return the flags on which the shape of a tensor depends."""
     return next((flags for pattern, flags in SETTINGS if re.match(pattern, name)), "the sizes of the method")

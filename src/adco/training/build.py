@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from adco.config.pretrain import Resolved
 from adco.data.augment import Augment
 from adco.data.views import View
+from adco.errors import InputError
+from adco.memory import gigabytes, total_memory
 from adco.methods.method import Method, MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone, feature_width
-from adco.models.continuing import copy_method
+from adco.models.continuing import copy_method, settings_of_tensor
 from adco.models.freezing import fix_patches, freeze
 from adco.models.pretrained import Loaded, copy_weights, method_file, read_weights
 from adco.models.reading import read_tensors
@@ -70,6 +73,25 @@ def width_at_all_sizes(backbone: nn.Module, settings: Resolved) -> int:
     return widths[0]
 
 
+def check_fits_memory(settings: Resolved) -> None:
+    """Check that the networks and negatives fit into memory, before anything is allocated.
+
+    Training needs three times the memory of what is trained: for weights, gradients and the optimizer's averages.
+
+    Raises:
+        InputError: if it is more memory than there is; names the largest part and the settings that it depends on.
+    """
+    with torch.device("meta"):
+        parts = make_method(settings, steps_per_epoch=1).state_dict()
+    needed = 3 * sum(tensor.nbytes for tensor in parts.values())
+    if needed > total_memory():
+        name, largest = max(parts.items(), key=lambda part: part[1].nbytes)
+        raise InputError(
+            f"training needs {gigabytes(needed)} for weights and optimizer, and there are "
+            f"{gigabytes(total_memory())}: lower {settings_of_tensor(name)} ({name} is {list(largest.shape)})"
+        )
+
+
 def make_first_method(settings: Resolved, steps_per_epoch: int) -> tuple[Method, Loaded | None]:
     """Build the method as it is before the first step, with the weights that the settings name, which are read once.
 
@@ -84,6 +106,7 @@ def make_first_method(settings: Resolved, steps_per_epoch: int) -> tuple[Method,
         InputError: if timm does not have the backbone, it does not accept all view sizes, or the weights cannot be read
             or do not fit.
     """
+    check_fits_memory(settings)
     backbone = _make_backbone(settings)
     if not settings.weights:
         return make_method(settings, steps_per_epoch, backbone), None
