@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 import adco
 from adco.evaluation.few_labels_picture import COLOURS, FLOOR_COLOURS
-from adco.files import read_json
 from adco.finetuning.result import read_scores
 from adco.runs.directory import RunDirectory
+from adco.untrusted import read_json
 from measure import RESULTS, read_lines
 
 PROBE, LINES = RESULTS / "few_labels_probe.json", RESULTS / "few_labels.jsonl"

@@ -9,14 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 from uuid import uuid4
-from zipfile import BadZipFile
 
 from filelock import FileLock
 
 from adco.errors import InputError
 
 PART = ".part"  # suffix of the temporary files of `replacing`
-DAMAGED_NPZ = (OSError, ValueError, KeyError, EOFError, BadZipFile)  # what reading a damaged .npz file can raise
 
 
 def user_cache() -> Path:
@@ -131,18 +129,6 @@ def link(file: Path, path: Path) -> None:
             shutil.copyfileobj(source, target)
     finally:
         part.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: if it is damaged.
-    """
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,6 +16,7 @@ from adco.comparison.timing import relative_time
 from adco.evaluation.evaluate import FEW
 from adco.evaluation.results import find_result
 from adco.runs.directory import RunDirectory
+from adco.untrusted import reading
 from adco.words import counted
 
 COLUMNS = ("method", "symmetric", "crops", "batch", "negatives", "extra parameters")  # before the accuracies
@@ -161,10 +162,12 @@ def results(path: Path, plan: Plan) -> dict[str, Any]:
     if not run.is_finished:
         return {}
     config = run.read_config()
-    data, class_level = (plan.evaluate_on, 0) if plan.evaluate_on else (config["data"], config.get("class_level", 0))
+    with reading(run.config, says="does not describe a run", advice="it is damaged or was edited"):
+        of_run = (config["data"], config.get("class_level", 0))
+        data, class_level = (plan.evaluate_on, 0) if plan.evaluate_on else of_run
+        image_size = int(config["test_image_size"])
     found = {
-        evaluation.NAME: find_result(run, evaluation, data, class_level, config["test_image_size"])
-        for evaluation in plan.evaluations
+        evaluation.NAME: find_result(run, evaluation, data, class_level, image_size) for evaluation in plan.evaluations
     }
     return {name: result for name, result in found.items() if result is not None}
 

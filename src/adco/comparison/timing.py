@@ -17,9 +17,10 @@ from adco.config.pretrain import Given, to_dict
 from adco.config.versions import of_earlier_versions
 from adco.data.sources.open import open_source
 from adco.data.sources.reading import Reading
-from adco.files import read_json, write_json
+from adco.files import write_json
 from adco.runs.environment import environment
 from adco.training.rehearsal import STEPS, TrialTraining, peak_megabytes
+from adco.untrusted import read_json, reading
 from adco.words import counted
 
 ROUNDS = 9  # measured rounds; each times every row once
@@ -37,7 +38,7 @@ def known_timings(
     Returns:
         The results of `time_rows` under "rows", with the rows' settings, the number of threads and the machine.
     """
-    timing: dict[str, Any] = read_json(path) if path.is_file() else {}
+    timing = _read(path) if path.is_file() else {}
     known = {name: of_earlier_versions(settings) for name, settings in timing.get("settings", {}).items()}
     asked = {name: to_dict(settings) for name, settings in used.items()}
     same = all(
@@ -47,6 +48,17 @@ def known_timings(
         measured = time_rows(rows, log)
         timing = {"settings": asked, "rows": measured, "threads": torch.get_num_threads(), **environment()}
         write_json(path, timing)
+    return timing
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with reading(path, advice="delete it, and the rows are timed again"):
+        timing: dict[str, Any] = read_json(path)
+        for name in timing["settings"]:
+            row = timing["rows"][name]
+            if not all(type(seconds) is float and seconds > 0 for seconds in row["seconds_per_image"]):
+                raise ValueError(f"the times of {name} are not numbers above 0")
+            float(row["peak_megabytes"] or 0), int(row["extra_parameters"])
     return timing
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import docstring_parser
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from adco.config import recipes
@@ -19,6 +18,7 @@ from adco.config.pretrain import Given, PretrainSettings
 from adco.config.registry import settings_of
 from adco.config.versions import current_names, of_earlier_versions, with_defaults
 from adco.errors import InputError
+from adco.untrusted import read_yaml
 
 # Names of settings in other programs → the names here.
 NAMES_ELSEWHERE = {
@@ -223,10 +223,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         InputError: if there is no such recipe, or it is not a YAML mapping from the names of settings.
     """
     path = recipes.find(str(recipe))
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} is not valid YAML: {one_line(error)}") from error
+    values = read_yaml(path, what="recipe")
     if not isinstance(values, dict):
         raise InputError(f"recipe {path} must contain settings, one per line: name: value")
     for name in values:

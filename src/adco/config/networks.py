@@ -1,6 +1,12 @@
-"""What timm tells of a network by its name. Settings are chosen by it before the network is built."""
+"""What is known of a network before it is built: by its name from timm, and by its description in a file."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from adco.config.defaults import BACKBONE
+from adco.config.topics import LARGEST, Stem
+from adco.errors import InputError
 
 
 def is_transformer(backbone: str) -> bool:
@@ -22,3 +28,44 @@ def is_transformer(backbone: str) -> bool:
         return False
     first = config.first_conv if isinstance(config.first_conv, str) else (config.first_conv or ("",))[0]
     return first.startswith("patch_embed")
+
+
+def check_network(
+    *, backbone: Any, image_size: Any, mean: Any, std: Any, backbone_args: Any, stem: Any = "auto"
+) -> None:
+    """Check the description of a network, which may be from a file that was edited.
+
+    Raises:
+        InputError: names the first part that is impossible, and its value.
+    """
+    wrong = {
+        "backbone": not isinstance(backbone, str),
+        "image_size": type(image_size) is not int or not 1 <= image_size <= LARGEST,
+        "mean": not _are_numbers(mean, -math.inf),
+        "std": not _are_numbers(std, 0),
+        "backbone_args": not isinstance(backbone_args, Mapping) or not _are_arguments(backbone_args),
+        "stem": not isinstance(stem, str) or stem not in get_args(Stem),
+    }
+    for name, value in (
+        *(("backbone", backbone), ("image_size", image_size), ("mean", mean), ("std", std)),
+        *(("backbone_args", backbone_args), ("stem", stem)),
+    ):
+        if wrong[name]:
+            raise InputError(f"{name} {value!r:.80} does not describe a network")
+    if len(mean) != len(std):
+        raise InputError(f"mean has {len(mean)} values and std {len(std)}: they must have as many")
+
+
+def _are_numbers(values: Any, above: float) -> bool:
+    if not isinstance(values, list | tuple) or not values:
+        return False
+    return all(type(value) in (int, float) and above < value < math.inf for value in values)
+
+
+def _are_arguments(given: Any) -> bool:
+    """Return whether all numbers are of a usual size, and all names are text."""
+    if isinstance(given, Mapping):
+        return all(isinstance(name, str) and _are_arguments(value) for name, value in given.items())
+    if isinstance(given, list | tuple):
+        return all(map(_are_arguments, given))
+    return not isinstance(given, int | float) or abs(given) <= LARGEST

@@ -8,7 +8,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from adco.config.load import read_recipe
+from adco.config.networks import check_network
 from adco.config.topics import Stem
+from adco.untrusted import reading
 
 PRETRAINED = "pretrained"  # stands for timm's own weights
 NAMES = ("backbone", "backbone_args", "stem", "mean", "std", "test_image_size")
@@ -29,8 +31,8 @@ def known_backbone(weights: str, backbone: str | None = None) -> dict[str, Any]:
     path = Path(weights).expanduser()
     for config in (path / "config.yaml", path.parent.parent / "config.yaml"):  # of a run, and of its checkpoint
         if path.suffix != ".safetensors" and config.is_file():
-            values = read_recipe(config)
-            return {name: values[name] for name in NAMES if name in values}
+            with reading(config, says="does not describe a backbone"):
+                return _checked(read_recipe(config))
     return _of_file(path) if path.suffix == ".safetensors" else {}
 
 
@@ -58,8 +60,21 @@ def _of_timm(backbone: str) -> dict[str, Any]:
 def _of_file(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "np") as file:
-            info = json.loads((file.metadata() or {}).get("adco", "{}"))
-    except (OSError, SafetensorError, ValueError):
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):
         return {}  # reading the weights will tell what is wrong
+    if "adco" not in metadata:
+        return {}
     renamed = {"backbone": "name", "backbone_args": "arguments", "test_image_size": "image_size"}
-    return {name: info[renamed.get(name, name)] for name in NAMES if renamed.get(name, name) in info}
+    with reading(path, says="does not describe a backbone"):
+        info = json.loads(metadata["adco"])
+        return _checked({name: info[renamed.get(name, name)] for name in NAMES if renamed.get(name, name) in info})
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a network's settings that are known, after a check that they are possible."""
+    found = {name: values[name] for name in NAMES if values.get(name) is not None}
+    usual = {"backbone": "", "backbone_args": {}, "mean": (0.5,), "std": (0.5,), "test_image_size": 1}
+    described = {**usual, **found}
+    check_network(image_size=described.pop("test_image_size"), **described)
+    return found

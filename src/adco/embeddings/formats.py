@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from adco.embeddings.embeddings import Embeddings
 from adco.errors import InputError
-from adco.files import DAMAGED_NPZ
+from adco.untrusted import check_memory, read_npz, reading
+
+OTHER = "is not a file of adco embed, or is damaged"
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,16 @@ def read_embeddings(path: Path) -> Embeddings:
     """
     if path.suffix not in READERS:
         raise InputError(f"embeddings {path} must end with {', '.join(READERS)}")
-    try:
-        return READERS[path.suffix](path)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}: make it with adco embed") from error
-    except (*DAMAGED_NPZ, StopIteration) as error:
-        raise InputError(f"{path} is not a file of adco embed, or is damaged: {error}") from error
+    if not path.exists():
+        raise InputError(f"there is no file {path}: make it with adco embed")
+    if path.suffix == ".parquet":
+        import_pyarrow()
+    with reading(path, says=OTHER):
+        found = READERS[path.suffix](path)
+        values = found.embeddings
+        if values.size == 0 or not np.isfinite(values).all():
+            raise ValueError(f"its embeddings {list(values.shape)} are empty, or not all finite")
+    return found
 
 
 def _write_npz(file: BinaryIO, table: Table) -> None:
@@ -98,10 +104,13 @@ def _write_npz(file: BinaryIO, table: Table) -> None:
 
 
 def _read_npz(path: Path) -> Embeddings:
-    with path.open("rb") as opened, np.load(opened) as found:
-        labels = found.get("labels")
-        classes = tuple(found["classes"].tolist()) if "classes" in found else ()
-        return Embeddings(found["paths"].tolist(), labels, classes, found["embeddings"])
+    found = read_npz(path, says=OTHER)
+    classes = tuple(map(str, found["classes"].tolist())) if "classes" in found else ()
+    labels = found["labels"].astype(np.int64, casting="same_kind") if classes else None
+    if labels is not None and not (labels.ndim == 1 and labels.min() >= -1 and labels.max() < len(classes)):
+        raise ValueError(f"its labels are not those of {len(classes)} classes")
+    embeddings = found["embeddings"].astype(np.float32, casting="same_kind")
+    return Embeddings(list(map(str, found["paths"].tolist())), labels, classes, embeddings)
 
 
 def _write_csv(file: BinaryIO, table: Table) -> None:
@@ -116,13 +125,15 @@ def _write_csv(file: BinaryIO, table: Table) -> None:
 
 
 def _read_csv(path: Path) -> Embeddings:
+    if not path.stat().st_size:
+        raise ValueError("it is empty")
     with path.open("rb") as content:
         content.seek(-1, os.SEEK_END)
         if content.read() != b"\n":
             raise ValueError("its last line is cut")
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file)
-        if next(rows)[:2] != ["path", "label"]:
+        if next(rows, [])[:2] != ["path", "label"]:
             raise ValueError("its columns are not path, label, e0, …")
         paths, names, values = [], list[str | None](), []
         for path_of_image, label, *embedding in rows:
@@ -148,9 +159,15 @@ def _write_parquet(file: BinaryIO, table: Table) -> None:
 
 def _read_parquet(path: Path) -> Embeddings:
     _, pq = import_pyarrow()
-    found = pq.read_table(path, columns=["path", "label", "embedding"])
-    chunks = [np.stack(chunk.to_numpy(zero_copy_only=False)) for chunk in found["embedding"].chunks if len(chunk)]
-    return _with_names(found["path"].to_pylist(), found["label"].to_pylist(), np.concatenate(chunks))
+    paths, names, chunks, size = list[str](), list[str | None](), list[NDArray[np.float32]](), 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["path", "label", "embedding"]):
+            size += batch.nbytes
+            check_memory(size)  # a small file may hold many times the same values
+            paths += map(str, batch["path"].to_pylist())
+            names += [None if name is None else str(name) for name in batch["label"].to_pylist()]
+            chunks.append(np.stack(batch["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32))
+    return _with_names(paths, names, np.concatenate(chunks))
 
 
 def import_pyarrow() -> tuple[Any, Any]:

@@ -16,7 +16,8 @@ import numpy as np
 from adco.data.sources.protocol import Unreadable
 from adco.embeddings.blocks import Block
 from adco.errors import InputError
-from adco.files import DAMAGED_NPZ, read_json, replacing, write_json
+from adco.files import replacing, write_json
+from adco.untrusted import read_json, read_npz, reading
 
 
 class Parts:
@@ -33,7 +34,8 @@ class Parts:
     def __init__(self, out: Path, plan: dict[str, Any]) -> None:
         self.folder = out.with_name(f"{out.name}.parts")
         self._plan = self.folder / "plan.json"
-        if self._plan.is_file() and (begun := read_json(self._plan)) != plan:
+        again = f"delete the folder {self.folder}, and start again"
+        if self._plan.is_file() and (begun := read_json(self._plan, advice=again)) != plan:
             differing = ", ".join(name for name in plan if begun.get(name) != plan[name])
             raise InputError(
                 f"{self.folder} belongs to an embedding with another {differing}: delete it, or choose another --out"
@@ -56,13 +58,14 @@ class Parts:
         Raises:
             InputError: its file is damaged.
         """
-        try:
-            with self._file(number).open("rb") as opened, np.load(opened) as found:
-                unreadable = json.loads(str(found["unreadable"]))
-                damaged = {index: Unreadable(Path(path), reason) for index, path, reason in unreadable}
-                return Block(number, found["indices"], found["embeddings"], damaged)
-        except DAMAGED_NPZ as error:
-            raise InputError(f"{self._file(number)} is damaged ({error}): delete it, and start again") from error
+        with reading(self._file(number), advice="delete it, and start again"):
+            found = read_npz(self._file(number))
+            unreadable = json.loads(str(found["unreadable"]))
+            damaged = {int(index): Unreadable(Path(path), str(reason)) for index, path, reason in unreadable}
+            indices, embeddings = found["indices"].astype(np.int64), found["embeddings"].astype(np.float32)
+            if indices.ndim != 1 or embeddings.ndim != 2 or len(indices) != len(embeddings):
+                raise ValueError("its arrays do not belong together")
+            return Block(number, indices, embeddings, damaged)
 
     def delete(self) -> None:
         """Delete the folder."""

@@ -1,9 +1,8 @@
 """The backbone to use: that of a run, or a timm network by name."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +12,11 @@ from adco.config.commands import BackboneSettings
 from adco.config.defaults import choose_stem
 from adco.config.weights import known_backbone, stem_with_weights
 from adco.errors import InputError
-from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone
+from adco.models.backbone import BackboneInfo, build_backbone, feature_width, load_backbone, with_weights
 from adco.models.pretrained import load_weights
 from adco.runs.checkpoints import read_checkpoint
 from adco.runs.directory import RunDirectory
+from adco.untrusted import reading
 
 
 def run_of(path: Path) -> RunDirectory:
@@ -51,24 +51,30 @@ def _from_checkpoint(run: RunDirectory, checkpoint: Path) -> tuple[nn.Module, Ba
             f"{run.path} has neither backbone.safetensors nor {checkpoint}: the run has not saved a checkpoint yet"
         )
     config = run.read_config()
-    info = info_of(config)
+    info = info_of(run)
     state = read_checkpoint(checkpoint)["state_dict"]
     prefix = "backbone." if config.get("command") == "finetune" else "encoder.backbone."
-    backbone = build_backbone(info)
-    backbone.load_state_dict({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
-    return backbone.eval(), info
+    with reading(checkpoint, what="checkpoint", says=f"does not fit {run.config}"):
+        weights = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
+        return with_weights(info, weights), info
 
 
-def info_of(config: Mapping[str, Any]) -> BackboneInfo:
-    """Return the description of the backbone of a run with these settings."""
-    return BackboneInfo(
-        config["backbone"],
-        config["test_image_size"],
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        config["backbone_args"],
-        config.get("stem", "auto"),
-    )
+def info_of(run: RunDirectory) -> BackboneInfo:
+    """Return the description of the backbone of a run.
+
+    Raises:
+        InputError: if its settings do not describe one.
+    """
+    config = run.read_config()
+    with reading(run.config, says="does not describe a backbone", advice="it is damaged or was edited"):
+        return BackboneInfo(
+            config["backbone"],
+            config["test_image_size"],
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            config["backbone_args"],
+            config.get("stem", "auto"),
+        )
 
 
 def named_backbone(settings: BackboneSettings, usual_size: Callable[[], int]) -> tuple[nn.Module, BackboneInfo]:

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from adco.data.sources.address import full_name, short_name
+from adco.errors import InputError
 from adco.evaluation.confusion import save_confusion
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.knn import default_k
-from adco.files import read_json, write_json
+from adco.files import write_json
 from adco.runs.directory import RunDirectory
+from adco.untrusted import read_json
 
 
 def evaluation_key(evaluation: Evaluation, data: str, class_level: int, image_size: int) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def find_result(
     for file in sorted(run.results.glob("*.json")):
         result: dict[str, Any] = read_json(file)
         key = _key_of(result)
-        if not key or result["data"] != data:
+        if not key or result["data"] != data or not _has_scores(result):
             continue
         if "evaluation" not in result:  # the oldest results do not record class level and image size
             key = wanted | key
@@ -87,6 +89,15 @@ def with_known_floors(run: RunDirectory, result: dict[str, Any]) -> dict[str, An
     return {**result, "floors": earlier["floors"]}
 
 
+def _has_scores(result: Mapping[str, Any]) -> bool:
+    """Return True if a result has the numbers that a comparison shows: a file that was edited may lack them."""
+    floors = result.get("floors", {})
+    scores = [result, *(floors.values() if isinstance(floors, Mapping) else [None])]
+    return isinstance(result.get("images"), int) and all(
+        isinstance(score, Mapping) and isinstance(score.get("top1"), int | float) for score in scores
+    )
+
+
 def save_result(run: RunDirectory, result: dict[str, Any]) -> None:
     """Write a result and a picture of its confusion matrix, replacing those of the same evaluation."""
     run.results.mkdir(exist_ok=True)
@@ -116,7 +127,7 @@ def _is_result(content: Any) -> bool:
     if not isinstance(content, Mapping) or not {"protocol", "data"} <= content.keys():
         return False
     used, about = content["protocol"], content.get("evaluation", {})
-    return isinstance(used, Mapping) and isinstance(used.get("train_images"), int) and isinstance(about, Mapping)
+    return isinstance(used, Mapping) and type(used.get("train_images")) is int and isinstance(about, Mapping)
 
 
 def _oldest_key(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,19 +140,22 @@ def _oldest_key(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: used[name] for name in settings if name in used}
 
 
-def _image_counts(result: dict[str, Any]) -> tuple[int, list[str], list[int]]:
+def _image_counts(result: dict[str, Any]) -> tuple[int, list[str], list[int]] | None:
     """Return the number of training images, the classes, and the number of test images of each class.
 
-    They show whether the images of a folder have changed since an earlier evaluation.
+    They show whether the images of a folder have changed since an earlier evaluation. None if a result lacks them.
     """
-    return result["protocol"]["train_images"], list(result["per_class"]), [sum(row) for row in result["confusion"]]
+    try:
+        return result["protocol"]["train_images"], list(result["per_class"]), [sum(row) for row in result["confusion"]]
+    except (LookupError, TypeError):  # it was edited, or is of an evaluation of another kind
+        return None
 
 
 def _read(file: Path) -> dict[str, Any]:
     """Return the result in a file, or {} if the file contains something else. `result_file` does not choose such a
     file, so it is not overwritten."""
     try:
-        result = json.loads(file.read_text())
-    except ValueError:
+        result: dict[str, Any] = read_json(file)
+    except InputError:
         return {}
-    return result if isinstance(result, dict) else {}
+    return result

@@ -15,6 +15,7 @@ from adco.errors import InputError
 from adco.evaluation.backbones import named_backbone, run_backbone, run_of
 from adco.models.backbone import BackboneInfo, feature_width
 from adco.runs.directory import RunDirectory, newest_run
+from adco.untrusted import reading
 
 OpenImages = Callable[[str, int, float, Reading], Sequence[Source]]
 
@@ -64,8 +65,8 @@ def _of_run(settings: SubjectSettings, path: Path | None, open_images: OpenImage
     """Return a run's backbone, with the data that the settings name or, if they name none, the run's own data."""
     run = newest_run() if path is None else run_of(path)
     backbone, info = run_backbone(run, path)
-    config = {} if settings.data else run.read_config()
-    asked = _data_settings(settings, config)
+    with reading(run.config, says="does not name images", advice="give --data"):
+        asked = _data_settings(settings, {} if settings.data else run.read_config())
     try:
         sources = open_images(*asked, _reading(info, run))
     except InputError as error:
@@ -98,9 +99,12 @@ def _data_settings(settings: SubjectSettings, config: Mapping[str, Any]) -> tupl
     defaults = {"class_level": 0, "max_unreadable": 0.01, **config}
     given = {name: getattr(settings, name) for name in ("data", "class_level", "max_unreadable")}
     chosen = defaults | {name: value for name, value in given.items() if value is not None}
-    return chosen["data"], chosen["class_level"], chosen["max_unreadable"]
+    data, level, share = chosen["data"], chosen["class_level"], chosen["max_unreadable"]
+    if not isinstance(data, str) or type(level) is not int or type(share) not in (int, float):
+        raise TypeError(f"data {data!r}, class_level {level!r} and max_unreadable {share!r} are of wrong types")
+    return data, level, share
 
 
 def _reading(info: BackboneInfo, run: RunDirectory) -> Reading:
     """Return how the images of a run are read."""
-    return Reading(len(info.mean), run.read_config().get("white_level", RGB.white_level))
+    return Reading(len(info.mean), run.white_level)

@@ -6,12 +6,12 @@ from adco.data.sources.address import full_name
 from adco.devices import evaluation_device
 from adco.evaluation.results import save_result
 from adco.evaluation.scores import summarise
-from adco.files import read_json
 from adco.finetuning.images import Parts
 from adco.finetuning.logits import logits_of
 from adco.finetuning.settings import Resolved
 from adco.models.classifier import load_classifier
 from adco.runs.directory import RunDirectory
+from adco.untrusted import read_json
 
 
 def save_scores(run: RunDirectory, settings: Resolved, parts: Parts, epoch: int) -> None:

@@ -17,7 +17,7 @@ from adco.devices import evaluation_device
 from adco.errors import InputError
 from adco.evaluation.backbones import info_of
 from adco.evaluation.evaluate import open_labelled
-from adco.evaluation.subject import Subject, open_subject
+from adco.evaluation.subject import open_subject
 from adco.finetuning.best import KeepBest
 from adco.finetuning.config import COMMAND, resolve, settings_of, to_config
 from adco.finetuning.head import start_head
@@ -37,6 +37,7 @@ from adco.quiet import quiet_lightning
 from adco.runs.directory import RUNS, RunDirectory, newest_run
 from adco.training.console import Bar, TimeLeft, rank_zero_info
 from adco.training.errors import Interrupted
+from adco.training.fits import check_fits
 from adco.training.saving import disk_errors_explained
 
 
@@ -66,7 +67,7 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
     check_devices(settings)
     if is_first_rank():
         RunDirectory.create(job.run.path)
-        job.run.write_config(to_config(settings, info, _white_level(subject)))
+        job.run.write_config(to_config(settings, info, _white_level(subject.run)))
         job.run.write_environment(seed=settings.seed, images=len(parts.train), classes=parts.train.classes)
     try:
         with job.run.locked():
@@ -86,13 +87,13 @@ def resume_finetuning(run: RunDirectory) -> RunDirectory:
         InputError: if it is not a fine-tuning, or its images have changed.
         Interrupted, NotFiniteError: as `finetune_run`.
     """
-    settings, config = settings_of(run), run.read_config()
+    settings = settings_of(run)
     if run.is_finished:
         rank_zero_info(f"{run.path} is finished")
         return run
-    info = info_of(config)
+    info = info_of(run)
     assert settings.data is not None
-    reading = Reading(len(info.mean), config["white_level"])
+    reading = Reading(len(info.mean), _white_level(run))
     train, test = open_labelled(settings.data, settings.class_level or 0, settings.max_unreadable or 0, reading)
     parts = divide(train, test, settings)
     before = run.read_environment()
@@ -146,6 +147,7 @@ def _train(job: Job) -> RunDirectory:
     stop = StopBetweenEpochs(checkpoints, agree_every=log_every(job.steps), command=COMMAND)
     bar = [Bar(job.steps, clock, records.latest)] if sys.stderr.isatty() else []
     module = Finetuning(classifier, torch.as_tensor(parts.train.labels), settings, job.steps)
+    check_fits(run, module)
     data = TrainingImages(parts.train, settings, job.info.image_size, len(job.info.mean))
     with disk_errors_explained(checkpoints, COMMAND), quiet_lightning():
         trainer = make_trainer(settings, run, [*bar, records, clock, best, checkpoints, stop])
@@ -164,7 +166,6 @@ def _train(job: Job) -> RunDirectory:
     return checkpoints.run
 
 
-def _white_level(subject: Subject) -> int:
+def _white_level(run: RunDirectory | None) -> int:
     """Return which value is white in the images of a run."""
-    level: int = subject.run.read_config().get("white_level", RGB.white_level) if subject.run else RGB.white_level
-    return level
+    return run.white_level if run else RGB.white_level

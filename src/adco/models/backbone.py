@@ -2,23 +2,26 @@
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from timm.models import get_pretrained_cfg
-from torch import nn
+from torch import Tensor, nn
 
 from adco.config.defaults import choose_stem
+from adco.config.networks import check_network
 from adco.config.topics import Stem
 from adco.errors import InputError
 from adco.files import write_bytes
+from adco.models.reading import read_safetensors
 from adco.models.sizes import UNSUITABLE, has_fixed_size, nearest_sizes, size_arguments
 from adco.models.stem import use_cifar_stem
+from adco.untrusted import reading
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,17 @@ class BackboneInfo:
     std: tuple[float, ...]
     arguments: dict[str, Any] = field(default_factory=dict)  # additional arguments of timm.create_model
     stem: Stem = "auto"  # missing in files of earlier versions: chosen by image size
+
+    def __post_init__(self) -> None:
+        """Raise an InputError if the description, which may be from a file, is impossible."""
+        check_network(
+            backbone=self.name,
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+            backbone_args=self.arguments,
+            stem=self.stem,
+        )
 
 
 def build_backbone(info: BackboneInfo) -> nn.Module:
@@ -152,19 +166,36 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, BackboneInfo]:
     """
     if not Path(path).is_file():
         raise InputError(f"no backbone at {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata, is_classifier = ((file.metadata() or {}).get(name) for name in ("adco", "classes"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from error
-    if metadata is None:
+    weights, metadata = read_safetensors(Path(path))
+    if "adco" not in metadata:
         raise InputError(
             f"{path} has no adco metadata, so its network is unknown: use --backbone NAME --weights {path}"
         )
-    if is_classifier:
+    if "classes" in metadata:
         raise InputError(f"{path} is a classifier: use adco.load_classifier, or the backbone.safetensors beside it")
-    info = BackboneInfo(**json.loads(metadata))
+    with reading(Path(path), says="does not hold a backbone"):
+        info = BackboneInfo(**json.loads(metadata["adco"]))
+        return with_weights(info, weights), info
+
+
+def with_weights(info: BackboneInfo, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return a backbone with weights from a file, in eval mode.
+
+    Their shapes are compared first, with the network on the meta device: a description that was edited may be that of
+    a network that takes all memory.
+
+    Raises:
+        InputError: the weights are not those of the network.
+    """
+    with torch.device("meta"):
+        wanted = build_backbone(info).state_dict()
+    for name in sorted(wanted.keys() | weights.keys()):
+        shapes = [list(part[name].shape) if name in part else None for part in (weights, wanted)]
+        if shapes[0] != shapes[1]:
+            found = (
+                f"{name} has the shape {shapes[0]}, not {shapes[1]}" if None not in shapes else f"{name} is in one only"
+            )
+            raise InputError(f"the weights are not those of its network {info.name}: {found}")
     backbone = build_backbone(info)
     backbone.load_state_dict(weights)
-    return backbone.eval(), info
+    return backbone.eval()

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -18,7 +17,9 @@ from adco.data.images import Images
 from adco.data.views import test_view
 from adco.errors import InputError
 from adco.files import write_bytes
-from adco.models.backbone import BackboneInfo, build_backbone
+from adco.models.backbone import BackboneInfo, with_weights
+from adco.models.reading import read_safetensors
+from adco.untrusted import reading
 
 CLASSIFIER = "classifier.safetensors"  # its file in a run directory
 
@@ -83,16 +84,14 @@ def load_classifier(path: str | Path) -> Classifier:
     file = path / CLASSIFIER if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"no classifier at {file}")
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise InputError(f"{file} is not a safetensors file: {error}") from error
+    weights, metadata = read_safetensors(file)
     if not {"adco", "classes"} <= metadata.keys():
         raise InputError(f"{file} has no class names: it is not a classifier of adco finetune")
-    info = BackboneInfo(**json.loads(metadata["adco"]))
-    classes, width = weights["head.weight"].shape
-    classifier = Classifier(build_backbone(info), nn.Linear(width, classes), json.loads(metadata["classes"]), info)
-    classifier.load_state_dict(weights)
-    return classifier.eval()
+    with reading(file, says="does not hold a classifier"):
+        info, classes = BackboneInfo(**json.loads(metadata["adco"])), json.loads(metadata["classes"])
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("its classes must be a list of names")
+        of_backbone = {name.removeprefix("backbone."): x for name, x in weights.items() if name.startswith("backbone.")}
+        head = nn.Linear(weights["head.weight"].shape[1], len(classes))
+        head.load_state_dict({name: weights[f"head.{name}"] for name in ("weight", "bias")})
+        return Classifier(with_weights(info, of_backbone), head, classes, info).eval()

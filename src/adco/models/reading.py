@@ -8,16 +8,16 @@ package is imported or called.
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Self
+from zipfile import is_zipfile
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from adco.errors import InputError
+from adco.untrusted import reading, reason, refuse_compressed
 
 # Packages whose objects training programs keep in their checkpoints: settings, paths, NumPy numbers, modules.
 KNOWN = frozenset(
@@ -30,6 +30,7 @@ KNOWN = frozenset(
 )
 TYPES: dict[str, Any] = {f"builtins.{kind.__name__}": kind for kind in (bool, dict, float, int, list, set, slice, str)}
 TYPES["collections.defaultdict"] = lambda *factory: {}  # torch fills no other dict
+MOST_PARTS = 1_000_000  # of a checkpoint: tensors, numbers, and what holds them, each time that it is referred to
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of which weights may be
 OF_A_MODULE = ("_parameters", "_buffers", "_modules")  # where a torch module keeps its tensors and submodules
 
@@ -53,20 +54,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: if the file is damaged, or reading it would execute code.
     """
-    unknown = [] if path.suffix == ".safetensors" else _unknown_globals(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    if is_zipfile(path):
+        with reading(path, what="weights", says="cannot be read"):
+            refuse_compressed(path)
+    unknown = _unknown_globals(path)
     refused = [name for name in unknown if name.split(".")[0] not in KNOWN and name not in TYPES]
     if refused:
         raise InputError(_refusal(path, refused))
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         with safe_globals([(TYPES.get(name, _Inert), name) for name in unknown]):
-            return dict(_flat(torch.load(path, "cpu", weights_only=True), "", set()))
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+            return dict(_flat(torch.load(path, "cpu", weights_only=True), "", set(), iter(range(MOST_PARTS))))
+    except Exception as error:  # torch raises errors of a dozen types on damaged files
         name = re.search(r"nsupported(?: global:)? GLOBAL ([\w.]+)", str(error))
         raise InputError(
             _refusal(path, [name[1]]) if name else f"weights {path} cannot be read: {_reason(error)}"
         ) from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a .safetensors file.
+
+    Raises:
+        InputError: if it is damaged or is another file.
+    """
+    with reading(path, says="is not a safetensors file"), safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
 
 
 def check_values(name: str, tensor: Tensor, source: str) -> None:
@@ -93,28 +107,37 @@ def _unknown_globals(path: Path) -> list[str]:
     """Return the global names that a file asks for and that torch does not allow."""
     try:
         return get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError):  # not a zip file, as torch has written since version 1.6
+    except Exception:  # not a zip file, as torch has written since version 1.6, or a damaged one
         return []
 
 
-def _flat(content: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors and their names. Objects that refer to each other in a circle are visited once."""
+def _flat(content: Any, prefix: str, seen: set[int], left: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors and their names. Objects that refer to each other in a circle are visited once.
+
+    Args:
+        content: what is visited.
+        prefix: of the names in it.
+        seen: the objects that were visited.
+        left: a value for each part that may be visited; lists that hold lists several times have very many.
+    """
+    if next(left, None) is None:
+        raise ValueError(f"it has more than {MOST_PARTS:,} parts")
     if isinstance(content, Tensor):
         yield prefix.removesuffix("."), content
     elif isinstance(content, Mapping | list | tuple):
         for name, part in content.items() if isinstance(content, Mapping) else enumerate(content):
-            yield from _flat(part, f"{prefix}{name}.", seen)
+            yield from _flat(part, f"{prefix}{name}.", seen, left)
     elif isinstance(content, _Inert) and id(content) not in seen:
         seen.add(id(content))
         for name, part in vars(content).items():
-            yield from _flat(part, prefix if name in OF_A_MODULE else f"{prefix}{name}.", seen)
+            yield from _flat(part, prefix if name in OF_A_MODULE else f"{prefix}{name}.", seen, left)
 
 
 def _reason(error: Exception) -> str:
     """Return an error's message on one line, without torch's advice about `weights_only`."""
     if isinstance(error, KeyError | EOFError) or "Unsupported operand" in str(error):  # of the unpickler
         return "it is neither a file that torch.save wrote nor a .safetensors file"
-    sentences = " ".join(str(error).split()).split(". ")
+    sentences = reason(error).split(". ")
     advice = ("Weights only load failed", "In PyTorch 2.6", "Re-running", "Do it only", "Please file", "Check the")
     kept = [sentence.split("WeightsUnpickler error: ")[-1] for sentence in sentences]
     kept = [sentence.split(" Check the documentation")[0] for sentence in kept if not sentence.startswith(advice)]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from adco.errors import InputError
 from adco.reporting.material import Material, Section, thumbnail
 from adco.runs.nearest_images import read_nearest
 
@@ -11,10 +12,14 @@ SHOWN = 10  # adversaries
 def adversaries(material: Material) -> Section | None:
     """Return the section; None for a network that is not that of a run with adversaries, or that has no such record."""
     run = material.subject.run
-    moments = read_nearest(run.adversaries) if run is not None and material.of_training else []
+    if run is None or not material.of_training:
+        return None
+    moments = read_nearest(run.adversaries)
     if not moments:
         return None
     last = moments[-1]
+    if any(moment.nearest.max() >= len(material.source) or len(moment.used) != len(last.used) for moment in moments):
+        raise InputError(f"{run.adversaries} is of a run on other images: delete it, or give the report the run's data")
     chosen = np.argsort(-last.used, kind="stable")[:SHOWN]
     in_use = int((last.used > 0).sum())
     found = [

@@ -19,7 +19,7 @@ def overview(material: Material) -> Section:
         )
     config, records = run.read_config(), material.records
     judged = [record for record in records if "word" in record]
-    word, reason = (str(judged[-1][name]) for name in ("word", "reason")) if judged else verdict(records)
+    word, reason = (str(judged[-1].get(name, "")) for name in ("word", "reason")) if judged else verdict(records)
     shown = ("method", "adversaries", "epochs", "batch_size")
     facts = {name.replace("_", " "): config[name] for name in shown if config.get(name) is not None} | facts
     names = {

@@ -1,9 +1,10 @@
 """The last sections: results of evaluations, settings, and versions."""
 
+from pathlib import Path
 from typing import Any
 
-from adco.files import read_json
 from adco.reporting.material import Material, Section, data_uri
+from adco.untrusted import read_json, reading
 
 
 def results(material: Material) -> Section | None:
@@ -13,16 +14,7 @@ def results(material: Material) -> Section | None:
     if not files:
         return None
     assert run is not None
-    rows = []
-    for file in files:
-        result = read_json(file)
-        if "top1" not in result:
-            continue
-        low, high = result["top1_interval"]
-        floors = {name: f"{scores['top1']:.1f}" for name, scores in result.get("floors", {}).items()}
-        random, pixels = (floors.get(name, "–") for name in ("random weights", "raw pixels"))
-        kind = result.get("evaluation", result["protocol"])["kind"]
-        rows.append([kind, result["data"], f"{result['top1']:.1f}", f"{low:.1f} to {high:.1f}", random, pixels])
+    rows = [row for file in files for row in _rows(file)]
     columns = ["evaluation", "images", "top-1 (%)", "95 % interval", "random weights", "raw pixels"]
     tables = [{"title": "Accuracy on test images", "columns": columns, "rows": rows, "open": True}] if rows else []
     pictures = [
@@ -31,6 +23,20 @@ def results(material: Material) -> Section | None:
     ]
     text = "How well the frozen features tell the classes of labelled images apart, and where they confuse them."
     return Section("Results with labels", text, "tables.html", {"tables": tables, "pictures": pictures})
+
+
+def _rows(file: Path) -> list[list[str]]:
+    """Return the row of a result; none for a result without one accuracy, such as that of adco probe."""
+    with reading(file, advice="delete it, and evaluate again"):
+        result = read_json(file)
+        if "top1" not in result:
+            return []
+        low, high = result["top1_interval"]
+        floors = {name: f"{scores['top1']:.1f}" for name, scores in result.get("floors", {}).items()}
+        random, pixels = (floors.get(name, "–") for name in ("random weights", "raw pixels"))
+        kind = result.get("evaluation", result["protocol"])["kind"]
+        top1, interval = f"{result['top1']:.1f}", f"{low:.1f} to {high:.1f}"
+        return [[str(kind), str(result["data"]), top1, interval, random, pixels]]
 
 
 def settings(material: Material) -> Section:

@@ -1,14 +1,17 @@
 """Write checkpoints atomically, and read them."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
-from adco.errors import InputError
 from adco.files import replacing
+from adco.untrusted import reading, refuse_compressed
+
+PARTS = ("state_dict", "optimizer_states", "loops", "epoch", "global_step")  # of a run's state, as Lightning writes it
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -35,8 +38,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if the file is damaged.
     """
-    try:
+    with reading(path, what="checkpoint", advice="delete it, and --resume will train from the start"):
+        if not is_zipfile(path):
+            raise ValueError("torch.save did not write it")
+        refuse_compressed(path)
         state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise InputError(f"checkpoint {path} is damaged: delete it, and --resume will train from the start") from error
+        if missing := [name for name in PARTS if name not in state]:
+            raise ValueError(f"it is not that of a run: it has no {missing[0]}")
+        weights = state["state_dict"]
+        if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()):
+            raise ValueError("its state_dict does not hold tensors")
     return state

@@ -19,7 +19,6 @@ import json
 import logging
 import shutil
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,12 +33,22 @@ from adco.config.versions import of_earlier_versions
 from adco.data.sources.address import full_name, is_here
 from adco.data.sources.protocol import Unreadable
 from adco.errors import InputError
-from adco.files import link, naming, read_json, remove_parts, write_bytes, write_json, write_text
+from adco.files import link, naming, remove_parts, write_bytes, write_json, write_text
 from adco.launcher import is_first_rank
 from adco.runs.environment import environment
 from adco.runs.records import read_records
+from adco.untrusted import read_json, read_yaml, reading
 
 RUNS = Path("runs")
+MOST_NAMES = 2**32  # bytes; the names of a hundred million files fit
+WHITE = 65_535  # of 16 bits, which older runs do not record
+# What is read of environment.json, and its types.
+ENVIRONMENT: dict[str, type] = {
+    **dict.fromkeys(("directory", "augment", "started", "finished"), str),
+    **dict.fromkeys(("packages", "machine"), dict),
+    "images": int,
+    "classes": list,
+}
 
 
 @dataclass(frozen=True)
@@ -142,18 +151,29 @@ class RunDirectory:
         Raises:
             InputError: if config.yaml does not contain settings.
         """
-        try:
-            values = yaml.safe_load(self.config.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
-            values = None
-        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-            raise InputError(f"{self.config} does not contain the settings of a run: it is damaged or was edited")
-        values = of_earlier_versions(values)
+        damaged = {"says": "does not contain the settings of a run", "advice": "it is damaged or was edited"}
+        values = read_yaml(self.config, **damaged)
+        with reading(self.config, **damaged):
+            if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+                raise ValueError("it must have lines of the form name: value")
+            values = of_earlier_versions(values)
         data, began_in = values.get("data"), self.read_environment().get("directory")
         if isinstance(data, str) and began_in is not None and not is_here(data):
             there = full_name(data, Path(began_in))
             values["data"] = there if is_here(there) else data
         return values
+
+    @property
+    def white_level(self) -> int:
+        """The value that is white in the run's images of more than 8 bits.
+
+        Raises:
+            InputError: if config.yaml has an impossible one.
+        """
+        level = self.read_config().get("white_level", WHITE)
+        if type(level) is not int or not 1 <= level <= WHITE:
+            raise InputError(f"{self.config}: white_level {level!r} must be a whole number from 1 to {WHITE}")
+        return level
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -185,7 +205,13 @@ class RunDirectory:
     def read_environment(self) -> dict[str, Any]:
         """Return environment.json; empty if the run was killed before it was written."""
         path = self.path / "environment.json"
-        values: dict[str, Any] = read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        with reading(path, advice="delete it: a run can do without it"):
+            values: dict[str, Any] = read_json(path)
+            for name, kind in ENVIRONMENT.items():
+                if name in values and not isinstance(values[name], kind):
+                    raise ValueError(f"its {name} is {values[name]!r}")
         return values
 
     def write_environment(self, **facts: Any) -> None:
@@ -230,12 +256,21 @@ class RunDirectory:
     def read_left_out(self) -> list[str]:
         """Return the files that were not among the run's images because they could not be read."""
         path = self.path / "unreadable.json"
-        return [entry["file"] for entry in read_json(path) if "image" not in entry] if path.is_file() else []
+        if not path.is_file():
+            return []
+        with reading(path, advice="delete it: it is written again"):
+            return [str(entry["file"]) for entry in read_json(path, list) if "image" not in entry]
 
     def read_damaged(self) -> list[int]:
         """Return the indices of the images that could not be read in training so far."""
         path = self.path / "unreadable.json"
-        return [entry["image"] for entry in read_json(path) if "image" in entry] if path.is_file() else []
+        if not path.is_file():
+            return []
+        with reading(path, advice="delete it: it is written again"):
+            found = [entry["image"] for entry in read_json(path, list) if "image" in entry]
+            if not all(type(image) is int and image >= 0 for image in found):
+                raise ValueError("an image is not a whole number of at least 0")
+        return found
 
     def write_file_names(self, names: bytes) -> None:
         """Write the names of the image files, each followed by a zero byte."""
@@ -248,10 +283,10 @@ class RunDirectory:
             InputError: if images.gz is damaged.
         """
         path = self.path / "images.gz"
-        try:
-            return gzip.decompress(path.read_bytes()) if path.is_file() else None
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path} is damaged: delete it, and only the number of images is compared") from error
+        if not path.is_file():
+            return None
+        with reading(path, advice="delete it, and only the number of images is compared"), gzip.open(path) as file:
+            return file.read(MOST_NAMES)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append a record to metrics.jsonl."""
@@ -263,7 +298,7 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """Delete the records after `step`, because a resumed run repeats these steps."""
-        kept = [record for record in self.records() if float(record["step"]) <= step]
+        kept = [record for record in self.records() if float(record.get("step", 0)) <= step]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
 

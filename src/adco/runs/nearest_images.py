@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adco.errors import InputError
-from adco.files import DAMAGED_NPZ, replacing
+from adco.files import replacing
+from adco.untrusted import read_npz, reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +42,10 @@ def read_nearest(folder: Path) -> list[NearestImages]:
     """
     moments = []
     for path in sorted(folder.glob("*.npz")):
-        try:
-            with path.open("rb") as opened, np.load(opened) as file:
-                nearest, used = file["nearest"].astype(np.int64), file["used"].astype(np.int64)
-                moments.append(NearestImages(int(path.stem), nearest, used))
-        except DAMAGED_NPZ as error:
-            raise InputError(f"{path} is damaged: {error}") from error
+        with reading(path, advice="delete it"):
+            found = read_npz(path, ("nearest", "used"))
+            nearest, used = (found[name].astype(np.int64, casting="same_kind") for name in ("nearest", "used"))
+            if nearest.ndim != 2 or used.shape != (len(nearest),) or min(nearest.min(), used.min()) < 0:
+                raise ValueError(f"nearest {list(nearest.shape)} and used {list(used.shape)} do not belong together")
+            moments.append(NearestImages(int(path.stem), nearest, used))
     return moments

@@ -27,7 +27,7 @@ from adco.launcher import announce_launch, forget_launch, is_first_rank
 from adco.methods.method import Method
 from adco.models.backbone import is_fitted_to_small_images
 from adco.quiet import quiet_lightning
-from adco.runs.checkpoints import WholeCheckpointIO, read_checkpoint
+from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RUNS, RunDirectory
 from adco.training.adversary_images import AdversaryImages
 from adco.training.build import backbone_info, make_first_method, make_views
@@ -35,6 +35,7 @@ from adco.training.console import Bar, TimeLeft, lines, progress, rank_zero_info
 from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
 from adco.training.errors import Interrupted
+from adco.training.fits import check_fits
 from adco.training.module import Pretraining
 from adco.training.monitor import Monitor
 from adco.training.online_knn import online_knn
@@ -139,22 +140,6 @@ def log_images_and_warnings(settings: Resolved, source: Source) -> None:
         logger.warning("warning: %s", warning)
 
 
-def _check_fits(run: RunDirectory, method: Method) -> None:
-    """Raise an InputError unless the weights in the last checkpoint are those of the method, by name and shape."""
-    if not run.checkpoint.is_file():
-        return
-    weights = read_checkpoint(run.checkpoint)["state_dict"]
-    wanted = {name: tuple(weight.shape) for name, weight in method.state_dict().items()}
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            shapes = f"{list(found.get(name, ()))} in the checkpoint, {list(wanted.get(name, ()))} with these settings"
-            raise InputError(
-                f"checkpoint {run.checkpoint} does not fit {run.config}; was {run.config.name} edited? "
-                f"The shape of {name} is {shapes}"
-            )
-
-
 def train(
     method: Method, settings: Resolved, source: Source, run: RunDirectory, augment: Augment | None
 ) -> RunDirectory:
@@ -172,7 +157,8 @@ def train(
     """
     if settings.precision == "64-true":
         method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
-    _check_fits(run, method)
+    module = Pretraining(method, settings.optimizer)
+    check_fits(run, module)
     steps = method.schedule.steps
     data, clock, knn = PretrainData(settings, source, augment), TimeLeft(steps), online_knn(settings, source)
     monitor = Monitor(run if is_first_rank() else None, settings=settings, steps=steps, knn=knn, clock=clock)
@@ -201,7 +187,7 @@ def train(
             progress.info(lines({**facts, "run": str(run.path)}))
         resume = run.checkpoint if run.checkpoint.is_file() else None
         try:
-            trainer.fit(Pretraining(method, settings.optimizer), datamodule=data, ckpt_path=resume, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         except SIGTERMException as error:  # the signal came before the first step
             raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from error
         finally:

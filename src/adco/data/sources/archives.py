@@ -18,7 +18,8 @@ from adco.data.sources import fetch, formats
 from adco.data.sources.formats import CIFAR10_BINARY, CIFAR10_PICKLED, CIFAR10_PNG, CIFAR10_PNG_LABELS, Arrays
 from adco.data.sources.registry import Loaded, Split
 from adco.errors import InputError
-from adco.files import DAMAGED_NPZ, data_directory, replacing
+from adco.files import data_directory, replacing
+from adco.untrusted import read_npz, reading
 
 Route = tuple[str, Callable[[], Arrays]]  # name for error messages, function that returns the arrays
 
@@ -75,12 +76,11 @@ def load(archive: Archive, split: Split) -> Loaded:
     path = data_directory() / f"{archive.name}.npz"
     if not path.is_file():
         _save(path, _fetch_verified(archive, path.parent))
-    try:
-        with path.open("rb") as opened, np.load(opened) as file:
-            arrays = {part: file[part] for part in (f"{split}_images", f"{split}_labels")}
+    again = "delete it, and it will be fetched again"
+    found = read_npz(path, (f"{split}_images", f"{split}_labels"), again)
+    with reading(path, advice=again):
+        arrays = {part: array.astype(np.uint8, copy=False) for part, array in found.items()}
         _verify(arrays, archive)
-    except DAMAGED_NPZ as error:
-        raise InputError(f"{path} is damaged ({error}): delete it, and it will be fetched again") from error
     return arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64), archive.classes
 
 

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from adco.errors import InputError
 
 CONNECT_SECONDS = 10
+MOST_BYTES = 2**30  # of a file in an archive; the largest that is read has 180 MB
 COMMAND_SECONDS = 1800  # enough for the largest package, 139 MB, at 80 kB/s
 
 
@@ -43,8 +44,12 @@ def read_tar(file: BinaryIO, names: Collection[str]) -> dict[str, bytes]:
     files = {}
     with tarfile.open(fileobj=file, mode="r:gz") as tar:
         for member in tar:
+            if Path(member.name).name not in names:
+                continue
+            if member.size > MOST_BYTES:
+                raise tarfile.ReadError(f"{member.name} claims {member.size:,} bytes")
             content = tar.extractfile(member)
-            if content is not None and Path(member.name).name in names:
+            if content is not None:
                 files[Path(member.name).name] = content.read()
     return files
 

@@ -46,7 +46,11 @@ class TableOfImages:
         if image is None:
             raise OSError("there is no image")
         content: bytes | None = image["bytes"]
-        return Path(image["path"]).read_bytes() if content is None else content
+        if content is not None:
+            return content
+        if not Path(image["path"]).is_file():  # a data set may name anything, such as a device without an end
+            raise OSError(f"{image['path']} is not a file")
+        return Path(image["path"]).read_bytes()
 
     def where(self, index: int) -> str:
         """Return the number of the row."""

@@ -9,6 +9,7 @@ Without a header, the first column is the path and the second, if there is one, 
 """
 
 import csv
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def open_list(address: str, split: Split) -> EncodedSource | None:
     file = Path(address).expanduser().absolute()
     name = f"list:{address}"
     try:
+        if file.exists() and not file.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file")
         text = file.read_bytes().decode("utf-8-sig")  # without the mark that spreadsheets write first
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

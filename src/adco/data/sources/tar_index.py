@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 
 from adco.data.sources.decode import SUFFIXES
 from adco.errors import InputError
-from adco.files import DAMAGED_NPZ, replacing, user_cache
+from adco.files import replacing, user_cache
+from adco.untrusted import read_npz, reading, reason
+
+COLUMNS: dict[str, type[np.generic]] = {"start": np.int64, "size": np.int64, "label": np.str_}  # of the cache
+MOST_LABEL = 2**24  # bytes of a .json or .cls
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,11 @@ def index_of(name: str, path: str) -> TarIndex:
             found = _index(shard, _samples(path))
             _write(cache, found)
     except (OSError, tarfile.TarError) as error:
-        raise InputError(f"data {name!r}: {path} is not an uncompressed tar file, or is cut off: {error}") from error
-    except ValueError as error:
-        raise InputError(f"data {name!r}: {path}: {error}") from error
+        raise InputError(
+            f"data {name!r}: {path} is not an uncompressed tar file, or is cut off: {reason(error)}"
+        ) from error
+    except Exception as error:  # tarfile raises errors of many types on damaged headers
+        raise InputError(f"data {name!r}: {path}: {reason(error)}") from error
     return found
 
 
@@ -86,16 +92,23 @@ def _index(shard: Shard, samples: dict[str, _Sample]) -> TarIndex:
 def _samples(path: str) -> dict[str, _Sample]:
     """Return the samples of a shard by their names, in the order of their first files."""
     samples: dict[str, _Sample] = {}
+    last = -1
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             folder, _, file = member.name.rpartition("/")
             stem, _, ending = file.partition(".")
-            if not member.isreg() or not stem or not ending:  # no sample: a folder, a hidden file, no ending
+            if member.offset_data <= last:  # the size of the one before is negative: reading would never end
+                raise tarfile.ReadError(f"{member.name} has an impossible size")
+            last = member.offset_data
+            # No samples: a folder, a hidden file, no ending, or a sparse file, which may claim any size.
+            if not member.isreg() or member.issparse() or not stem or not ending:
                 continue
             sample = samples.setdefault(f"{folder}/{stem}", _Sample())
             if sample.start < 0 and f".{ending.lower()}" in SUFFIXES:
                 sample.start, sample.size = member.offset_data, member.size
             elif ending in ("cls", "json") and not sample.label:
+                if member.size > MOST_LABEL:
+                    raise ValueError(f"{member.name} has {member.size:,} bytes, too many for a label")
                 opened = tar.extractfile(member)
                 assert opened is not None  # it is a regular file
                 sample.label = _label(member.name, ending, opened.read())
@@ -115,17 +128,21 @@ def _label(name: str, ending: str, content: bytes) -> str:
     try:
         text = content.decode()
         found = json.loads(text) if ending == "json" else text.strip()
-    except ValueError as error:
-        raise ValueError(f"{name} is not the text of a label: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not the text of a label: {reason(error)}") from error
     label = found.get("label") if isinstance(found, dict) else found
     return str(label) if isinstance(label, str | int) else ""
 
 
 def _read(cache: Path, shard: Shard) -> TarIndex | None:
     try:
-        with cache.open("rb") as opened, np.load(opened) as file:
-            return TarIndex(shard, file["start"], file["size"], file["label"], int(file["without_image"]))
-    except DAMAGED_NPZ:  # missing or damaged
+        with reading(cache):
+            file = read_npz(cache)
+            start, size, label = (file[name].astype(kind) for name, kind in COLUMNS.items())
+            if not start.shape == size.shape == label.shape == (len(start),):
+                raise ValueError("its columns differ in length")
+            return TarIndex(shard, start, size, label, int(file["without_image"]))
+    except InputError:  # missing or damaged
         return None
 
 
