@@ -149,10 +149,10 @@ def reason(error: BaseException) -> str:
     return printable(str(error)) or type(error).__name__
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = MOST_WORDS) -> str:
     """Return a text from a file on one line of moderate length, without control characters, which change terminals."""
-    line = "".join(char if char.isprintable() else "?" for char in " ".join(text[: 10 * MOST_WORDS].split()))
-    return line if len(line) <= MOST_WORDS else f"{line[:MOST_WORDS]} …"
+    line = "".join(char if char.isprintable() else "?" for char in " ".join(text[: 10 * most].split()))
+    return line if len(line) <= most else f"{line[:most]} …"
 
 
 def _line(name: str, says: str, error: Exception, then: str) -> str:

@@ -64,6 +64,9 @@ examples, of which those without a run take the newest:
 """
 
 
+MOST_WORDS = 10_000  # characters of an error; a setting that is wrong may be longer
+
+
 def main() -> None:
     """Run the command. Exit code: 2 for a user's mistake, 128 + the signal's number for a run stopped by a signal."""
     _keep_pages()
@@ -98,7 +101,9 @@ def run(arguments: Sequence[str]) -> int:
         return command(rest)
     except AdcoError as error:
         if is_first_rank() or not error.on_first_rank_only:
-            print(f"adco: {error}", file=sys.stderr)
+            from adco.untrusted import printable
+
+            print(f"adco: {printable(str(error), MOST_WORDS)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         raise

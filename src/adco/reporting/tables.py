@@ -14,7 +14,7 @@ def results(material: Material) -> Section | None:
     if not files:
         return None
     assert run is not None
-    rows = [row for file in files for row in _rows(file)]
+    rows = [row for file in files for row in rows_of(file)]
     columns = ["evaluation", "images", "top-1 (%)", "95 % interval", "random weights", "raw pixels"]
     tables = [{"title": "Accuracy on test images", "columns": columns, "rows": rows, "open": True}] if rows else []
     pictures = [
@@ -25,7 +25,7 @@ def results(material: Material) -> Section | None:
     return Section("Results with labels", text, "tables.html", {"tables": tables, "pictures": pictures})
 
 
-def _rows(file: Path) -> list[list[str]]:
+def rows_of(file: Path) -> list[list[str]]:
     """Return the row of a result; none for a result without one accuracy, such as that of adco probe."""
     with reading(file, advice="delete it, and evaluate again"):
         result = read_json(file)

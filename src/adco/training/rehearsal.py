@@ -27,7 +27,7 @@ from adco.data.sources.protocol import Source
 from adco.devices import training_device
 from adco.errors import InputError
 from adco.training.bare import BareTraining
-from adco.training.build import make_method, make_views
+from adco.training.build import check_fits_memory, make_method, make_views
 from adco.training.console import WARM_UP, duration, lines, rank_zero_info, summary
 from adco.training.online_knn import online_knn
 from adco.training.pretrain import log_and_open_training_images, log_images_and_warnings, open_training_images
@@ -58,6 +58,7 @@ class TrialTraining:
         self.settings = settings = resolve(share.for_one_device(processes), source)
         self.device, self.batch_size = training_device(settings.accelerator), settings.batch_size
         torch.manual_seed(0)
+        check_fits_memory(settings)
         self.method = make_method(settings, len(source) // self.batch_size).to(self.device)
         self.bare = BareTraining(self.method, settings.optimizer, settings.precision)
         workers = settings.workers

@@ -19,7 +19,7 @@ from adco.errors import InputError
 from adco.launcher import is_first_rank
 from adco.runs.checkpoints import read_checkpoint
 from adco.runs.directory import RunDirectory
-from adco.training.build import make_first_method, make_method
+from adco.training.build import check_fits_memory, make_first_method, make_method
 from adco.training.console import rank_zero_info
 from adco.training.pretrain import log_and_open_training_images, train
 from adco.training.same_images import same_images
@@ -123,6 +123,7 @@ def resume_run(
             run.write_config(to_dict(settings))
         torch.manual_seed(settings.seed)
         if checkpoint.is_file():  # it has the weights
+            check_fits_memory(settings)
             method = make_method(settings, steps_per_epoch)
         else:
             method, _ = make_first_method(settings, steps_per_epoch)

@@ -12,9 +12,10 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from adco.data.sources.tar_index import Shard, index_of
 from adco.errors import InputError
 from adco.words import counted
 
+MOST_SHARDS = 100_000  # of one pattern
 OPEN_AT_ONCE = 128  # shards that a process keeps open; the usual limit of a process is 1 024 files
 
 
@@ -118,29 +120,34 @@ def _paths(name: str, address: str) -> list[str]:
     if re.match(r"\w+:", address):
         raise InputError(f"data {name!r} is not on this machine: only local shards can be read, so download them first")
     folder = Path(address).expanduser()
-    patterns = [str(folder / "*.tar")] if folder.is_dir() else _expanded(str(folder))
+    is_folder = os.path.isdir(folder)  # noqa: PTH112 (a pattern may be too long for a name, which raises no error)
+    patterns = [str(folder / "*.tar")] if is_folder else list(islice(_expanded(str(folder)), MOST_SHARDS + 1))
+    if len(patterns) > MOST_SHARDS:
+        raise InputError(f"data {name!r:.200} stands for more than {MOST_SHARDS:,} shards: give fewer")
     paths: list[str] = []
     for pattern in patterns:
         found = sorted(glob.glob(pattern)) or [pattern]  # noqa: PTH207 (an absolute pattern)
         paths.extend(str(Path(path).absolute()) for path in found)
-    missing = [path for path in paths if not Path(path).is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"data {name!r}: there is no file {missing[0]}{more}")
     return paths
 
 
-def _expanded(pattern: str) -> list[str]:
+def _expanded(pattern: str) -> Iterator[str]:
     """Expand ranges and alternatives in braces, as a shell does: a{08..10}, a{x,y}."""
     found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
     if not found:
-        return [pattern]
+        yield pattern
+        return
     first, last, alternatives = found.groups()
-    numbers: Sequence[str] = alternatives.split(",") if alternatives else _range(first, last)
+    numbers: Iterable[str] = alternatives.split(",") if alternatives else _range(first, last)
     before, after = pattern[: found.start()], pattern[found.end() :]
-    return [whole for number in numbers for whole in _expanded(before + number + after)]
+    for number in numbers:
+        yield from _expanded(before + number + after)
 
 
-def _range(first: str, last: str) -> list[str]:
+def _range(first: str, last: str) -> Iterator[str]:
     step = 1 if int(first) <= int(last) else -1
-    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step)]
+    return (str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step))
