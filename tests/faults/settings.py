@@ -192,9 +192,9 @@ def try_settings(folder: str, number: int, key: int) -> dict[str, Any]:
     with contextlib.chdir(folder), prepared():
         for arguments, classes in commands.values():
             flags = flags_of(classes) if classes else st.lists(WORDS.filter(lambda word: "*" not in word), max_size=2)
-            _search(lambda more, arguments=arguments: attempt([*arguments, *more]), flags, each, key)
+            _search(lambda more, given=arguments: attempt([*given, *more]), flags, each, key)  # type: ignore[misc]
         for command in (["pretrain", "few", "--recipe"], ["compare"]):
-            _search(lambda text, command=command: attempt(_with_recipe(command, text)), recipes(), each, key)
+            _search(lambda text, given=command: attempt(_with_recipe(given, text)), recipes(), each, key)  # type: ignore[misc]
     assert not (Path(folder) / "executed").exists()
     example = next((line for line in lines if "must be" in line), "")
     return {"codes": dict(codes), "slowest": round(slowest, 1), "says": example, "tried": sum(codes.values())}
