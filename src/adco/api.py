@@ -48,7 +48,8 @@ from adco.finetuning.config import finetune_settings
 from adco.finetuning.run import finetune_run, resume_finetuning
 from adco.reporting.report import report as write_report
 from adco.runs.directory import RunDirectory
-from adco.training.pretrain import log_and_open_training_images, pretrain_run
+from adco.training.opening import log_and_open_training_images
+from adco.training.pretrain import pretrain_run
 from adco.training.rehearsal import fit_epochs
 from adco.training.resuming import AUTO, changes_of, resume_run, run_to_resume
 

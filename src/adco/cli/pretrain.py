@@ -112,7 +112,7 @@ def _chosen(settings: "Given") -> "Resolved":
     """Resolve the settings for their data."""
     import_lightning()
     from adco.config.resolve import resolve
-    from adco.training.pretrain import open_training_images
+    from adco.training.opening import open_training_images
 
     return resolve(settings, open_training_images(settings))
 

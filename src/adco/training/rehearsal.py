@@ -30,7 +30,7 @@ from adco.training.bare import BareTraining
 from adco.training.build import check_fits_memory, make_method, make_views
 from adco.training.console import WARM_UP, duration, lines, rank_zero_info, summary
 from adco.training.online_knn import online_knn
-from adco.training.pretrain import log_and_open_training_images, log_images_and_warnings, open_training_images
+from adco.training.opening import log_and_open_training_images, log_images_and_warnings, open_training_images
 from adco.words import counted
 
 STEPS = 8  # steps per call of `TrialTraining`, by default

@@ -21,8 +21,9 @@ from adco.runs.checkpoints import read_checkpoint
 from adco.runs.directory import RunDirectory
 from adco.training.build import check_fits_memory, make_first_method, make_method
 from adco.training.console import rank_zero_info
-from adco.training.pretrain import log_and_open_training_images, train
+from adco.training.opening import log_and_open_training_images
 from adco.training.same_images import same_images
+from adco.training.train import train
 from adco.words import counted
 
 # Settings that a run may be resumed with, because they do not change what a step computes, but for the length of the
