@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 import adco
 import tiny
 from adco.cli import main as cli
+from adco.data.batch import Batch
 from adco.errors import InputError
 from adco.runs.directory import RunDirectory
-from adco.training.errors import NotWrittenError
+from adco.training.errors import NotEnoughMemoryError, NotWrittenError
+from adco.training.module import Pretraining
 from adco.training.monitor import Monitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_curves")]
@@ -256,3 +258,37 @@ def test_parts_of_files_that_a_killed_run_left_are_deleted(
     assert (run / "mine.part").exists()
     assert_same(run, whole)
     load_file(RunDirectory(run).backbone)
+
+
+# Memory
+
+
+def test_a_full_memory_names_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Pretraining.training_step
+
+    def limited(self: Pretraining, batch: Batch, index: int) -> dict[str, Any]:
+        if len(batch.indices) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSecond line")
+        return step(self, batch, index)
+
+    monkeypatch.setattr(Pretraining, "training_step", limited)
+    message = (
+        r"^the GPU's memory is full: a forward pass of 24 images of 8 px is too much; what fits is --accumulate 4, "
+        r"with which a step adds up 4 forward passes, or --batch_size 6, or a smaller --image_size$"
+    )
+    with pytest.raises(NotEnoughMemoryError, match=message):
+        adco.pretrain(**TINY, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    adco.pretrain(**TINY, accumulate=4, out=tmp_path / "run")
+
+
+def test_a_metric_that_fails_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(queries: torch.Tensor, keys: torch.Tensor) -> dict[str, float]:
+        raise NotImplementedError("The operator 'aten::_pdist_forward' is not currently implemented\nfor this device")
+
+    monkeypatch.setattr("adco.training.monitor.embedding_health", fail)
+    run = RunDirectory(adco.pretrain(**TINY, out=tmp_path / "run"))
+    assert run.records()[-1]["step"] == STEPS * EPOCHS
+    assert caplog.text.count("a metric is left out: The operator 'aten::_pdist_forward' is not currently imp") == 1

@@ -150,6 +150,7 @@ def _configure_output() -> None:
             logger.setLevel(logging.INFO)
             logger.propagate = False
 
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home directory cannot be written
     warnings.filterwarnings("ignore", module="lightning")
     warnings.showwarning = _show_warning
 

@@ -7,7 +7,10 @@ not depend on the rest of the batch or on the process. Values are float32 in 0..
 Shapes: B images of C channels, H and W their height and width, S the size of a view, all in pixels.
 """
 
+import logging
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -15,10 +18,30 @@ from numpy.typing import NDArray
 
 from adco.data.images import Pixels
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 f32 = np.float32
 Planes = NDArray[np.float32]
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-exact = njit(cache=True, nogil=True, error_model="numpy")  # its rounding decides which of several crops is used
+
+
+def compiler(**options: Any) -> Callable[[Function], Function]:
+    """Return a decorator that compiles a function, and keeps the result for other processes where it can be written.
+
+    Args:
+        options: of Numba.
+    """
+
+    def compile_function(function: Function) -> Function:
+        try:
+            return cast(Function, njit(function, cache=True, nogil=True, error_model="numpy", **options))
+        except RuntimeError as error:  # neither the package's folder nor the user's cache can be written
+            logging.getLogger("adco").debug(f"{function.__name__} is compiled in each process: {error}")
+            return cast(Function, njit(function, nogil=True, error_model="numpy", **options))
+
+    return compile_function
+
+
+compiled = compiler(fastmath={"contract"})
+exact = compiler()  # its rounding decides which of several crops is used
 unsigned = np.uintp  # type of array indices; for a signed index, Numba would check each time whether it is negative
 
 
@@ -203,7 +226,7 @@ def brightness(x: Planes, factor: np.float32) -> None:
             plane[p] = clamp(plane[p] * factor)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})  # reassoc vectorises the sum
+@compiler(fastmath={"contract", "reassoc"})  # reassoc vectorises the sum
 def mean_grey(x: Planes) -> float:
     """Return the mean grey value of x [3, S²]."""
     red, green, blue = x[0], x[1], x[2]

@@ -62,10 +62,11 @@ def embedding_health(queries: Tensor, keys: Tensor) -> dict[str, float]:
     with torch.autocast(queries.device.type, enabled=False):
         nearest = (q @ k.T).argmax(1)  # [N]
     hits = float((nearest == torch.arange(len(q), device=q.device)).float().mean())
+    pairs = q.cpu() if q.device.type == "mps" else q  # MPS has no pdist
     return {
         "positive_cosine": float((q * k).sum(1).mean()),
         "alignment": float((q - k).square().sum(1).mean()),
-        "uniformity": float(F.pdist(q).square().mul(-2).exp().mean().log()),
+        "uniformity": float(F.pdist(pairs).square().mul(-2).exp().mean().log()),
         "spread": float(q.std(0, correction=0).mean()) * math.sqrt(q.shape[1]),
         "effective_rank": effective_rank(q),
         "max_rank": min(q.shape),

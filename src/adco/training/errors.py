@@ -18,6 +18,10 @@ class NotWrittenError(AdcoError):
     """A file of the run could not be written: the file system is full or read-only, or the run directory is gone."""
 
 
+class NotEnoughMemoryError(AdcoError):
+    """The memory of a GPU is full."""
+
+
 class Interrupted(AdcoError):
     """A signal stopped the run. It can be resumed by its command.
 

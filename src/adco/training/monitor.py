@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -47,6 +48,7 @@ class Monitor(Callback):
         self.history: list[Record] = []
         self.latest: Record = {}  # the latest value of each key
         self.logged_words: set[str] = {"too early to say"}  # verdict and note in the line logged last
+        self.failures: set[str] = set()  # why metrics were left out
         # since: time of the last record or epoch start; images: their number from then on; waited: the loader's total
         # waiting time then, in seconds.
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
@@ -98,8 +100,8 @@ class Monitor(Callback):
                 **losses,
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
                 **speed,
-                **embedding_health(outputs["queries"], outputs["keys"]),
-                **method_of(pl_module).metrics(outputs["queries"], outputs["keys"]),
+                **self._measured(lambda: embedding_health(outputs["queries"], outputs["keys"])),
+                **self._measured(lambda: method_of(pl_module).metrics(outputs["queries"], outputs["keys"])),
             },
         )
         if step % self._verdict_every == 0 or trainer.is_last_batch:
@@ -117,7 +119,8 @@ class Monitor(Callback):
             return
         record: Record = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         if self.knn:
-            record["knn_top1"] = self.knn(method_of(pl_module).encoder.backbone)
+            knn, backbone = self.knn, method_of(pl_module).encoder.backbone
+            record |= self._measured(lambda: {"knn_top1": knn(backbone)})
         found = verdict([*self.history, record], self.steps)
         self._write(trainer, {**record, **found._asdict()})
         self._say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self._numbers(record)}", found)
@@ -170,6 +173,17 @@ class Monitor(Callback):
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=record["step"])
+
+    def _measured(self, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Return metrics; none, with a warning, if the device cannot compute them. A metric never ends a run."""
+        try:
+            return measure()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            if reason not in self.failures:
+                self.failures.add(reason)
+                progress.warning(f"  a metric is left out: {reason}")
+            return {}
 
     def _numbers(self, record: Record) -> str:
         knn = f"  kNN {record['knn_top1']:.1f} % on held-out training images" if "knn_top1" in record else ""

@@ -41,6 +41,7 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
         NotFiniteError: if the loss is NaN or infinite; the last good checkpoint is kept.
         CollapsedError: if the embeddings collapse and stay collapsed; the last good checkpoint is kept.
         NotWrittenError: if a file of the run cannot be written; the last checkpoint is kept.
+        NotEnoughMemoryError: if the memory of a GPU is full; the last checkpoint is kept.
     """
     settings = resolve(given, source)
     if augment is not None:

@@ -5,6 +5,7 @@ import signal
 import sys
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -24,6 +25,7 @@ from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
 from adco.training.errors import Interrupted
 from adco.training.fits import check_fits
+from adco.training.memory_full import memory_full
 from adco.training.module import Pretraining
 from adco.training.monitor import Monitor
 from adco.training.online_knn import online_knn
@@ -45,7 +47,8 @@ def train(
         augment: the user's function that makes the views instead of the package.
 
     Raises:
-        InputError, Interrupted, NotFiniteError, CollapsedError, NotWrittenError: as `pretrain_run`.
+        InputError, Interrupted, NotFiniteError, CollapsedError, NotWrittenError, NotEnoughMemoryError: as
+            `pretrain_run`.
     """
     if settings.precision == "64-true":
         method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
@@ -82,6 +85,8 @@ def train(
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         except SIGTERMException as error:  # the signal came before the first step
             raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from error
+        except torch.OutOfMemoryError as error:
+            raise memory_full(error, settings, source) from None
         finally:
             stop.restore_handlers()
             forget_launch()

@@ -1,0 +1,54 @@
+"""What to do when a GPU's memory is full: into how many forward passes a batch must be divided to fit."""
+
+import gc
+import traceback
+from dataclasses import replace
+from typing import cast
+
+import torch
+
+from adco.config.pretrain import Given, Resolved
+from adco.config.resolve import processes_of
+from adco.data.sources.protocol import Source
+from adco.training.errors import NotEnoughMemoryError
+from adco.training.rehearsal import TrialTraining
+from adco.words import counted
+
+
+def memory_full(error: BaseException, settings: Resolved, source: Source) -> NotEnoughMemoryError:
+    """Return the error that says what fits, after trying it.
+
+    Args:
+        error: torch's, while it is handled; what its frames hold is freed.
+        settings: of the run.
+        source: its images.
+    """
+    traceback.clear_frames(error.__traceback__)
+    share = settings.batch_size // (settings.accumulate * processes_of(settings))
+    what = (
+        f"the GPU's memory is full: a forward pass of {counted(share, 'image')} of {settings.image_size} px is too much"
+    )
+    fitting = accumulate_that_fits(settings, source)
+    if fitting is None:
+        return NotEnoughMemoryError(f"{what}, and so are two images: take a smaller --image_size or --backbone")
+    smaller = settings.batch_size * settings.accumulate // fitting
+    return NotEnoughMemoryError(
+        f"{what}; what fits is --accumulate {fitting}, with which a step adds up {fitting} forward passes, or "
+        f"--batch_size {smaller}, or a smaller --image_size"
+    )
+
+
+def accumulate_that_fits(settings: Resolved, source: Source) -> int | None:
+    """Return the fewest forward passes per step that fit, found by doubling their number; None if none fits."""
+    accumulate, processes = 2 * settings.accumulate, processes_of(settings)
+    while settings.batch_size % (accumulate * processes) == 0 and settings.batch_size // (accumulate * processes) > 1:
+        gc.collect()
+        torch.cuda.empty_cache()
+        try:
+            TrialTraining(cast(Given, replace(settings, accumulate=accumulate, workers=0)), source, steps=1)()
+        except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)
+            accumulate *= 2
+        else:
+            return accumulate
+    return None
