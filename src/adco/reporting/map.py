@@ -1,4 +1,4 @@
-"""A map of the images: similar ones are near each other. Pointing at one, or tapping it, shows it.
+"""A map of the images: similar ones are near each other. Pointing at one shows it.
 
 Shapes: n images, F feature width.
 """
@@ -28,7 +28,7 @@ def image_map(material: Material) -> Section:
     which = f"all {shown:,} images" if shown == all_images else f"{shown:,} of {all_images:,} images"
     text = (
         f"A map of {which}, by t-SNE of their embeddings: images that the backbone finds similar are near each other. "
-        "Point at an image, or tap it, to see it; drag to move, turn the wheel to zoom."
+        "Point at an image with the mouse to see it; drag to move, turn the wheel to zoom."
     )
     return Section("Map of the images", text, "map.html", {"plot": div + script})
 
