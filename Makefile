@@ -1,5 +1,6 @@
 # make demo    pretrain on CIFAR-10 and show what was learned (about a quarter of an hour on two cores)
 # make test    run the tests
+# make faults  try faults by the thousand, and write docs/reliability.md (under a quarter of an hour on two cores)
 # make check   check lint, format and types
 # make docs    build the documentation site into site/
 #
@@ -13,13 +14,17 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS := .venv-docs/.installed
 
-.PHONY: demo test check docs clean
+.PHONY: demo test faults check docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/adco demo
 
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2
+
+faults: $(INSTALLED)
+	ADCO_FAULTS=1 $(BIN)/pytest -s tests/faults
+	$(BIN)/python tests/faults/table.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 from unittest.mock import patch
 
 import yaml
@@ -92,7 +92,7 @@ class Reached(AdcoError):
 # What begins the work of a command: it is replaced by `_reached`.
 WORK = (
     "lightning.Trainer.fit",
-    "adco.training.rehearsal.TrialTraining.__call__",
+    "adco.training.rehearsal.TrialTraining._train",
     "adco.evaluation.evaluate.extract_features",
     "adco.embeddings.embed.embed_blocks",
     "adco.finetuning.run.start_head",
@@ -122,31 +122,31 @@ def kinds() -> dict[str, tuple[list[str], list[type[Any]]]]:
     return found
 
 
-def values_of(name: str, kind: Any) -> st.SearchStrategy[Any]:
-    """Return what a setting may be set to: a value that fits, mostly, or any."""
-    if name in FITTING:
-        fitting: st.SearchStrategy[Any] = st.sampled_from(FITTING[name])
-    elif "bool" in str(kind):
-        fitting = st.booleans()
-    else:
-        fitting = st.integers(1, 40) if "int" in str(kind) else st.floats(0.01, 1)
-    return st.one_of(*[fitting] * 6, NUMBERS, NUMBERS if name in LIMITED else VALUES)
+def fitting(name: str, kind: Any) -> st.SearchStrategy[Any]:
+    """Return values of the type of a setting, which are possible or out of its bounds."""
+    choices = [choice for part in (kind, *get_args(kind)) if get_origin(part) is Literal for choice in get_args(part)]
+    if name in FITTING or choices:
+        return st.sampled_from(FITTING.get(name, choices))
+    if "bool" in str(kind):
+        return st.booleans()
+    if "int" in str(kind):
+        return st.one_of(st.integers(1, 40), st.sampled_from([0, 1, 2**31 - 1, 2**31, LARGE]))
+    return st.one_of(st.floats(0.01, 1), st.sampled_from([0.0, 1e-320, 1.0, 1e308, "inf"]))
 
 
 def flags_of(classes: list[type[Any]]) -> st.SearchStrategy[list[str]]:
-    """Return lists of flags of these settings: some of them, and sometimes one that there is not."""
+    """Return lists of flags of these settings: some of the right types, and at most one of any value or name."""
     kinds = {field.name: field.type for part in classes for field in fields(part) if field.name != "method"}
     usual = {"accelerator": "cpu", "device": "cpu", "data": "few", "to": "torch"}
     usual |= {"out": "new.npz"} if "devices" in kinds and "split" in kinds else {}  # which adco embed needs
     always = [f"--{name}={value}" for name, value in usual.items() if name in kinds]
-    flag = st.sampled_from(sorted(kinds)).flatmap(lambda name: values_of(name, kinds[name]).map(lambda v: (name, v)))
-    some = st.lists(flag, max_size=4, unique_by=lambda pair: pair[0])
-    unknown = st.one_of(*[st.just([])] * 5, st.lists(WORDS, max_size=1))
-
-    def listed(pair: tuple[list[tuple[str, Any]], list[str]]) -> list[str]:
-        return [*always, *(f"--{name}={_text(value)}" for name, value in pair[0]), *pair[1]]
-
-    return st.tuples(some, unknown).map(listed)
+    names = st.sampled_from(sorted(kinds))
+    right = names.flatmap(lambda name: fitting(name, kinds[name]).map(lambda value: f"--{name}={_text(value)}"))
+    wrong = names.flatmap(
+        lambda name: (NUMBERS if name in LIMITED else VALUES).map(lambda value: f"--{name}={_text(value)}")
+    )
+    last = st.one_of(*[st.just([])] * 2, *[wrong.map(lambda flag: [flag])] * 2, WORDS.map(lambda word: [word]))
+    return st.tuples(st.lists(right, max_size=3), last).map(lambda pair: [*always, *pair[0], *pair[1]])
 
 
 def recipes() -> st.SearchStrategy[str]:

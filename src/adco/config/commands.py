@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adco.config.checks import require
-from adco.config.topics import Stem
+from adco.config.topics import LARGEST, Stem
 from adco.errors import InputError
 
 FEWEST_IMAGES = 10  # of a report
@@ -30,7 +30,7 @@ class BackboneSettings:
 
     def check(self) -> None:
         """Raise an InputError that names the first impossible setting, its value, and what is allowed."""
-        require(self, "image_size", at_least=1)
+        require(self, "image_size", at_least=1, at_most=LARGEST)
         if self.stem != "auto" and not self.backbone:
             raise InputError(f"stem {self.stem} is for a --backbone by name: a run keeps the stem it was trained with")
 

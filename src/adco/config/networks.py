@@ -8,6 +8,8 @@ from adco.config.defaults import BACKBONE
 from adco.config.topics import LARGEST, Stem
 from adco.errors import InputError
 
+MOST_ARGUMENT = 65_536  # of any number in backbone_args; with larger ones, building the network takes all memory
+
 
 def is_transformer(backbone: str) -> bool:
     """Return whether a timm network is a vision transformer.
@@ -68,4 +70,4 @@ def _are_arguments(given: Any) -> bool:
         return all(isinstance(name, str) and _are_arguments(value) for name, value in given.items())
     if isinstance(given, list | tuple):
         return all(map(_are_arguments, given))
-    return not isinstance(given, int | float) or abs(given) <= LARGEST
+    return not isinstance(given, int | float) or abs(given) <= MOST_ARGUMENT

@@ -32,8 +32,8 @@ Unset = TypeVar("Unset", bound=None, default=None)  # None in settings as given,
 TO_BE_CHOSEN: Any = None
 
 # Larger numbers are mistakes. They would allocate all memory, or be too large for torch.
-MOST = 2**31 - 1  # steps, epochs, widths, numbers of negatives
-LARGEST = 65_536  # side of an image in pixels
+MOST = 10**9  # steps, epochs, widths, numbers of negatives
+LARGEST = 4096  # side in pixels of an image that a network gets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import torch
 
 from adco.config.pretrain import Given, Resolved
 from adco.config.resolve import processes_of, resolve, resolve_for_images
+from adco.config.topics import MOST
 from adco.data.batch import Batch
 from adco.data.loader import Loader, Order
 from adco.data.sources.protocol import Source
@@ -180,7 +181,7 @@ def fit_epochs(settings: Given, source: Source, spent: float = 0.0) -> Given:
     resolved = resolve(settings, source)
     cost = measure(resolved, source, TrialTraining(settings, source), min(MEASURING, 6 * minutes))
     left = 60 * minutes * (1 - RESERVE) - spent - (time.perf_counter() - begun)
-    epochs = max(1, int((left - cost.before_first_step) / cost.epoch))
+    epochs = max(1, int(min(MOST, (left - cost.before_first_step) / cost.epoch)))
     if cost.seconds(epochs) > left:
         rank_zero_info(
             f"one epoch takes about {duration(cost.seconds(1))}, longer than minutes {minutes:g} allows: "
