@@ -279,16 +279,77 @@ def test_a_folder_that_cannot_be_listed_is_named_and_left_out(monkeypatch: pytes
     fill("photos/cat")
     fill("photos/dog")
     fill("photos/owl")
+    deny(monkeypatch, "owl")
+    with pytest.warns(UserWarning, match=r"^photos/owl/ cannot be listed \(Permission denied\)$"):
+        assert opened().classes == ("cat", "dog")
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Folders of these names cannot be listed; tests may run as root, who may list all."""
     scandir: Callable[[Any], Any] = os.scandir
 
     def denied(path: Any) -> Any:
-        if str(path).endswith("owl"):
+        if Path(path).name in names:
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    with pytest.warns(UserWarning, match=r"^photos/owl/ cannot be listed \(Permission denied\)$"):
-        assert opened().classes == ("cat", "dog")
+
+
+SYSTEM = ("lost+found", "__MACOSX", ".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_folders_of_systems_are_neither_classes_nor_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill("photos/cat")
+    fill("photos/dog")
+    fill(f"photos/{name}")
+    fill(f"photos/cat/{name}")
+    deny(monkeypatch, "lost+found")  # which only root may list
+    source = opened()
+    assert (len(source), source.classes) == (10, ("cat", "dog"))
+    assert source.description.endswith(f"; left out: {name}/")
+
+
+def test_a_folder_of_a_system_is_no_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither beside the splits, nor inside test/, where it would be taken for class folders in place of val/'s."""
+    for kind in ("train/cat", "train/dog", "val/cat", "val/dog", "test/.ipynb_checkpoints", "test/lost+found"):
+        fill(f"photos/{kind}")
+    fill("photos/test")
+    fill("photos/lost+found")
+    deny(monkeypatch, "lost+found")
+    train, test = open_splits("photos")
+    assert "; test split photos/val/; not used: lost+found/ (cannot be listed), test/" in train.description
+    assert len(test) == 10
+    for folder in ("val", "test"):
+        Path("photos", folder).rename(folder)
+    train = opened("photos")
+    assert train.classes == ("cat", "dog")
+    assert train.description.endswith("; not used: lost+found/ (cannot be listed)")
+
+
+def test_a_test_split_that_may_not_be_listed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        fill(f"photos/{kind}")
+    with monkeypatch.context() as patched:
+        deny(patched, "test")
+        source = opened()
+        assert (len(source), source.classes) == (10, ("cat", "dog"))
+        assert source.description.endswith("directly in photos/train/; not used: test/ (cannot be listed)")
+        fill("photos/val/cat")
+        fill("photos/val/dog")
+        assert "; test split photos/val/; not used: test/ (cannot be listed)" in opened().description
+    deny(monkeypatch, "train")
+    with pytest.raises(ValueError, match=r"^data 'photos': .*train cannot be read: Permission denied$"):
+        opened()
+
+
+def test_links_to_places_that_may_not_be_read_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill("photos/cat")
+    fill("photos/dog")
+    Path("photos/loop").symlink_to("loop")
+    Path("photos/back").symlink_to("..")
+    assert opened().classes == ("cat", "dog")
 
 
 @pytest.mark.usefixtures("no_curves")

@@ -169,7 +169,7 @@ def harm(path: Path, draw: np.random.Generator) -> None:
 
 
 def _kind(line: str, folder: Path) -> str:
-    return line.replace(str(folder), "")
+    return line.replace(f"{folder}/", "")
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -196,7 +196,7 @@ def try_settings(folder: str, number: int, key: int) -> dict[str, Any]:
         for command in (["pretrain", "few", "--recipe"], ["compare"]):
             _search(lambda text, given=command: attempt(_with_recipe(given, text)), recipes(), each, key)  # type: ignore[misc]
     assert not (Path(folder) / "executed").exists()
-    example = next((line for line in lines if "must be" in line), "")
+    example = next((line for line in lines if "must be at least" in line), "")
     return {"codes": dict(codes), "slowest": round(slowest, 1), "says": example, "tried": sum(codes.values())}
 
 

@@ -69,7 +69,7 @@ def check(image: Image.Image, size: int) -> None:
     is_of_numbers = image.mode == "F" or image.mode.startswith("I")
     if pixels * (BYTES_OF_NUMBERS if is_of_numbers else BYTES) > allowed_bytes():
         raise ValueError(_too_large(pixels, BYTES_OF_NUMBERS if is_of_numbers else BYTES))
-    if pixels > max(USUAL, UNLIKELY * size):
+    if pixels > max(ALONE, UNLIKELY * size):
         raise ValueError(f"claims {image.width} x {image.height} px in {size:,} bytes")
 
 
