@@ -361,7 +361,7 @@ def test_a_checkpoint_that_cannot_go_on_is_named(tmp_path: Path, whole: Callable
     run.write_config(config)
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
     for use in (lambda: adco.pretrain(resume=run.path), lambda: adco.evaluate("knn", run.checkpoint)):
-        with pytest.raises(ValueError, match=r"last.ckpt is damaged: delete it"):
+        with pytest.raises(ValueError, match=r"last.ckpt is damaged \(torch.save did not write it\): delete it"):
             use()
     run.write_config({name: value for name, value in config.items() if name != "data"})
     with pytest.raises(ValueError, match=r"the run's config.yaml has no value for data: it is damaged or was edited"):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 from unittest.mock import patch
@@ -179,10 +180,10 @@ def try_settings(folder: str, number: int, key: int) -> dict[str, Any]:
     codes: Counter[int] = Counter()
     slowest = 0.0
 
-    def attempt(arguments: list[str]) -> None:
+    def attempt(command: list[str], more: list[str]) -> None:
         nonlocal slowest
         began = time.perf_counter()
-        code, line = called(arguments)
+        code, line = called([*command, *more])
         slowest = max(slowest, time.perf_counter() - began)
         codes[code] += 1
         lines.append(line)
@@ -192,9 +193,10 @@ def try_settings(folder: str, number: int, key: int) -> dict[str, Any]:
     with contextlib.chdir(folder), prepared():
         for arguments, classes in commands.values():
             flags = flags_of(classes) if classes else st.lists(WORDS.filter(lambda word: "*" not in word), max_size=2)
-            _search(lambda more, given=arguments: attempt([*given, *more]), flags, each, key)  # type: ignore[misc]
-        for command in (["pretrain", "few", "--recipe"], ["compare"]):
-            _search(lambda text, given=command: attempt(_with_recipe(given, text)), recipes(), each, key)  # type: ignore[misc]
+            _search(partial(attempt, arguments), flags, each, key)
+        for command, more in {"pretrain few --recipe": "--accelerator cpu", "compare": "--out table"}.items():
+            named = recipes().map(partial(_written, more.split()))
+            _search(partial(attempt, command.split()), named, each, key)
     assert not (Path(folder) / "executed").exists()
     example = next((line for line in lines if "must be at least" in line), "")
     return {"codes": dict(codes), "slowest": round(slowest, 1), "says": example, "tried": sum(codes.values())}
@@ -253,9 +255,9 @@ def _search(attempt: Callable[[Any], None], values: st.SearchStrategy[Any], numb
     checked(seed(key)(given(values)(one)))()
 
 
-def _with_recipe(command: list[str], text: str) -> list[str]:
+def _written(more: list[str], text: str) -> list[str]:
     Path("recipe.yaml").write_text(text)
-    return [*command, "recipe.yaml", *(["--out", "table"] if command == ["compare"] else ["--accelerator", "cpu"])]
+    return ["recipe.yaml", *more]
 
 
 def _text(value: Any) -> str:
