@@ -31,6 +31,7 @@ ROOMS = [  # from the top
     "losses",
     "config",
     "data",
+    "ranks",
     "devices",
     "distributed",
     "files",

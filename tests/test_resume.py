@@ -32,6 +32,7 @@ from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted
 from adco.training.monitor import Monitor
 from adco.training.saving import StopOnSignal
+from program import descendants
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_curves")]
 
@@ -565,12 +566,6 @@ def test_a_signal_to_the_whole_process_group_saves(
     assert_backbone_of(run, torch.load(run.checkpoint, weights_only=True)["global_step"])
     assert len(children) >= workers
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-
-
-def descendants(pid: int) -> list[int]:
-    """Process numbers of the children and of theirs, where /proc tells them."""
-    children = [int(n) for task in Path(f"/proc/{pid}/task").glob("*/children") for n in task.read_text().split()]
-    return [*children, *(number for child in children for number in descendants(child))]
 
 
 def test_the_configuration_holds_what_resuming_needs(whole: Callable[..., RunDirectory]) -> None:

@@ -9,17 +9,54 @@ import lightning as L
 import torch
 
 from adco.errors import InputError
+from adco.launcher import is_started_by_launcher, layout, place
 from adco.quiet import quiet_lightning
+from adco.words import counted
 
 
-def count_processes(accelerator: str, devices: int | str, num_nodes: int) -> int:
-    """Return how many processes will train: as torchrun says, else as Lightning counts the devices.
+def placement(devices: int | str, num_nodes: int | str = "auto") -> tuple[int | str, int]:
+    """Return the devices of a node and the number of nodes: as a launcher has started processes, else as given.
+
+    Args:
+        devices: auto, or a number or choice of devices of each node.
+        num_nodes: auto, or the number of machines.
 
     Raises:
-        InputError: if such devices are not available.
+        InputError: if the settings say something else than the launcher, or there are several nodes without a launcher.
     """
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
+    found = layout()
+    if found is None:
+        nodes = 1 if num_nodes == "auto" else int(num_nodes)
+        if nodes > 1 and not is_started_by_launcher():
+            raise InputError(f"num_nodes {nodes} needs a launcher: start the command by torchrun or srun on each node")
+        return devices, nodes
+    for setting, value, started in (("devices", devices, found.per_node), ("num_nodes", num_nodes, found.nodes)):
+        if str(value).isdecimal() and int(value) != started:
+            what = "processes on each node" if setting == "devices" else "nodes"
+            raise InputError(
+                f"{setting} {value} does not fit {found.launcher}, which has started {started} {what}: "
+                f"leave --{setting} out"
+            )
+    chosen = devices if isinstance(devices, str) and "," in devices else found.per_node
+    return chosen, found.nodes
+
+
+def check_cores(accelerator: str, devices: int | str) -> None:
+    """Raise an InputError if more processes would be started on a CPU than it has cores."""
+    is_cpu = training_device(accelerator).type == "cpu"
+    if is_cpu and layout() is None and str(devices).isdecimal() and int(devices) > cores():
+        raise InputError(f"devices {devices} is more than the {counted(cores(), 'core')} of this machine")
+
+
+def count_processes(accelerator: str, devices: int | str, num_nodes: int | str = "auto") -> int:
+    """Return how many processes will train: as a launcher says, else as Lightning counts the devices.
+
+    Raises:
+        InputError: as `placement`, or if such devices are not available.
+    """
+    devices, nodes = placement(devices, num_nodes)
+    if is_started_by_launcher():
+        return place()[1]
     with (
         one_line_if_missing(f"accelerator {accelerator} with devices {devices} is not available here"),
         quiet_lightning(),
@@ -27,7 +64,7 @@ def count_processes(accelerator: str, devices: int | str, num_nodes: int) -> int
         trainer = L.Trainer(
             accelerator=accelerator,
             devices=devices,
-            num_nodes=num_nodes,
+            num_nodes=nodes,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

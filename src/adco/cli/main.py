@@ -1,10 +1,12 @@
 """The `adco` command. Each command has a module of its own, which is imported when the command is used."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from adco.errors import AdcoError, InputError
@@ -70,6 +72,7 @@ MOST_WORDS = 4000  # characters of an error; a setting that is wrong may be long
 def main() -> None:
     """Run the command. Exit code: 2 for a user's mistake, 128 + the signal's number for a run stopped by a signal."""
     _keep_pages()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
@@ -111,9 +114,15 @@ def run(arguments: Sequence[str]) -> int:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"adco: {reason}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # outside training, which handles the signal itself
-        print("adco: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:  # outside training, which handles both signals itself
+        if is_first_rank():
+            print("adco: stopped", file=sys.stderr)
+        return stopped.args[0] if stopped.args else 128 + signal.SIGINT
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Stop a command on SIGTERM as on Ctrl-C."""
+    raise KeyboardInterrupt(128 + number)
 
 
 def _unknown_command(name: str) -> str:

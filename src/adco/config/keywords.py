@@ -68,7 +68,7 @@ class PretrainKeywords(TypedDict, total=False):
     # hardware
     accelerator: str
     devices: int | str
-    num_nodes: int
+    num_nodes: int | str
     precision: Precision
     channels_last: bool | None
     # records and checkpoints

@@ -13,7 +13,7 @@ from adco.config.pretrain import Devices, Given, PretrainSettings, Resolved, Run
 from adco.config.topics import HardwareSettings
 from adco.config.weights import known_backbone, stem_with_weights
 from adco.data.sources.protocol import Source
-from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes
+from adco.devices import best_precision, can_sync_batch_norm, cores, count_processes, placement
 from adco.errors import InputError
 from adco.words import counted
 
@@ -138,7 +138,7 @@ def _resolve_for_devices(settings: Given, source: Source) -> Given:
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("tensorboard true needs the package tensorboard: pip install tensorboard")
     assert settings.batch_size is not None
-    processes = processes_of(settings)
+    processes, nodes = processes_of(settings), placement(settings.devices, settings.num_nodes)[1]
     share, rest = divmod(settings.batch_size, processes * settings.accumulate)
     if rest:
         raise InputError(
@@ -153,7 +153,7 @@ def _resolve_for_devices(settings: Given, source: Source) -> Given:
     devices = Devices(
         processes=processes, images_per_forward=share, can_sync_batch_norm=can_sync_batch_norm(settings.accelerator)
     )
-    settings = _unless_set(settings, {"workers": default_workers(source, processes // settings.num_nodes)})
+    settings = _unless_set(settings, {"workers": default_workers(source, processes // nodes)})
     if settings.precision == "auto":
         settings = replace(settings, precision=best_precision(settings.accelerator))
     return replace(settings, **settings.choose_for_devices(devices))

@@ -305,7 +305,7 @@ class HardwareSettings(Topic, Generic[Unset]):
     Args:
         accelerator: where to train: auto, cpu, gpu or mps.
         devices: auto, or the number of devices per node.
-        num_nodes: number of machines, started by torchrun or SLURM.
+        num_nodes: auto, or the number of machines; auto takes what torchrun or SLURM says.
         precision: auto takes bf16-mixed where the hardware supports it, 16-mixed on older GPUs, else 32-true.
         channels_last: whether images have the channels-last memory format. Chosen: true, which is faster on CPU and
             CUDA.
@@ -315,13 +315,14 @@ class HardwareSettings(Topic, Generic[Unset]):
 
     accelerator: str = "auto"
     devices: int | str = "auto"
-    num_nodes: int = 1
+    num_nodes: int | str = "auto"
     precision: Precision = "auto"
     channels_last: bool | Unset = TO_BE_CHOSEN
 
     def check(self) -> None:
         super().check()
-        require(self, "num_nodes", at_least=1)
+        if self.num_nodes != "auto" and not (isinstance(self.num_nodes, int) and self.num_nodes > 0):
+            raise InputError(f"num_nodes {self.num_nodes} must be auto or a number of machines")
 
 
 @dataclass(frozen=True, kw_only=True)

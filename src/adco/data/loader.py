@@ -6,22 +6,24 @@ number of workers or on where the run was interrupted. A resumed run continues a
 """
 
 import atexit
-import gc
 import multiprocessing
-import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from adco.data.batch import Batch
 from adco.data.damage import load_or_next
 from adco.data.draws import permutation
+from adco.data.shared_memory import fits_shared_memory
 from adco.data.sources.protocol import Source, Unreadable
 from adco.data.views import View, views_of
+from adco.data.workers import script_not_repeated, start_worker
 from adco.errors import InputError
 
 
@@ -78,18 +80,26 @@ class Order(Sampler[list[Assignment]]):
             yield [assignment]
 
 
+class _Arrays(NamedTuple):
+    """A batch as arrays, which are pickled. Tensors would be put into shared memory."""
+
+    views: list[NDArray[np.generic]]
+    indices: NDArray[np.int64]
+    position: int
+
+
 class _Made(NamedTuple):
     """What a worker returns."""
 
-    batch: Batch | InputError  # PyTorch would add the worker's traceback to the message of a raised error
+    batch: Batch | _Arrays | InputError  # PyTorch would add the worker's traceback to the message of a raised error
     damaged: dict[int, Unreadable]  # the images that could not be read, by index
 
 
 class _BatchMaker(Dataset[_Made]):
     """Dataset whose items are whole batches, indexed by `Assignment`. Each worker process has a copy."""
 
-    def __init__(self, source: Source, views: Sequence[View], seed: int) -> None:
-        self.source, self.views, self.seed = source, views, seed
+    def __init__(self, source: Source, views: Sequence[View], seed: int, as_arrays: bool) -> None:
+        self.source, self.views, self.seed, self.as_arrays = source, views, seed, as_arrays
 
     def __getitem__(self, assignment: Assignment) -> _Made:
         epochs = np.full(len(assignment.indices), assignment.epoch)
@@ -99,23 +109,14 @@ class _BatchMaker(Dataset[_Made]):
             views = views_of(images, self.views, self.seed, epochs, assignment.indices)
         except InputError as error:
             return _Made(error, damaged)
+        if self.as_arrays:
+            return _Made(_Arrays([view.numpy() for view in views], found, assignment.position), damaged)
         return _Made(Batch(views, torch.from_numpy(found), assignment.position), damaged)
 
 
 def _single(made: list[_Made]) -> _Made:
     """Collate a list of one item, which is a whole batch already."""
     return made[0]
-
-
-def _start_worker(worker: int) -> None:
-    """Ignore SIGINT and SIGTERM, and keep the memory that is shared with the training process shared.
-
-    Both signals reach the whole process group. The training process saves a checkpoint first and then stops its
-    workers. Garbage collection would write to each object of the training process, and so copy 120 MB to each worker.
-    """
-    gc.freeze()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 class Loader(DataLoader[Batch]):
@@ -138,22 +139,26 @@ class Loader(DataLoader[Batch]):
     def __init__(
         self, source: Source, views: Sequence[View], order: Order, *, workers: int = 0, pin_memory: bool = False
     ) -> None:
+        share = order.batch_size // order.world_size
+        size = share * sum(view.channels * view.size**2 * (4 if view.augment else 1) for view in views)
+        maker = _BatchMaker(source, views, order.seed, as_arrays=not fits_shared_memory(size, workers))
         super().__init__(
-            _BatchMaker(source, views, order.seed),  # type: ignore[arg-type]  # `__iter__` makes batches of its items
+            maker,  # type: ignore[arg-type]  # `__iter__` makes batches of its items
             batch_sampler=order,
             collate_fn=_single,
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
-        self.order = order
+        self.order, self.maker = order, maker
         self.waited = 0.0
         self.damaged: dict[int, Unreadable] = {}
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         others = multiprocessing.active_children()
-        items = super().__iter__()
+        with script_not_repeated(self.maker) if self.num_workers else nullcontext():
+            items = super().__iter__()
         for worker in multiprocessing.active_children():
             if worker not in others:
                 atexit.register(worker.kill)  # Python would send it SIGTERM, which it ignores, and wait for ever
@@ -169,7 +174,13 @@ class Loader(DataLoader[Batch]):
                 del items
                 self._iterator = None  # the workers end; they ignore the signal that would end them with the process
                 raise made.batch
-            yield made.batch
+            yield self._tensors(made.batch) if isinstance(made.batch, _Arrays) else made.batch
+
+    def _tensors(self, batch: _Arrays) -> Batch:
+        views, indices = [torch.from_numpy(view) for view in batch.views], torch.from_numpy(batch.indices)
+        if self.pin_memory:
+            views, indices = [view.pin_memory() for view in views], indices.pin_memory()
+        return Batch(views, indices, batch.position)
 
     def start_at(self, position: int) -> None:
         """Make the batch at this position the next one."""

@@ -22,7 +22,7 @@ from adco.data.sources.address import full_name
 from adco.data.sources.open import open_all, open_source
 from adco.data.sources.protocol import Source, Unreadable, read_as, where
 from adco.data.sources.reading import Reading
-from adco.devices import cores, evaluation_device, one_line_if_missing
+from adco.devices import check_cores, count_processes, evaluation_device, one_line_if_missing, placement
 from adco.embeddings.blocks import BLOCK, Block, count_blocks, embed_blocks
 from adco.embeddings.embeddings import Embeddings
 from adco.embeddings.formats import Table, writer_of
@@ -30,9 +30,9 @@ from adco.embeddings.parts import Parts
 from adco.errors import InputError
 from adco.evaluation.subject import OpenImages, Subject, open_subject
 from adco.files import check_writable, replacing
-from adco.launcher import is_first_rank
+from adco.launcher import is_first_rank, layout
 from adco.quiet import quiet_lightning
-from adco.words import counted
+from adco.ranks import decided_by_first, together
 
 logger = logging.getLogger("adco")
 
@@ -90,24 +90,30 @@ def embed_to_file(run: Path | None, settings: EmbedSettings) -> Path:
     write = writer_of(out)
     subject = open_subject(settings, run, _opener(settings, None))
     (source,) = subject.sources
-    fabric = _fabric(settings)
+    accelerator, devices = evaluation_device(settings.device).split(":")[0], _devices(settings)
+    check_cores(accelerator, devices)
     parts, blocks = Parts(out, _plan(subject, settings)), count_blocks(len(source))
-    mine = [number for number in range(fabric.global_rank, blocks, fabric.world_size) if not parts.has(number)]
-    if is_first_rank():
-        logger.info(f"embedding {source.description}")
-        if done := sum(map(parts.has, range(blocks))):
-            logger.info(f"{min(done * BLOCK, len(source)):,} of {len(source):,} images are done: {parts.folder}")
-    for block in embed_blocks(subject, source, mine, fabric.device):
-        parts.write(block)
-    fabric.barrier()
-    if is_first_rank():
+
+    def write_file() -> Path:
         table = _table(source, subject.max_unreadable, lambda: map(parts.read, range(blocks)))
         with replacing(out) as file:
             write(file, table)
         parts.delete()
         logger.info(f"{table.rows:,} embeddings of width {table.width}: {out}")
-    fabric.barrier()
-    return out
+        return out
+
+    with together(count_processes(accelerator, devices), accelerator) as group:
+        group.go_on = f"the same command goes on: {parts.folder} has what is done"
+        fabric = _fabric(accelerator, devices)
+        mine = [number for number in range(fabric.global_rank, blocks, fabric.world_size) if not parts.has(number)]
+        if is_first_rank():
+            logger.info(f"embedding {source.description}")
+            if done := sum(map(parts.has, range(blocks))):
+                logger.info(f"{min(done * BLOCK, len(source)):,} of {len(source):,} images are done: {parts.folder}")
+        for block in embed_blocks(subject, source, mine, fabric.device):
+            parts.write(block)
+        fabric.barrier()
+        return decided_by_first(write_file)
 
 
 def _opener(settings: EmbedSettings, images: Source | None) -> OpenImages:
@@ -131,13 +137,16 @@ def _checked_out(settings: EmbedSettings) -> Path:
     return check_writable("out", settings.out)
 
 
-def _fabric(settings: EmbedSettings) -> Fabric:
-    """Start the processes, one per device, unless a launcher has started them."""
-    devices, accelerator = settings.devices, evaluation_device(settings.device).split(":")[0]
-    if accelerator == "cpu" and devices != "auto" and devices > cores():
-        raise InputError(f"devices {devices} is more than the {counted(cores(), 'core')} of this machine")
+def _devices(settings: EmbedSettings) -> int | str:
+    """Return the devices of this machine: under a launcher, its processes take the place of the default of one."""
+    return "auto" if settings.devices == 1 and layout() else settings.devices
+
+
+def _fabric(accelerator: str, devices: int | str) -> Fabric:
+    """Return the device of this process, which is one of several if `together` or a launcher has started others."""
+    placed, nodes = placement(devices)
     with quiet_lightning(), one_line_if_missing(f"devices {devices} are not available here"):
-        fabric = Fabric(accelerator=accelerator, devices=devices)
+        fabric = Fabric(accelerator=accelerator, devices=placed, num_nodes=nodes)
         fabric.launch()
     return fabric
 

@@ -19,12 +19,13 @@ from adco.data.batch import Batch, normalize
 from adco.data.loader import Loader, Order
 from adco.data.sources.protocol import Source
 from adco.data.views import View
-from adco.devices import one_line_if_missing
+from adco.devices import check_cores, count_processes, one_line_if_missing, placement
 from adco.errors import InputError
 from adco.evaluation.evaluation import Task
 from adco.evaluation.linear import LinearProbe
 from adco.optim.players import Schedule
 from adco.quiet import quiet_lightning
+from adco.ranks import together
 
 MOMENTUM = 0.9  # of SGD; there is no weight decay
 INIT_STD = 0.01  # standard deviation of the initial weights
@@ -133,8 +134,10 @@ def fit_by_sgd(
     backbone.requires_grad_(False).eval()
     labels = torch.as_tensor(source.labels)
     classifier = Classifier(backbone, width, labels, len(source.classes), schedule, info.mean, info.std)
-    with quiet_lightning():
-        trainer = _trainer(torch.device(task.device), devices, epochs)
+    accelerator = {"cuda": "gpu"}.get(device := torch.device(task.device).type, device)
+    check_cores(accelerator, devices)
+    with together(count_processes(accelerator, devices), accelerator), quiet_lightning():
+        trainer = _trainer(accelerator, devices, epochs)
         trainer.fit(classifier, datamodule=Images(source, task.image_size, len(info.mean), batch_size))
     weight, bias = classifier.linear.weight.detach().cpu(), classifier.linear.bias.detach().cpu()
     if not weight.isfinite().all():
@@ -143,11 +146,13 @@ def fit_by_sgd(
     return LinearProbe(weight, bias, torch.zeros(width), torch.ones(width), l2=0.0, validation={})
 
 
-def _trainer(device: torch.device, devices: int | str, epochs: int) -> L.Trainer:
-    with one_line_if_missing(f"devices {devices} are not available on {device.type}"):
+def _trainer(accelerator: str, devices: int | str, epochs: int) -> L.Trainer:
+    with one_line_if_missing(f"devices {devices} are not available on {accelerator}"):
+        placed, nodes = placement(devices)
         return L.Trainer(
-            accelerator={"cuda": "gpu"}.get(device.type, device.type),
-            devices=devices,
+            accelerator=accelerator,
+            devices=placed,
+            num_nodes=nodes,
             max_epochs=epochs,
             use_distributed_sampler=False,
             logger=False,

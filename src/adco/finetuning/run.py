@@ -2,9 +2,10 @@
 
 import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -13,6 +14,7 @@ from torch import nn
 from adco.config.defaults import log_every
 from adco.data.sources.address import short_name
 from adco.data.sources.reading import RGB, Reading
+from adco.data.workers import refuse_to_start_over, told_in_one_line
 from adco.devices import evaluation_device
 from adco.errors import InputError
 from adco.evaluation.backbones import info_of
@@ -21,23 +23,26 @@ from adco.evaluation.subject import open_subject
 from adco.finetuning.best import KeepBest
 from adco.finetuning.config import COMMAND, resolve, settings_of, to_config
 from adco.finetuning.head import start_head
-from adco.finetuning.images import TrainingImages, divide
+from adco.finetuning.images import Parts, TrainingImages, divide
 from adco.finetuning.job import Job, log_summary
 from adco.finetuning.module import Finetuning
 from adco.finetuning.records import Records
 from adco.finetuning.result import save_scores
 from adco.finetuning.saving import EpochCheckpoints, StopBetweenEpochs
-from adco.finetuning.settings import Given
-from adco.finetuning.trainer import check_devices, make_trainer
+from adco.finetuning.settings import Given, Resolved
+from adco.finetuning.trainer import accelerator_of, checked_processes, make_trainer
 from adco.launcher import forget_launch, is_first_rank
 from adco.models.backbone import build_backbone, feature_width
 from adco.models.classifier import Classifier
 from adco.models.pretrained import load_weights
 from adco.quiet import quiet_lightning
-from adco.runs.directory import RUNS, RunDirectory, newest_run
+from adco.ranks import Group, decided_by_first, is_lost, together
+from adco.runs.directory import RunDirectory, newest_run
+from adco.runs.restart import name_of_next_run, run_begun_before
 from adco.training.console import Bar, TimeLeft, rank_zero_info
 from adco.training.errors import Interrupted
 from adco.training.fits import check_fits
+from adco.training.hanging import EndIfHanging
 from adco.training.saving import disk_errors_explained
 
 
@@ -54,6 +59,7 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
         Interrupted: if a signal stopped the run; it can be resumed.
         NotFiniteError: if the loss is NaN or infinite.
     """
+    refuse_to_start_over()
     given.check()
     evaluation_device(given.device)
     start = _start(start, given)
@@ -62,22 +68,35 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
     parts = divide(train, test, given)
     settings = resolve(given, subject, start, parts)
     info = replace(subject.info, image_size=subject.image_size, stem=settings.stem)
-    default = RUNS / f"{COMMAND}-{short_name(subject.data)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    job = Job(settings, info, parts, RunDirectory(Path(given.out or default)))
-    check_devices(settings)
-    if is_first_rank():
-        RunDirectory.create(job.run.path)
-        job.run.write_config(to_config(settings, info, _white_level(subject.run)))
-        job.run.write_environment(seed=settings.seed, images=len(parts.train), classes=parts.train.classes)
-    try:
-        with job.run.locked():
-            return _train(job)
-    except Interrupted:
-        raise
-    except Exception:
-        if is_first_rank():
-            job.run.discard_if_empty()
-        raise
+    with together(checked_processes(settings), accelerator_of(settings)) as group:
+        config = to_config(settings, info, _white_level(subject.run))
+        run, is_new = decided_by_first(lambda: _begin(settings, config, parts))
+        if not is_new:  # torchrun has started its processes again
+            return resume_finetuning(run)
+        try:
+            with run.locked():
+                return _train(Job(settings, info, parts, run), group)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if is_first_rank() and not is_lost(error):
+                run.discard_if_empty()
+            raise
+
+
+def _begin(settings: Resolved, config: dict[str, Any], parts: Parts) -> tuple[RunDirectory, bool]:
+    """Return the directory of the run, and whether it is new."""
+    name = name_of_next_run()
+    if begun := run_begun_before(name, settings.out):
+        return begun, False
+    if settings.out:
+        run = RunDirectory.create(Path(settings.out))
+    else:
+        run = RunDirectory.create_named(f"{COMMAND}-{short_name(config['data'])}")
+    run.write_config(config)
+    launch = {} if name is None else {"launch": name}
+    run.write_environment(seed=settings.seed, images=len(parts.train), classes=parts.train.classes, **launch)
+    return run, True
 
 
 def resume_finetuning(run: RunDirectory) -> RunDirectory:
@@ -101,8 +120,8 @@ def resume_finetuning(run: RunDirectory) -> RunDirectory:
         raise InputError(
             f"data {settings.data} has other images or classes than when {run.path} began: start a new run"
         )
-    with run.locked():
-        return _train(Job(settings, info, parts, run))
+    with together(checked_processes(settings), accelerator_of(settings)) as group, run.locked():
+        return _train(Job(settings, info, parts, run), group)
 
 
 def _start(start: Path | None, given: Given) -> Path | None:
@@ -130,8 +149,9 @@ def _classifier(job: Job, is_new: bool) -> Classifier:
     return classifier
 
 
-def _train(job: Job) -> RunDirectory:
+def _train(job: Job, group: Group) -> RunDirectory:
     settings, parts, run = job.settings, job.parts, job.run
+    group.go_on = f"continue with: adco finetune --resume {quote(str(run.path))}"
     resume = run.checkpoint if run.checkpoint.is_file() else None
     classifier = _classifier(job, is_new=resume is None)
     records, clock = Records(run, every=log_every(job.steps)), TimeLeft(job.steps)
@@ -150,12 +170,15 @@ def _train(job: Job) -> RunDirectory:
     check_fits(run, module)
     data = TrainingImages(parts.train, settings, job.info.image_size, len(job.info.mean))
     with disk_errors_explained(checkpoints, COMMAND), quiet_lightning():
-        trainer = make_trainer(settings, run, [*bar, records, clock, best, checkpoints, stop])
+        trainer = make_trainer(settings, run, [*bar, records, clock, best, checkpoints, stop, EndIfHanging(group)])
         log_summary(job)
         try:
+            stop.take_signals()
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         except SIGTERMException as error:  # the signal came before the first step
             raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done", COMMAND) from error
+        except RuntimeError as error:
+            raise (told_in_one_line(error, group.go_on) or error) from error
         finally:
             stop.restore_handlers()
             forget_launch()

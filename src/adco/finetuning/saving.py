@@ -1,6 +1,5 @@
 """Checkpoints of a fine-tuning, after each epoch and when a signal stops it."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -23,10 +22,6 @@ class EpochCheckpoints(Callback):
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Send rank 0's directory to all ranks: the default name contains the time, which differs between ranks."""
-        self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save_last(trainer, draw=False)

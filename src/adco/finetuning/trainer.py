@@ -3,7 +3,14 @@
 import lightning as L
 import torch
 
-from adco.devices import can_sync_batch_norm, count_processes, evaluation_device, one_line_if_missing
+from adco.devices import (
+    can_sync_batch_norm,
+    check_cores,
+    count_processes,
+    evaluation_device,
+    one_line_if_missing,
+    placement,
+)
 from adco.errors import InputError
 from adco.finetuning.settings import Resolved
 from adco.runs.checkpoints import WholeCheckpointIO
@@ -17,11 +24,13 @@ def make_trainer(settings: Resolved, run: RunDirectory, callbacks: list[L.Callba
     Raises:
         InputError: if there are no such devices.
     """
-    accelerator = _accelerator(settings)
+    accelerator = accelerator_of(settings)
+    devices, nodes = placement(settings.devices)
     with one_line_if_missing(f"devices {settings.devices} are not available on {accelerator}"):
         return L.Trainer(
             accelerator=accelerator,
-            devices=settings.devices,
+            devices=devices,
+            num_nodes=nodes,
             precision=settings.precision,  # type: ignore[arg-type]  # "auto" is resolved
             max_epochs=settings.epochs,
             sync_batchnorm=can_sync_batch_norm(accelerator),
@@ -36,14 +45,17 @@ def make_trainer(settings: Resolved, run: RunDirectory, callbacks: list[L.Callba
         )
 
 
-def _accelerator(settings: Resolved) -> str:
+def accelerator_of(settings: Resolved) -> str:
     """Return Lightning's name of the device."""
     device = torch.device(evaluation_device(settings.device)).type
     return {"cuda": "gpu"}.get(device, device)
 
 
-def check_devices(settings: Resolved) -> None:
-    """Raise InputError unless the devices are there and a batch can be divided between them."""
-    processes = count_processes(_accelerator(settings), settings.devices, 1)
+def checked_processes(settings: Resolved) -> int:
+    """Return the number of processes. Raise InputError unless a batch can be divided between them."""
+    accelerator = accelerator_of(settings)
+    check_cores(accelerator, settings.devices)
+    processes = count_processes(accelerator, settings.devices)
     if settings.batch_size % processes:
         raise InputError(f"batch_size {settings.batch_size} must be a multiple of devices, here {processes}")
+    return processes

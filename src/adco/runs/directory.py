@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -71,10 +72,32 @@ class RunDirectory:
             resume = f"continue with --resume {quote(str(path))}, or " if cls(path).config.is_file() else ""
             raise InputError(f"out {str(path)!r} is not empty: {resume}choose another --out")
         try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (path / "checkpoints").mkdir(parents=True)  # of two processes, one succeeds
+        except FileExistsError as error:
+            raise InputError(f"out {str(path)!r} is not empty: choose another --out") from error
         except OSError as error:
             raise InputError(f"out {str(path)!r} cannot be created: {error.strerror}") from error
         return cls(path)
+
+    @classmethod
+    def create_named(cls, name: str) -> "RunDirectory":
+        """Create a run directory under runs/, whose name is `name` and the time.
+
+        Of several that are created in the same second, all but one get a number behind it.
+
+        Raises:
+            InputError: if it cannot be created.
+        """
+        first = RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        for path in chain([first], (first.with_name(f"{first.name}-{number}") for number in count(2))):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise InputError(f"{str(path)!r} cannot be created: {error.strerror}") from error
+            return cls.create(path)
+        raise AssertionError
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
@@ -182,18 +205,20 @@ class RunDirectory:
         Raises:
             InputError: if another process has locked it.
         """
+        if not is_first_rank():
+            yield
+            return
         folder = self.checkpoint.parent
         folder.mkdir(exist_ok=True)
         lock = FileLock(folder / ".lock")
-        if is_first_rank():
-            try:
-                lock.acquire(timeout=0)
-            except Timeout as error:
-                raise InputError(f"another process is already training in {self.path}") from error
-            except NotImplementedError:  # the file system does not support locks
-                pass
-            for written_by_training in (self.path, folder):
-                remove_parts(written_by_training)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(f"another process is already training in {self.path}") from error
+        except NotImplementedError:  # the file system does not support locks
+            pass
+        for written_by_training in (self.path, folder):
+            remove_parts(written_by_training)
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ from adco.config.resolve import processes_of
 from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
 from adco.data.sources.reading import Reading
+from adco.devices import check_cores
 from adco.launcher import announce_launch
 from adco.models.backbone import is_fitted_to_small_images
 from adco.training.build import backbone_info
@@ -25,6 +26,7 @@ def open_training_images(settings: Given | Resolved) -> Source:
     Raises:
         InputError: as `open_source`.
     """
+    check_cores(settings.accelerator, settings.devices)
     if processes_of(settings) > 1:
         announce_launch()
     reading = Reading(settings.channels, settings.white_level)

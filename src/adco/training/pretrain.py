@@ -1,25 +1,28 @@
 """Pretraining: from settings and images to a run directory."""
 
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from adco.config.pretrain import Given, Resolved, to_dict
-from adco.config.resolve import resolve
+from adco.config.resolve import processes_of, resolve
 from adco.data.augment import Augment, name_of
 from adco.data.damage import load_or_next
 from adco.data.sources.address import short_name
 from adco.data.sources.protocol import Source
 from adco.data.views import views_of
+from adco.data.workers import refuse_to_start_over
 from adco.errors import InputError
 from adco.launcher import is_first_rank
-from adco.runs.directory import RUNS, RunDirectory
+from adco.ranks import decided_by_first, is_lost, together
+from adco.runs.directory import RunDirectory
+from adco.runs.restart import name_of_next_run, run_begun_before
 from adco.training.build import make_first_method, make_views
 from adco.training.errors import Interrupted
 from adco.training.opening import log_images_and_warnings
+from adco.training.resuming import resume_run
 from adco.training.same_images import file_names
 from adco.training.train import train
 
@@ -43,6 +46,7 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
         NotWrittenError: if a file of the run cannot be written; the last checkpoint is kept.
         NotEnoughMemoryError: if the memory of a GPU is full; the last checkpoint is kept.
     """
+    refuse_to_start_over()
     settings = resolve(given, source)
     if augment is not None:
         _check_augment(settings, source, augment)
@@ -52,25 +56,38 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
         log_images_and_warnings(settings, source)
         if loaded:
             logger.info(f"weights from {settings.weights}: {loaded}")
-    path = Path(settings.out or _default_out(settings))
-    run = RunDirectory(path)
-    if is_first_rank():
-        run = RunDirectory.create(path)
-        run.write_config(to_dict(settings))
-        own = {} if augment is None else {"augment": name_of(augment)}
-        run.write_environment(seed=settings.seed, images=len(source), **own)
-        run.write_unreadable(source.unreadable)
-        if names := file_names(source):
-            run.write_file_names(names)
-    try:
-        with run.locked():
-            return train(method, settings, source, run, augment)
-    except Interrupted:
-        raise
-    except Exception:
-        if is_first_rank():
-            run.discard_if_empty()
-        raise
+    with together(processes_of(settings), settings.accelerator) as group:
+        run, is_new = decided_by_first(lambda: _begin(settings, source, augment))
+        if not is_new:  # torchrun has started its processes again
+            return resume_run(run.path, {}, source, augment)
+        try:
+            with run.locked():
+                return train(method, settings, source, run, augment, group)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if is_first_rank() and not is_lost(error):
+                run.discard_if_empty()
+            raise
+
+
+def _begin(settings: Resolved, source: Source, augment: Augment | None) -> tuple[RunDirectory, bool]:
+    """Return the directory of the run, and whether it is new."""
+    name = name_of_next_run()
+    if begun := run_begun_before(name, settings.out):
+        return begun, False
+    if settings.out:
+        run = RunDirectory.create(Path(settings.out))
+    else:
+        run = RunDirectory.create_named(f"{settings.method}-{short_name(settings.data)}")
+    run.write_config(to_dict(settings))
+    facts = {"augment": name_of(augment), "launch": name}
+    given = {key: value for key, value in facts.items() if value is not None}
+    run.write_environment(seed=settings.seed, images=len(source), **given)
+    run.write_unreadable(source.unreadable)
+    if names := file_names(source):
+        run.write_file_names(names)
+    return run, True
 
 
 def _check_augment(settings: Resolved, source: Source, augment: Augment) -> None:
@@ -81,7 +98,3 @@ def _check_augment(settings: Resolved, source: Source, augment: Augment) -> None
         raise InputError("augment makes the two views of full size: leave out small_crops")
     first = np.zeros(1, np.int64)
     views_of(load_or_next(source, first.copy(), {}), make_views(settings, augment), settings.seed, first, first)
-
-
-def _default_out(settings: Resolved) -> Path:
-    return RUNS / f"{settings.method}-{short_name(settings.data)}-{time.strftime('%Y%m%d-%H%M%S')}"

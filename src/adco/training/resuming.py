@@ -9,7 +9,7 @@ import torch
 
 from adco.config.load import given_values, pretrain_settings
 from adco.config.pretrain import to_dict
-from adco.config.resolve import as_resolved, for_devices
+from adco.config.resolve import as_resolved, for_devices, processes_of
 from adco.data.augment import Augment, name_of
 from adco.data.sources.address import scheme_of
 from adco.data.sources.objects import SCHEME
@@ -17,6 +17,7 @@ from adco.data.sources.protocol import Source, read_as
 from adco.data.sources.reading import Reading
 from adco.errors import InputError
 from adco.launcher import is_first_rank
+from adco.ranks import together
 from adco.runs.checkpoints import read_checkpoint
 from adco.runs.directory import RunDirectory
 from adco.training.build import check_fits_memory, make_first_method, make_method
@@ -114,7 +115,7 @@ def resume_run(
         source = read_as(images, Reading(settings.channels, settings.white_level))
     source = same_images(run, source, changed_data)
     settings = for_devices(settings, source)
-    with run.locked():
+    with together(processes_of(settings), settings.accelerator) as group, run.locked():
         steps_per_epoch = len(source) // settings.batch_size
         checkpoint = path if path.suffix == ".ckpt" else run.checkpoint
         _check_length(before.epochs, settings.epochs, checkpoint, steps_per_epoch)
@@ -128,7 +129,7 @@ def resume_run(
             method = make_method(settings, steps_per_epoch)
         else:
             method, _ = make_first_method(settings, steps_per_epoch)
-        return train(method, settings, source, run, augment)
+        return train(method, settings, source, run, augment, group)
 
 
 def _config_of(run: RunDirectory, images: Source | None, augment: Augment | None) -> dict[str, Any]:

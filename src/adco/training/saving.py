@@ -1,10 +1,10 @@
 """Saving a run: at fixed steps, when a signal stops it, and at its end."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from shlex import quote
 from types import FrameType
 from typing import Any, Protocol
@@ -18,6 +18,8 @@ from adco.runs.curves import plot_curves
 from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted, NotWrittenError
 from adco.training.module import ends_step, losses_of, method_of, require_finite
+
+AGAIN = 2.0  # seconds after which a second Ctrl-C is that of a person
 
 
 class Checkpoints(Callback):
@@ -43,10 +45,6 @@ class Checkpoints(Callback):
         self.run, self.info, self.every, self.may_save, self.keep_every = run, info, every, may_save, keep_every
         self.saved = 0  # step of the last checkpoint; 0 if there is none
         self.draw_next = 0.0  # earliest time of the next drawing, in seconds of the monotonic clock
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Send rank 0's directory to all ranks: the default name contains the time, which differs between ranks."""
-        self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = trainer.global_step  # a resumed run starts at its checkpoint
@@ -137,7 +135,10 @@ class SavesState(Protocol):
 
 
 class StopOnSignal(Callback):
-    """Ends the run with a checkpoint on SIGINT or SIGTERM, after the current step; a second signal ends it at once.
+    """Ends the run with a checkpoint on SIGINT or SIGTERM, after the current step; a second Ctrl-C ends it at once.
+
+    A launcher passes a signal on that its processes, which are in the same group, have received already. Therefore, a
+    second SIGINT counts only after some time, and a second SIGTERM not at all: who sends it can send SIGKILL.
 
     Args:
         checkpoints: saves the state.
@@ -148,25 +149,29 @@ class StopOnSignal(Callback):
 
     def __init__(self, checkpoints: SavesState, *, agree_every: int, command: str = "pretrain") -> None:
         self.checkpoints, self.agree_every, self.command = checkpoints, agree_every, command
-        self.received = 0  # number of the signal
+        self.received, self.received_at = 0, math.inf  # number of the signal, and the time in seconds
         self.previous: dict[int, Any] = {}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def take_signals(self) -> None:
+        """Install the handlers. A signal before the first step is acted on after it."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self._receive)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Install the SIGTERM handler again.
 
-        Since `setup`, Lightning has wrapped it in a handler of its own, which would end the run between two steps
-        without saving, and synchronise ranks inside a signal handler.
+        Since `take_signals`, Lightning has wrapped it in a handler of its own, which would end the run between two
+        steps without saving, and synchronise ranks inside a signal handler.
         """
         if not self.received:
             signal.signal(signal.SIGTERM, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT and time.monotonic() - self.received_at > AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not self.received:
+            self.received, self.received_at = number, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from shlex import quote
 
 import lightning as L
 import torch
@@ -12,10 +13,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from adco.config.pretrain import Resolved
 from adco.data.augment import Augment
 from adco.data.sources.protocol import Source
-from adco.devices import can_sync_batch_norm
+from adco.data.workers import told_in_one_line
+from adco.devices import can_sync_batch_norm, placement
 from adco.launcher import forget_launch, is_first_rank
 from adco.methods.method import Method
 from adco.quiet import quiet_lightning
+from adco.ranks import Group
 from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RunDirectory
 from adco.training.adversary_images import AdversaryImages
@@ -25,6 +28,7 @@ from adco.training.damage import DamagedImages
 from adco.training.datamodule import PretrainData, WarmStart
 from adco.training.errors import Interrupted
 from adco.training.fits import check_fits
+from adco.training.hanging import EndIfHanging
 from adco.training.memory_full import memory_full
 from adco.training.module import Pretraining
 from adco.training.monitor import Monitor
@@ -35,7 +39,7 @@ logger = logging.getLogger("adco")
 
 
 def train(
-    method: Method, settings: Resolved, source: Source, run: RunDirectory, augment: Augment | None
+    method: Method, settings: Resolved, source: Source, run: RunDirectory, augment: Augment | None, group: Group
 ) -> RunDirectory:
     """Train from the run's last checkpoint, or from the start if it has none, to the end.
 
@@ -45,11 +49,13 @@ def train(
         source: the training images.
         run: locked.
         augment: the user's function that makes the views instead of the package.
+        group: the processes that train together.
 
     Raises:
         InputError, Interrupted, NotFiniteError, CollapsedError, NotWrittenError, NotEnoughMemoryError: as
             `pretrain_run`.
     """
+    group.go_on = f"continue with: adco pretrain --resume {quote(str(run.path))}"
     if settings.precision == "64-true":
         method.double()  # Lightning would convert it only after reading a checkpoint, whose weights would be rounded
     module = Pretraining(method, settings.optimizer)
@@ -74,6 +80,7 @@ def train(
         DamagedImages(data, checkpoints, agree_every=settings.log_every),
         stop,
         checkpoints,
+        EndIfHanging(group),
     ]
     with disk_errors_explained(checkpoints), quiet_lightning():
         trainer = _make_trainer(settings, run, callbacks)
@@ -82,11 +89,14 @@ def train(
             progress.info(lines({**facts, "run": str(run.path)}))
         resume = run.checkpoint if run.checkpoint.is_file() else None
         try:
+            stop.take_signals()
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         except SIGTERMException as error:  # the signal came before the first step
             raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done") from error
         except torch.OutOfMemoryError as error:
             raise memory_full(error, settings, source) from None
+        except RuntimeError as error:
+            raise (told_in_one_line(error, group.go_on) or error) from error
         finally:
             stop.restore_handlers()
             forget_launch()
@@ -100,10 +110,11 @@ def train(
 
 
 def _make_trainer(settings: Resolved, run: RunDirectory, callbacks: list[L.Callback]) -> L.Trainer:
+    devices, nodes = placement(settings.devices, settings.num_nodes)
     return L.Trainer(
         accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
+        devices=devices,
+        num_nodes=nodes,
         precision=settings.precision if settings.precision != "auto" else None,
         max_epochs=settings.epochs,
         accumulate_grad_batches=settings.accumulate,

@@ -1,0 +1,107 @@
+"""The processes that make batches: how they start, and when they end."""
+
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from adco.errors import AdcoError, InputError
+
+logger = logging.getLogger("adco")
+
+
+class WorkerLost(AdcoError):
+    """A process that makes batches was killed."""
+
+
+def start_worker(number: int) -> None:
+    """Prepare a worker: it ignores SIGINT and SIGTERM, ends with its parent, and keeps shared memory shared.
+
+    Both signals reach the whole process group. The training process saves a checkpoint first and then stops its
+    workers. Garbage collection would write to each object of the training process, and so copy 120 MB to each worker.
+    """
+    gc.freeze()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however that was.
+
+    PyTorch's own check takes the process that has forked this one for its parent, which a fork server is not.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def script_not_repeated(given: object) -> Iterator[None]:
+    """Start processes, in the block, that do not run the main script again, unless they need what it defines.
+
+    With the start methods of macOS, Windows and Python 3.14, a new process imports the main script. A script that
+    trains without `if __name__ == "__main__"` would start itself over in each worker.
+
+    Args:
+        given: what the processes get.
+
+    Raises:
+        InputError: if it cannot be passed to another process.
+    """
+    main = sys.modules["__main__"]
+    if multiprocessing.get_start_method() == "fork" or _names_main(given):
+        yield
+        return
+    with patch.dict(vars(main)):
+        vars(main).update(__spec__=None)
+        vars(main).pop("__file__", None)
+        yield
+
+
+def _names_main(given: object) -> bool:
+    """Return whether an object, pickled, refers to the main script. Arrays are not copied."""
+    try:
+        return b"__main__" in pickle.dumps(given, protocol=5, buffer_callback=lambda buffer: None)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"the images or augment cannot be passed to loader workers ({error}): define them at the top of a module, "
+            "not inside a function, or use workers=0"
+        ) from error
+
+
+def refuse_to_start_over() -> None:
+    """End a worker that runs the main script again, with a line that says how to write the script."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as Python itself checks
+        logger.error(
+            "loader workers import this script, because it defines what they need, and so start it over: "
+            'write the calls of adco below `if __name__ == "__main__":`'
+        )
+        os._exit(1)
+
+
+def told_in_one_line(error: RuntimeError, go_on: str) -> WorkerLost | None:
+    """Return one line for PyTorch's error about a worker that has ended; None for any other error.
+
+    Args:
+        error: what PyTorch has raised.
+        go_on: what the user does then.
+    """
+    text = str(error)
+    if "DataLoader worker" not in text:
+        return None
+    if "Bus error" in text:
+        what = "/dev/shm is full: give it more space (docker run --shm-size=1g)"
+    elif "Killed" in text:
+        what = "a loader worker was killed, as when memory is full"
+    else:
+        what = text.partition(". ")[0]
+    return WorkerLost(f"{what}; {go_on}")

@@ -1,0 +1,299 @@
+"""Several processes are one run: on one node or more, and when one of them ends, hangs or is started again."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch._C._distributed_c10d import TCPStore
+
+import program
+import tiny
+from adco.devices import placement
+from adco.errors import InputError
+from adco.launcher import Layout, agent, layout, place
+from adco.ranks import fresh_store
+from adco.runs.directory import RunDirectory
+from program import descendants
+
+SETTINGS: dict[str, Any] = {
+    **tiny.SETTINGS,
+    "data": "few",
+    "adversaries": 32,
+    "epochs": 3,
+    "batch_size": 24,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "knn_images": 0,
+    "seed": 3,
+    "precision": "32-true",
+}
+KNOWN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "NODE_RANK")
+
+
+def flags(*more: str, **settings: Any) -> list[str]:
+    values = {**SETTINGS, **settings}
+    return ["pretrain", *(f"--{name}={value}" for name, value in values.items()), *more]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def torchrun(nodes: int, per_node: int, **more: str) -> list[dict[str, str]]:
+    """The variables that torchrun sets, for each process."""
+    port, size = str(free_port()), str(nodes * per_node)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": size}
+    shared |= {"GROUP_WORLD_SIZE": str(nodes), "LOCAL_WORLD_SIZE": str(per_node)} | more
+    return [
+        {**shared, "RANK": str(node * per_node + local), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
+        for node in range(nodes)
+        for local in range(per_node)
+    ]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., list[BaseProcess]]:
+    """Start the command once in each environment, all in the directory of the test."""
+    context: ForkServerContext = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["program", "tiny", "adco.api", "adco.cli.main", "sklearn.datasets"])
+
+    def run(environments: Sequence[dict[str, str]], *arguments: str, said: str = "said") -> list[BaseProcess]:
+        processes: list[BaseProcess] = []
+        here = Path.cwd()
+        os.chdir(tmp_path)
+        for rank, environment in enumerate(environments):
+            out = str(tmp_path / f"{said}-{rank}")
+            processes.append(context.Process(target=program.serve, args=(list(arguments), environment, out)))
+            processes[-1].start()
+        os.chdir(here)
+        return processes
+
+    return run
+
+
+def end(processes: Sequence[BaseProcess], seconds: float = 120) -> list[int | None]:
+    """Wait for processes and return their exit codes; those that hang are killed."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.1, until - time.monotonic()))
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def said(folder: Path, rank: int, name: str = "said") -> list[str]:
+    return (folder / f"{name}-{rank}").read_text().splitlines()
+
+
+def assert_same(run: Path, other: Path) -> None:
+    found, expected = (load_file(path / "backbone.safetensors") for path in (run, other))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+# What launchers tell
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
+    """Set the variables of a launcher, and no others."""
+    for name in list(os.environ):
+        if name in KNOWN or name.startswith(("SLURM_", "TORCHELASTIC_", "MASTER_")):
+            monkeypatch.delenv(name)
+
+    def add(values: dict[str, str]) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return add
+
+
+SLURM = {"SLURM_JOB_NAME": "train", "SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
+SLURM |= {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
+
+
+def test_nodes_are_read_from_the_launcher(variables: Callable[[dict[str, str]], None]) -> None:
+    assert (layout(), place(), agent()) == (None, (0, 1), None)
+    assert placement("auto") == ("auto", 1)
+    variables(torchrun(2, 3)[4])
+    assert (layout(), place()) == (Layout("torchrun", 2, 3), (4, 6))
+    assert placement("auto") == placement(3, 2) == placement("3") == (3, 2)
+    assert placement("0,2,3") == ("0,2,3", 2)
+
+
+def test_nodes_are_read_from_slurm(
+    variables: Callable[[dict[str, str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables(SLURM)
+    assert (layout(), place()) == (Layout("SLURM", 2, 4), (5, 8))
+    assert placement("auto") == (4, 2)
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")  # a shell in a job
+    assert (layout(), placement("auto")) == (None, ("auto", 1))
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "message"),
+    [
+        (torchrun(2, 1)[0], "auto", 3, "num_nodes 3 does not fit torchrun, which has started 2 nodes"),
+        (torchrun(1, 2)[0], 4, "auto", "devices 4 does not fit torchrun, which has started 2 processes on each node"),
+        (SLURM, 8, "auto", "devices 8 does not fit SLURM, which has started 4 processes on each node"),
+        (SLURM, "auto", 1, "num_nodes 1 does not fit SLURM, which has started 2 nodes"),
+        ({**SLURM, "SLURM_NTASKS": "7"}, "auto", "auto", "SLURM has started 7 processes on 2 nodes, 4 of them on this"),
+        (
+            {"SLURM_NTASKS": "2"},
+            "auto",
+            "auto",
+            "SLURM has started 2 tasks: give --ntasks-per-node instead of --ntasks",
+        ),
+        ({}, "auto", 2, "num_nodes 2 needs a launcher: start the command by torchrun or srun on each node"),
+    ],
+)
+def test_a_contradiction_is_refused(
+    variables: Callable[[dict[str, str]], None],
+    environment: dict[str, str],
+    devices: int | str,
+    nodes: int | str,
+    message: str,
+) -> None:
+    variables(environment)
+    with pytest.raises(InputError, match=f"^{message}"):
+        placement(devices, nodes)
+
+
+def test_processes_that_are_started_again_share_a_store_of_their_own() -> None:
+    """The store still has what earlier processes have written, and their answers."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    server = TCPStore("127.0.0.1", free_port(), is_master=True)
+    with ThreadPoolExecutor(3) as threads:
+        for attempt in range(3):
+            clients = [TCPStore("127.0.0.1", server.port, is_master=False) for _ in range(3)]
+            # At the second attempt, those behind the first process come long before it, and find an old name.
+            later = [threads.submit(fresh_store, clients[rank], rank, 3) for rank in (1, 2)]
+            time.sleep(0.5 * attempt)
+            stores = [fresh_store(clients[0], 0, 3), *(store.result(timeout=30) for store in later)]
+            assert not stores[0].check(["rank"])
+            stores[attempt].set("rank", str(attempt))
+            assert [store.get("rank") for store in stores] == [str(attempt).encode()] * 3
+
+
+# Runs
+
+
+@pytest.mark.slow
+def test_nodes_need_not_be_told_and_all_processes_write_one_directory(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]]
+) -> None:
+    assert end(start(torchrun(1, 2), *flags(), "--out=one", said="one")) == [0, 0], said(tmp_path, 0, "one")
+    assert end(start(torchrun(2, 1), *flags())) == [0, 0], said(tmp_path, 0)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert RunDirectory(run).is_finished
+    assert said(tmp_path, 0)[-1] == str(run.relative_to(tmp_path))
+    assert said(tmp_path, 1) == []
+    assert_same(run, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_directory_in_use_is_refused_in_one_line(tmp_path: Path, start: Callable[..., list[BaseProcess]]) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    assert end(start(torchrun(1, 4), *flags(), "--out=used")) == [2, 2, 2, 2]
+    assert said(tmp_path, 0)[-1] == "adco: out 'used' is not empty: choose another --out"
+    assert [said(tmp_path, rank) for rank in (1, 2, 3)] == [[], [], []]
+
+
+@pytest.mark.slow
+def test_when_a_process_is_killed_the_other_says_so_and_both_go_on(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], own_cache: Path
+) -> None:
+    """As torchrun does it: all start again, with the same parent. The same bits as of a run that was not killed."""
+    kill = f"1,7,{int(signal.SIGKILL)}"
+    whole = end(start(torchrun(1, 2), *flags(), "--out=whole", said="whole"))
+    assert whole == [0, 0]
+    processes = start(torchrun(1, 2, ADCO_TEST_SIGNAL=kill), *flags(), said="first")
+    assert end(processes) == [1, -signal.SIGKILL]
+    (run,) = map(RunDirectory, (tmp_path / "runs").iterdir())
+    name = run.path.relative_to(tmp_path)
+    line = "adco: process 0 of 2 ends: another process was killed or has failed; continue with: adco pretrain --resume"
+    assert said(tmp_path, 0, "first")[-1] == f"{line} {name}"
+    assert not [text for text in said(tmp_path, 0, "first") if "Traceback" in text or "gloo" in text]
+    assert torch.load(run.checkpoint, weights_only=True)["global_step"] == 6
+    assert end(start(torchrun(1, 2, TORCHELASTIC_RESTART_COUNT="1"), *flags(), said="again")) == [0, 0]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.path.name]
+    assert_same(run.path, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_noticed(tmp_path: Path, start: Callable[..., list[BaseProcess]]) -> None:
+    stop = {"ADCO_TEST_SIGNAL": f"1,7,{int(signal.SIGSTOP)}", "ADCO_TEST_LIMIT": "6"}
+    first, second = start(torchrun(1, 2, **stop), *flags(), "--out=run")
+    first.join(120)
+    assert first.exitcode == 1
+    second.kill()
+    line = "adco: process 0 of 2 ends: a batch was not finished in 0.1 minutes, so a process or a disk hangs; "
+    assert said(tmp_path, 0)[-1] == f"{line}continue with: adco pretrain --resume run"
+
+
+@pytest.mark.slow
+def test_the_command_starts_its_processes_itself(tmp_path: Path) -> None:
+    """And one of them is killed."""
+    environment = {name: value for name, value in os.environ.items() if name not in KNOWN}
+    environment["ADCO_TEST_SIGNAL"] = f"1,7,{int(signal.SIGKILL)}"
+    command = [sys.executable, program.__file__, *flags("--devices=2")]
+    killed = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    (run,) = (tmp_path / "runs").iterdir()
+    assert killed.returncode == 1
+    line = "adco: process 0 of 2 ends: another process was killed or has failed; continue with: adco pretrain --resume"
+    assert killed.stderr.splitlines()[-1] == f"{line} {run.relative_to(tmp_path)}"
+    assert "Traceback" not in killed.stderr
+    command = [sys.executable, program.__file__, "pretrain", f"--resume={run}"]
+    del environment["ADCO_TEST_SIGNAL"]
+    resumed = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (resumed.returncode, resumed.stdout) == (0, f"{run}\n"), resumed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_all_processes_get_twice_saves(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], number: signal.Signals, workers: int
+) -> None:
+    """Once from the terminal or the scheduler, which tell the whole group, and once from torchrun."""
+    processes = start(torchrun(1, 2), *flags(epochs=1000, workers=workers), "--out=run")
+    run = RunDirectory(tmp_path / "run")
+    wait_for(run, processes)
+    children = [child for process in processes for child in descendants(process.pid or 0)]
+    for _ in range(2):
+        for pid in [*(process.pid for process in processes), *children]:
+            assert pid is not None
+            os.kill(pid, number)
+    assert end(processes) == [128 + number] * 2
+    assert said(tmp_path, 0)[-1] == "adco: stopped and saved; continue with: adco pretrain --resume run"
+    assert said(tmp_path, 1) == []
+    assert torch.load(run.checkpoint, weights_only=True)["global_step"] == len(run.records()) > 2
+    assert len(children) >= 2 * workers
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def wait_for(run: RunDirectory, processes: Sequence[BaseProcess], records: int = 3) -> None:
+    while len(run.records()) < records:
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.05)
