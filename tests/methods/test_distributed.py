@@ -1,4 +1,4 @@
-"""Two processes with half of each batch do what one does with the whole: same losses, same adversaries, same encoder.
+"""Processes with a part of each batch do what one does with the whole: same losses, same adversaries, same encoder.
 
 Run as a script, this file is the processes: it imports once, then forks a process for each rank of each layout.
 """
@@ -36,8 +36,18 @@ IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 8, 4, 6, 20, 3
 LAYOUTS = {
     "one node": ({"devices": 2, "num_nodes": 1}, [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}]),
     "two nodes": ({"devices": 1, "num_nodes": 2}, [{"NODE_RANK": "0"}, {"NODE_RANK": "1"}]),
+    "two nodes of two": (
+        {"devices": 2, "num_nodes": 2},
+        [{"NODE_RANK": node, "LOCAL_RANK": local} for node in "01" for local in "01"],
+    ),
 }
-BASELINES = ["moco", "simclr", "byol", "simsiam"]
+VARIANTS = {  # of AdCo: number of views, and whether the loss is symmetric
+    "plain": (2, False),
+    "multi-crop": (3, False),
+    "symmetric": (2, True),
+    "symmetric multi-crop": (3, True),
+}
+BASELINES = ["moco", "moco plain", "simclr", "byol", "simsiam"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),  # Lightning's, of torch's
@@ -64,7 +74,8 @@ def make_batches(rank: int = 0, world_size: int = 1) -> list[Batch]:
 COMMON = MethodArguments(schedule=Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS))
 
 
-def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:
+def make_adco(shuffle: bool, adversary_seed: int = 0, variant: str = "symmetric multi-crop") -> AdCo:
+    views, symmetric = VARIANTS[variant]
     torch.manual_seed(0)
     encoder = Encoder(Pixels(), mlp(Pixels.num_features, 12, DIM)).double()
     torch.manual_seed(adversary_seed)
@@ -72,8 +83,8 @@ def make_adco(shuffle: bool, adversary_seed: int = 0) -> AdCo:
         encoder,
         Adversaries(ADVERSARIES, DIM).double(),
         COMMON,
-        views=3,
-        symmetric=True,
+        views=views,
+        symmetric=symmetric,
         ema_decay=0.9,
         groups=2,
         shuffle=shuffle,
@@ -86,6 +97,7 @@ def make_baseline(name: str) -> Method:
     encoder = Encoder(Pixels(), mlp(Pixels.num_features, 12, DIM))
     methods: dict[str, Callable[[], Method]] = {
         "moco": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), COMMON, symmetric=True),
+        "moco plain": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), COMMON, symmetric=False),
         "simclr": lambda: SimCLR(encoder, COMMON),
         "byol": lambda: BYOL(encoder, mlp(DIM, 12, DIM), COMMON),
         "simsiam": lambda: SimSiam(encoder, mlp(DIM, 12, DIM), COMMON),
@@ -93,8 +105,8 @@ def make_baseline(name: str) -> Method:
     return methods[name]().double()
 
 
-def two_views(batches: list[Batch]) -> list[Batch]:
-    return [batch._replace(views=batch.views[:2]) for batch in batches]
+def with_views(batches: list[Batch], count: int = 2) -> list[Batch]:
+    return [batch._replace(views=batch.views[:count]) for batch in batches]
 
 
 class Losses(L.Callback):
@@ -134,19 +146,24 @@ def warm_start(method: AdCo, rank: int, world_size: int) -> dict[str, Tensor]:
 
 
 def be_rank(folder: Path, layout: str, rank: int, port: int) -> None:
-    """What one of two processes does."""
+    """What one of several processes does."""
     devices, environment = LAYOUTS[layout]
-    ours = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    size = len(environment)
+    ours = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "LOCAL_RANK": "0"}
     os.environ.update({**ours, **environment[rank]})
     torch.set_num_threads(1)
+    batches = make_batches(rank, size)
     found = {
-        f"train, shuffle {shuffle}": train(make_adco(shuffle), make_batches(rank, 2), strategy="ddp", **devices)
+        f"{variant}, shuffle {shuffle}": train(
+            make_adco(shuffle, variant=variant), with_views(batches, views), strategy="ddp", **devices
+        )
         for shuffle in (True, False)
+        for variant, (views, _) in VARIANTS.items()
     }
     for name in BASELINES:
-        found[name] = train(make_baseline(name), two_views(make_batches(rank, 2)), strategy="ddp", **devices)
+        found[name] = train(make_baseline(name), with_views(batches), strategy="ddp", **devices)
     for shuffle in (True, False):  # the process group is still up
-        found[f"warm start, shuffle {shuffle}"] = warm_start(make_adco(shuffle, adversary_seed=rank), rank, 2)
+        found[f"warm start, shuffle {shuffle}"] = warm_start(make_adco(shuffle, adversary_seed=rank), rank, size)
     torch.save(found, folder / f"{layout}, rank {rank}.pt")
 
 
@@ -156,13 +173,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def ranks_of(layout: str) -> range:
+    return range(len(LAYOUTS[layout][1]))
+
+
 def launch(folder: Path) -> int:
-    """Both ranks of both layouts; returns how many of them failed."""
+    """All ranks of all layouts; returns how many of them failed."""
     context = multiprocessing.get_context("fork")
     processes = []
     for layout in LAYOUTS:
         port = free_port()
-        processes += [context.Process(target=be_rank, args=(folder, layout, rank, port)) for rank in range(2)]
+        processes += [context.Process(target=be_rank, args=(folder, layout, rank, port)) for rank in ranks_of(layout)]
     for process in processes:
         process.start()
     for process in processes:
@@ -179,20 +200,24 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("ranks")
     done = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    return {layout: [torch.load(folder / f"{layout}, rank {rank}.pt") for rank in range(2)] for layout in LAYOUTS}
+    return {
+        layout: [torch.load(folder / f"{layout}, rank {rank}.pt") for rank in ranks_of(layout)] for layout in LAYOUTS
+    }
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_two_processes_train_like_one(found: Found, layout: str, shuffle: bool) -> None:
-    one = train(make_adco(shuffle=False), make_batches())
-    assert_like_one([rank[f"train, shuffle {shuffle}"] for rank in found[layout]], one)
+def test_processes_train_like_one(found: Found, layout: str, shuffle: bool, variant: str) -> None:
+    views, _ = VARIANTS[variant]
+    one = train(make_adco(shuffle=False, variant=variant), with_views(make_batches(), views))
+    assert_like_one([rank[f"{variant}, shuffle {shuffle}"] for rank in found[layout]], one)
 
 
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_two_processes_train_a_baseline_like_one(found: Found, layout: str, name: str) -> None:
-    one = train(make_baseline(name), two_views(make_batches()))
+def test_processes_train_a_baseline_like_one(found: Found, layout: str, name: str) -> None:
+    one = train(make_baseline(name), with_views(make_batches()))
     assert_like_one([rank[name] for rank in found[layout]], one)
 
 
@@ -201,7 +226,7 @@ def assert_like_one(ranks: list[dict[str, Tensor]], one: dict[str, Tensor]) -> N
     torch.testing.assert_close(losses.mean(0), one["losses"], rtol=0, atol=1e-6)
     assert not torch.allclose(losses[0], losses[1])  # each had images of its own
     for name in set(one) - {"losses"}:
-        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        assert all(torch.equal(ranks[0][name], other[name]) for other in ranks[1:]), name
         torch.testing.assert_close(ranks[0][name], one[name], rtol=0, atol=1e-6)
 
 
