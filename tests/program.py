@@ -1,6 +1,7 @@
 """The command in a process of its own, with the images of the tests and without curves.
 
-ADCO_TEST_SIGNAL="RANK,STEP,NUMBER" sends a rank a signal at a step, unless torchrun has started it again.
+ADCO_TEST_SIGNAL="RANK,STEP,NUMBER" sends a rank a signal at a step, 0 being before the first, unless torchrun has
+started it again.
 ADCO_TEST_LIMIT is the seconds after which a batch is taken for hanging.
 """
 
@@ -16,13 +17,22 @@ def main() -> None:
     """Run the command of `sys.argv`."""
     import tiny  # noqa: F401
     from adco.cli.main import main as command
-    from adco.training import hanging, saving
+    from adco.training import hanging, monitor, saving
 
     vars(saving)["plot_curves"] = lambda records, path: None
     hanging.LIMIT = float(os.environ.get("ADCO_TEST_LIMIT", hanging.LIMIT))
     if os.environ.get("ADCO_TEST_SIGNAL") and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         victim, step, number = map(int, os.environ["ADCO_TEST_SIGNAL"].split(","))
         receive = saving.StopOnSignal.on_train_batch_end
+
+        begin = monitor.Monitor.on_train_start
+
+        def at_start(self: Any, trainer: Any, module: Any) -> None:
+            if (trainer.global_rank, step) == (victim, 0):
+                os.kill(os.getpid(), number)
+            begin(self, trainer, module)
+
+        setattr(monitor.Monitor, begin.__name__, at_start)
 
         def hook(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
             if (trainer.global_rank, trainer.global_step) == (victim, step):

@@ -293,6 +293,15 @@ def test_a_signal_that_all_processes_get_twice_saves(
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+@pytest.mark.slow
+def test_a_signal_before_the_first_step_saves_after_it(tmp_path: Path, start: Callable[..., list[BaseProcess]]) -> None:
+    """One of the processes gets it, while they wait for each other."""
+    signalled = torchrun(1, 2, ADCO_TEST_SIGNAL=f"1,0,{int(signal.SIGTERM)}")
+    assert end(start(signalled, *flags(epochs=1000), "--out=run")) == [128 + signal.SIGTERM] * 2
+    assert said(tmp_path, 0)[-1] == "adco: stopped and saved; continue with: adco pretrain --resume run"
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
 def wait_for(run: RunDirectory, processes: Sequence[BaseProcess], records: int = 3) -> None:
     while len(run.records()) < records:
         assert all(process.is_alive() for process in processes)

@@ -43,7 +43,7 @@ from adco.training.console import Bar, TimeLeft, rank_zero_info
 from adco.training.errors import Interrupted
 from adco.training.fits import check_fits
 from adco.training.hanging import EndIfHanging
-from adco.training.saving import disk_errors_explained
+from adco.training.saving import TakeSignalsBack, disk_errors_explained
 
 
 def finetune_run(start: Path | None, given: Given) -> RunDirectory:
@@ -169,8 +169,9 @@ def _train(job: Job, group: Group) -> RunDirectory:
     module = Finetuning(classifier, torch.as_tensor(parts.train.labels), settings, job.steps)
     check_fits(run, module)
     data = TrainingImages(parts.train, settings, job.info.image_size, len(job.info.mean))
+    callbacks = [TakeSignalsBack(stop), *bar, records, clock, best, checkpoints, stop, EndIfHanging(group)]
     with disk_errors_explained(checkpoints, COMMAND), quiet_lightning():
-        trainer = make_trainer(settings, run, [*bar, records, clock, best, checkpoints, stop, EndIfHanging(group)])
+        trainer = make_trainer(settings, run, callbacks)
         log_summary(job)
         try:
             stop.take_signals()

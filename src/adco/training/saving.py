@@ -134,6 +134,20 @@ class SavesState(Protocol):
     def save_last(self, trainer: L.Trainer, *, draw: bool = True) -> str | None: ...
 
 
+class TakeSignalsBack(Callback):
+    """Installs the SIGTERM handler of `StopOnSignal` again, before any other callback does its work.
+
+    Lightning's own handler would end the run between two steps without saving. It also synchronises ranks inside the
+    handler: a signal while they synchronise anything else, as in the warm start, would leave them waiting for ever.
+    """
+
+    def __init__(self, stop: "StopOnSignal") -> None:
+        self.stop = stop
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.take_back()
+
+
 class StopOnSignal(Callback):
     """Ends the run with a checkpoint on SIGINT or SIGTERM, after the current step; a second Ctrl-C ends it at once.
 
@@ -157,14 +171,9 @@ class StopOnSignal(Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self._receive)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the SIGTERM handler again.
-
-        Since `take_signals`, Lightning has wrapped it in a handler of its own, which would end the run between two
-        steps without saving, and synchronise ranks inside a signal handler.
-        """
-        if not self.received:
-            signal.signal(signal.SIGTERM, self._receive)
+    def take_back(self) -> None:
+        """Install the SIGTERM handler again, which Lightning has wrapped in one of its own."""
+        signal.signal(signal.SIGTERM, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and time.monotonic() - self.received_at > AGAIN:

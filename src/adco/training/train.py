@@ -33,7 +33,7 @@ from adco.training.memory_full import memory_full
 from adco.training.module import Pretraining
 from adco.training.monitor import Monitor
 from adco.training.online_knn import online_knn
-from adco.training.saving import Checkpoints, StopOnSignal, disk_errors_explained
+from adco.training.saving import Checkpoints, StopOnSignal, TakeSignalsBack, disk_errors_explained
 
 logger = logging.getLogger("adco")
 
@@ -72,6 +72,7 @@ def train(
     )
     stop = StopOnSignal(checkpoints, agree_every=settings.log_every)
     callbacks: list[L.Callback] = [
+        TakeSignalsBack(stop),
         *([Bar(steps, clock, monitor.latest)] if sys.stderr.isatty() else []),
         monitor,  # before the warm start, because its first record is of the weights at the start
         *([WarmStart(data)] if settings.images_before_first_step else []),
