@@ -237,6 +237,8 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         ({"backbone_args": {"colour": "red"}}, "timm model resnet18 does not accept backbone_args .*"),
         ({"accelerator": "gpu"}, "accelerator gpu with devices auto is not available here"),
         ({"accelerator": "abacus"}, "accelerator abacus with devices auto is not available here"),
+        ({"devices": 5000}, "devices 5000 is more than the .* of this machine"),
+        ({"num_nodes": 2}, "num_nodes 2 needs a launcher: start the command by torchrun or srun on each node"),
         ({"devices": 0}, "accelerator cpu with devices 0 is not available here"),
         ({"temperature": -1.0}, "temperature -1.0 must be at least 0.0016"),
     ],

@@ -1,5 +1,6 @@
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,29 @@ def test_a_new_directory_is_made_with_its_parents(tmp_path: Path) -> None:
     assert run.checkpoint.parent.is_dir()
     (tmp_path / "empty").mkdir()
     RunDirectory.create(tmp_path / "empty")
+
+
+def test_runs_of_the_same_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(directory.time, "strftime", lambda layout: "20260101-120000")
+    with ThreadPoolExecutor(16) as threads:
+        runs = list(threads.map(RunDirectory.create_named, ["adco-photos"] * 64))
+    names = sorted(run.path.name for run in runs)
+    expected = ["adco-photos-20260101-120000", *(f"adco-photos-20260101-120000-{number}" for number in range(2, 65))]
+    assert names == sorted(expected)
+
+
+def test_of_those_that_want_the_same_directory_one_gets_it(tmp_path: Path) -> None:
+    def create(name: int) -> bool:
+        try:
+            RunDirectory.create(tmp_path / str(name))
+        except InputError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as threads:
+        for name in range(20):
+            assert sum(threads.map(create, [name] * 16)) == 1
 
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
