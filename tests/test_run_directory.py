@@ -26,7 +26,7 @@ def test_a_new_directory_is_made_with_its_parents(tmp_path: Path) -> None:
 
 def test_runs_of_the_same_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(directory.time, "strftime", lambda layout: "20260101-120000")
+    monkeypatch.setattr("time.strftime", lambda layout: "20260101-120000")
     with ThreadPoolExecutor(16) as threads:
         runs = list(threads.map(RunDirectory.create_named, ["adco-photos"] * 64))
     names = sorted(run.path.name for run in runs)
