@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from adco.runs.curves import PANELS, SHARE, plot_curves
-from adco.runs.records import read_records
+from adco.runs.records import History, Record, length_until, read_records
 
 KEYS = [key for panel in PANELS for key in panel.curves]
 RECORDS: list[dict[str, float | str]] = [
@@ -110,3 +110,33 @@ def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
 def test_odd_records_are_drawn(tmp_path: Path, records: list[dict[str, float | str]]) -> None:
     plot_curves(records, tmp_path / "curves.png")
     assert shape(tmp_path / "curves.png")[2] == 4
+
+
+@pytest.mark.parametrize("number", [20, 39, 41, 95, 200])
+def test_of_many_records_some_are_kept_the_same_in_memory_and_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("adco.runs.records.MOST", 20)
+    history, path = History(), tmp_path / "metrics.jsonl"
+    written: list[Record] = [
+        {"step": step, **({"word": "learning"} if step % 50 == 7 else {})} for step in range(number)
+    ]
+    for record in written:
+        history.append(record)
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    stride = next(power for power in (1, 2, 4, 8, 16) if 20 * power >= number)
+    expected = [r for i, r in enumerate(written) if i % stride == 0 or i == number - 1 or "word" in r]
+    assert history == read_records(path) == expected
+    again = read_records(path)
+    history.append({"step": number})
+    again.append({"step": number})
+    assert history == again
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, 1), (3, 4), (7, 9), (9, 9)])
+def test_a_file_is_cut_after_the_last_record_of_a_step(tmp_path: Path, step: int, kept: int) -> None:
+    texts = [json.dumps({"step": number, "loss": 0.5}) + "\n" for number in (*range(8), 7)]
+    path = lines(tmp_path / "metrics.jsonl", *texts, '{"step": 8, "lo')
+    assert length_until(path, step) == len("".join(texts[:kept]))
+    assert length_until(lines(tmp_path / "empty.jsonl"), step) == 0

@@ -17,6 +17,7 @@ export/                the backbone in the formats of other programs
 import gzip
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +38,7 @@ from adco.errors import InputError
 from adco.files import link, naming, remove_parts, write_bytes, write_json, write_text
 from adco.launcher import is_first_rank
 from adco.runs.environment import environment
-from adco.runs.records import read_records
+from adco.runs.records import History, length_until, read_records
 from adco.untrusted import read_json, read_yaml, reading
 
 RUNS = Path("runs")
@@ -318,13 +319,13 @@ class RunDirectory:
         with naming(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def records(self) -> list[dict[str, float | str]]:
-        return read_records(self.metrics) if self.metrics.is_file() else []
+    def records(self) -> History:
+        return read_records(self.metrics) if self.metrics.is_file() else History()
 
     def forget_after(self, step: int) -> None:
         """Delete the records after `step`, because a resumed run repeats these steps."""
-        kept = [record for record in self.records() if float(record.get("step", 0)) <= step]
-        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        if self.metrics.is_file():
+            os.truncate(self.metrics, length_until(self.metrics, step))
 
 
 def _epoch_of(kept: Path) -> int:

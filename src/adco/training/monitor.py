@@ -14,6 +14,7 @@ from adco.health.advice import ADVICE, advice
 from adco.health.numbers import embedding_health
 from adco.health.verdict import Verdict, looks_collapsed, verdict
 from adco.runs.directory import RunDirectory
+from adco.runs.records import History
 from adco.training.console import TimeLeft, progress
 from adco.training.errors import CollapsedError, NotFiniteError
 from adco.training.module import ends_step, losses_of, method_of, require_finite
@@ -45,7 +46,7 @@ class Monitor(Callback):
     ) -> None:
         self.run, self.settings, self.steps, self.knn, self.clock = run, settings, steps, knn, clock
         self.log_every: int = settings.log_every
-        self.history: list[Record] = []
+        self.history = History()
         self.latest: Record = {}  # the latest value of each key
         self.logged_words: set[str] = {"too early to say"}  # verdict and note in the line logged last
         self.failures: set[str] = set()  # why metrics were left out
@@ -57,7 +58,7 @@ class Monitor(Callback):
         if self.run is None:
             return
         self.run.forget_after(trainer.global_step)
-        self.history = list(self.run.records())
+        self.history = self.run.records()
         if self.knn and trainer.global_step == 0 and not self.history:
             floor = {
                 f"knn_top1_{'start' if self.settings.weights else 'random'}": self.knn(
