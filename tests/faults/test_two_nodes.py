@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from faults.rows import scaled, write_row
+
 NOT_POSSIBLE = 77  # exit code of the script where there are no network namespaces
 
 
 @pytest.mark.slow
 def test_a_run_on_two_nodes_survives_the_end_of_one() -> None:
-    command = [sys.executable, str(Path(__file__).with_name("two_nodes.py")), "--times=1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    number = scaled(1, 10)
+    command = [sys.executable, str(Path(__file__).with_name("two_nodes.py")), f"--times={number}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     if done.returncode == NOT_POSSIBLE:
         pytest.skip("network namespaces need root")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["survived"] == 1, done.stderr
+    found = json.loads(done.stdout)
+    write_row(**found)
+    assert found["survived"] == number, done.stderr
