@@ -221,6 +221,20 @@ def test_a_run_that_was_stopped_before_its_first_step_starts_again(
     assert same(run / "classifier.safetensors", whole / "classifier.safetensors")
 
 
+def test_the_same_line_begins_a_run_and_goes_on_with_it(
+    start: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        with pytest.raises(Interrupted):
+            adco.finetune(start, **SHORT, out="run", resume="auto")
+    with pytest.raises(ValueError, match=r"^seed is 7, but the run in run began with 0: choose another --out"):
+        adco.finetune(start, **{**SHORT, "seed": 7}, out="run", resume="auto")
+    for _ in range(2):  # the second time, it is finished
+        run = adco.finetune(start, **SHORT, out="run", resume="auto")
+    assert same(run / "classifier.safetensors", whole / "classifier.safetensors")
+
+
 def test_the_newest_run_is_fine_tuned_unless_it_is_one_of_fine_tuning() -> None:
     tiny.untrained_run(Path("runs") / "pretrained", data="stripes", seed=9)
     run = adco.finetune(**SHORT, out="elsewhere")

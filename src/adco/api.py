@@ -44,7 +44,7 @@ from adco.evaluation.few_labels import probe as probe_few_labels
 from adco.evaluation.registry import evaluation_of
 from adco.exporting.export import Exported
 from adco.exporting.export import export as export_backbone
-from adco.finetuning.config import finetune_settings
+from adco.finetuning.config import check_same, finetune_settings
 from adco.finetuning.run import finetune_run, resume_finetuning
 from adco.reporting.report import report as write_report
 from adco.runs.directory import RunDirectory
@@ -146,7 +146,8 @@ def finetune(
         run: the run directory, checkpoint or backbone.safetensors to start from. By default, the network given by
             `backbone` or `weights` or, if neither is given, the newest run.
         recipe: a recipe of the package by name, or a YAML file, such as an earlier run's `config.yaml`.
-        resume: a run directory of an interrupted fine-tuning to continue. It takes no other argument.
+        resume: a run directory of an interrupted fine-tuning to continue, without other arguments. "auto" continues the
+            one in `out`, or begins it if there is none yet, so that the same line can be run again.
         settings: those of `adco.finetuning.settings.FinetuneSettings`; they override the recipe's. See
             `adco finetune --help`.
 
@@ -159,7 +160,11 @@ def finetune(
         adco.training.errors.Interrupted: if a signal stopped the run; it can be resumed.
         adco.training.errors.NotFiniteError: if the loss is NaN or infinite; the best classifier so far is kept.
     """
-    if resume is None:
+    begun = run_to_resume(settings.get("out")) if resume == AUTO else None
+    if begun:
+        check_same(begun, recipe, settings)
+        return resume_finetuning(begun).path
+    if resume in (None, AUTO):
         return finetune_run(None if run is None else Path(run), finetune_settings(recipe, **settings)).path
     refused = [*(["run"] if run else []), *(["recipe"] if recipe else []), *settings]
     if refused:

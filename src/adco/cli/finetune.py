@@ -15,7 +15,11 @@ def finetune(arguments: Sequence[str]) -> int:
     parser = finetune_parser()
     add_run(parser, " to start from")
     parser.add_argument("--recipe", metavar="NAME|FILE", help="settings to start from; flags go over them")
-    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted fine-tuning; takes no other flag")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN|auto",
+        help="continue an interrupted fine-tuning, without other flags; auto: the one in --out, or begin it there",
+    )
     arguments = parser.standard_spelling(arguments)
     flags = parser.read_flags(arguments)
     given = {name: flags[name] for name in parser.names if any(part.split("=")[0] == f"--{name}" for part in arguments)}

@@ -95,6 +95,16 @@ def settings_of(run: RunDirectory) -> Resolved:
     return cast(Resolved, finetune_settings(**_settings_in(config)))
 
 
+def check_same(run: RunDirectory, recipe: str | Path | None, values: Mapping[str, Any]) -> None:
+    """Raise an InputError unless the settings of a line are those of the run that it continues."""
+    before, asked = settings_of(run), finetune_settings(recipe, **values)
+    shared = {} if recipe is None else _settings_in(recipe_for(COMMAND, recipe))
+    for name in {**shared, **values}:
+        now, then = getattr(asked, name), getattr(before, name)
+        if name != "out" and now not in (None, "auto", then):
+            raise InputError(f"{name} is {now}, but the run in {run.path} began with {then}: choose another --out")
+
+
 def _settings_in(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings in a recipe; of a config.yaml, without what describes the backbone."""
     names = {field.name for field in fields(FinetuneSettings)}
