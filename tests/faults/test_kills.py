@@ -10,7 +10,7 @@ from faults.rows import scaled, write_row
 
 @pytest.mark.slow
 def test_killed_runs_end_as_if_they_had_not_been_killed(tmp_path: Path) -> None:
-    number, wrong, example = scaled(4, 200), list[str](), ""
+    number, wrong, example = scaled(2, 200), list[str](), ""
     for kind, problem, said in killed_runs(tmp_path, number, seed=1):
         wrong += [f"{kind}: {problem}"] if problem else []
         assert not any("Traceback" in line for line in said), said
