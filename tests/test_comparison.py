@@ -384,7 +384,7 @@ def test_a_new_result_replaces_that_of_earlier_versions(done: Path, tmp_path: Pa
     about = known.pop("evaluation")
     sgd = {"epochs": 100, "batch_size": 256, "learning_rate": 10.0}
     file = run.results / "linear-digits-12345678.json"
-    file.write_text(json.dumps({**known, "evaluation": {**about, "protocol": "sgd", **sgd}, "floors": {"a": {}}}))
+    file.write_text(json.dumps({**known, "evaluation": {**about, "protocol": "sgd", **sgd}, "floors": {"a": {"top1": 1.0}}}))
     result = with_known_floors(run, {**known, "evaluation": {**about, "kind": "linear_sgd", **sgd}} | {"top1": 1.0})
     save_result(run, result)
     found = find_result(run, LinearSGD(), "digits", 0, 8)
@@ -728,7 +728,7 @@ def test_a_comparison_of_ones_own_states_differences_to_its_first_row() -> None:
 def test_the_picture_shows_floors_and_data_and_does_not_blow_up_small_differences() -> None:
     rows = [entry("MoCo", "moco", False, 800, [60.0]), entry("AdCo", "adco", False, 800, [60.25], relative_time=1.02)]
     (axes,) = draw(table_of(rows)).axes
-    assert axes.get_title() == "trained on photos/, evaluated on labelled/ (2000 test images)"
+    assert axes.get_title() == "trained on photos/, evaluated on labelled/ (2,000 test images)"
     assert axes.get_xlim()[0] == 0
     assert axes.get_ylim()[0] < 35.1
     assert {"raw pixels 40.2", "random weights 35.1"} <= {text.get_text() for text in axes.texts}

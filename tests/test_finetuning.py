@@ -428,7 +428,6 @@ WRONG: list[tuple[list[str], str]] = [
     (["--device", "abacus"], "device abacus is not available"),
     (["--out", "start"], "out 'start' is not empty"),
     (["--optimizer", "adam"], "optimizer adam must be one of sgd, muon, adamw, lars"),
-    (["--recipe", "cifar10_demo"], "unknown setting"),
     (["--recipe", "start/config.yaml"], "recipe start/config.yaml is for adco pretrain, not for adco finetune"),
     (["--resume", "start"], "resume takes its settings from the run directory: leave out run"),
 ]

@@ -131,6 +131,13 @@ def _connect(accelerator: str) -> None:
     backend = "cpu:gloo,cuda:nccl" if training_device(accelerator).type == "cuda" else "gloo"
     store = fresh_store(next(rendezvous("env://", rank, size, timeout=SETUP))[0], rank, size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=SETUP)
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    """End the threads of the connection before the program ends, which they would abort."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def fresh_store(store: Store, rank: int, size: int) -> Store:

@@ -64,7 +64,7 @@ def read_json(path: Path, kind: type = dict, advice: str = "") -> Any:
 
     Args:
         path: the file.
-        kind: dict or list, what it must contain.
+        kind: dict or list, what it must contain; object for anything.
         advice: what to do if it is damaged.
 
     Raises:

@@ -169,7 +169,7 @@ def test_a_run_on_an_array_resumes_with_the_array(tmp_path: Path) -> None:
         adco.pretrain(resume=expected, data=images, epochs=3)
     with pytest.raises(ValueError, match="python:ndarray has 99 images, but the run had 100"):
         adco.pretrain(resume=run, data=images[:99], epochs=3)
-    with pytest.raises(ValueError, match="except epochs: leave out data"):
+    with pytest.raises(ValueError, match="were given from Python: give them again, not few"):
         adco.pretrain(resume=run, data="few", epochs=3)
     with pytest.raises(ValueError, match="class_level 1 is for folders: leave it out"):
         adco.pretrain(data=images, class_level=1)

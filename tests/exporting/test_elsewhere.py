@@ -101,7 +101,7 @@ def test_features_are_the_same_in_every_format(name: str, tmp_path: Path) -> Non
     formats = installed(*formats)
     weights = weights_of(info, tmp_path)
     images = normalised(pixels(len(info.mean), info.image_size))
-    exports = [adco.export(weights=weights, to=to, out=tmp_path / to) for to in formats]
+    exports = [adco.export(weights=weights, to=to, out=tmp_path / f"model{format_of(to).SUFFIX}") for to in formats]
     found = in_another_process([(export.line, images) for export in exports], tmp_path)
     backbone, _ = adco.load_backbone(weights)
     with torch.no_grad():

@@ -44,7 +44,7 @@ def find_result(
     """Return a run's result of an evaluation, or None if there is none. Arguments as for `evaluation_key`."""
     wanted = evaluation_key(evaluation, data, class_level, image_size)
     for file in sorted(run.results.glob("*.json")):
-        result: dict[str, Any] = read_json(file)
+        result: dict[str, Any] = read_json(file, object)
         key = _key_of(result)
         if not key or result["data"] != data or not _has_scores(result):
             continue

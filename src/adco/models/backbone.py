@@ -189,7 +189,8 @@ def with_weights(info: BackboneInfo, weights: Mapping[str, Tensor]) -> nn.Module
     """
     with torch.device("meta"):
         wanted = build_backbone(info).state_dict()
-    for name in sorted(wanted.keys() | weights.keys()):
+    counters = "num_batches_tracked"  # of BatchNorm, in training only: frozen stages have none
+    for name in sorted(name for name in wanted.keys() | weights.keys() if not name.endswith(counters)):
         shapes = [list(part[name].shape) if name in part else None for part in (weights, wanted)]
         if shapes[0] != shapes[1]:
             found = (

@@ -10,7 +10,8 @@ from adco.config.pretrain import Given, Resolved, to_dict
 from adco.config.resolve import processes_of, resolve
 from adco.data.augment import Augment, name_of
 from adco.data.damage import load_or_next
-from adco.data.sources.address import short_name
+from adco.data.sources.address import scheme_of, short_name
+from adco.data.sources.objects import SCHEME
 from adco.data.sources.protocol import Source
 from adco.data.views import views_of
 from adco.data.workers import refuse_to_start_over
@@ -59,7 +60,8 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
     with together(processes_of(settings), settings.accelerator) as group:
         run, is_new = decided_by_first(lambda: _begin(settings, source, augment))
         if not is_new:  # torchrun has started its processes again
-            return resume_run(run.path, {}, source, augment)
+            given_images = source if scheme_of(settings.data) == SCHEME else None
+            return resume_run(run.path, {}, given_images, augment)
         try:
             with run.locked():
                 return train(method, settings, source, run, augment, group)

@@ -101,6 +101,8 @@ def resume_run(
     if path.suffix == ".ckpt" and path.name not in (there := [file.name for file in run.checkpoints()]):
         raise InputError(f"{path} is no checkpoint of the run: it has {', '.join(there) or 'none'}")
     config = _config_of(run, images, augment)
+    if images is None and "data" in changes and scheme_of(str(config["data"])) == SCHEME:
+        raise InputError(f"the images of {run.path} were given from Python: give them again, not {changes['data']}")
     before = as_resolved(pretrain_settings(**config))
     settings = as_resolved(pretrain_settings(**{**config, **changes}))
     settings.check()
