@@ -383,8 +383,9 @@ def test_a_new_result_replaces_that_of_earlier_versions(done: Path, tmp_path: Pa
     known = json.loads((run.results / "linear-digits.json").read_text())
     about = known.pop("evaluation")
     sgd = {"epochs": 100, "batch_size": 256, "learning_rate": 10.0}
+    earlier = {**known, "evaluation": {**about, "protocol": "sgd", **sgd}, "floors": {"a": {"top1": 1.0}}}
     file = run.results / "linear-digits-12345678.json"
-    file.write_text(json.dumps({**known, "evaluation": {**about, "protocol": "sgd", **sgd}, "floors": {"a": {"top1": 1.0}}}))
+    file.write_text(json.dumps(earlier))
     result = with_known_floors(run, {**known, "evaluation": {**about, "kind": "linear_sgd", **sgd}} | {"top1": 1.0})
     save_result(run, result)
     found = find_result(run, LinearSGD(), "digits", 0, 8)
