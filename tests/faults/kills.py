@@ -27,7 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "AdCo, 512 adversaries": {"adversaries": 512},
     "AdCo, accumulated": {**ADCO, "accumulate": 2},
     "AdCo, two workers": {**ADCO, "workers": 2},
-    "AdCo, small crops": {**ADCO, "small_crops": [[6, 0.1, 0.5], [4, 0.1, 0.3]]},
+    "AdCo, small crops": {**ADCO, "small_crops": [[6, 0.1, 0.5]]},
     "AdCo, SGD, kept checkpoints": {**ADCO, "optimizer": "sgd", "keep_every": 2},
     "MoCo": {"method": "moco", "queue": 96},
     "SimCLR": {"method": "simclr"},
