@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, cast
 
+from adco.config.agreement import require_same
 from adco.config.defaults import choose_stem
 from adco.config.load import Parser, build, recipe_for
 from adco.devices import best_precision
@@ -99,10 +100,7 @@ def check_same(run: RunDirectory, recipe: str | Path | None, values: Mapping[str
     """Raise an InputError unless the settings of a line are those of the run that it continues."""
     before, asked = settings_of(run), finetune_settings(recipe, **values)
     shared = {} if recipe is None else _settings_in(recipe_for(COMMAND, recipe))
-    for name in {**shared, **values}:
-        now, then = getattr(asked, name), getattr(before, name)
-        if name != "out" and now not in (None, "auto", then):
-            raise InputError(f"{name} is {now}, but the run in {run.path} began with {then}: choose another --out")
+    require_same(asked, before, [name for name in {**shared, **values} if name != "out"], run.path)
 
 
 def _settings_in(values: Mapping[str, Any]) -> dict[str, Any]:

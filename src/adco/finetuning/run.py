@@ -2,7 +2,9 @@
 
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -29,16 +31,16 @@ from adco.finetuning.module import Finetuning
 from adco.finetuning.records import Records
 from adco.finetuning.result import save_scores
 from adco.finetuning.saving import EpochCheckpoints, StopBetweenEpochs
-from adco.finetuning.settings import Given, Resolved
+from adco.finetuning.settings import Given
 from adco.finetuning.trainer import accelerator_of, checked_processes, make_trainer
 from adco.launcher import forget_launch, is_first_rank
 from adco.models.backbone import build_backbone, feature_width
 from adco.models.classifier import Classifier
 from adco.models.pretrained import load_weights
 from adco.quiet import quiet_lightning
-from adco.ranks import Group, decided_by_first, is_lost, together
+from adco.ranks import Group, together
 from adco.runs.directory import RunDirectory, newest_run
-from adco.runs.restart import name_of_next_run, run_begun_before
+from adco.training.beginning import begin_run, new_run
 from adco.training.console import Bar, TimeLeft, rank_zero_info
 from adco.training.errors import Interrupted
 from adco.training.fits import check_fits
@@ -70,33 +72,18 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
     info = replace(subject.info, image_size=subject.image_size, stem=settings.stem)
     with together(checked_processes(settings), accelerator_of(settings)) as group:
         config = to_config(settings, info, _white_level(subject.run))
-        run, is_new = decided_by_first(lambda: _begin(settings, config, parts))
-        if not is_new:  # torchrun has started its processes again
+        name = f"{COMMAND}-{short_name(subject.data)}"
+        run, is_new = begin_run(settings.out, name, partial(_write_first, config, parts))
+        if not is_new:
             return resume_finetuning(run)
-        try:
-            with run.locked():
-                return _train(Job(settings, info, parts, run), group)
-        except Interrupted:
-            raise
-        except Exception as error:
-            if is_first_rank() and not is_lost(error):
-                run.discard_if_empty()
-            raise
+        with new_run(run):
+            return _train(Job(settings, info, parts, run), group)
 
 
-def _begin(settings: Resolved, config: dict[str, Any], parts: Parts) -> tuple[RunDirectory, bool]:
-    """Return the directory of the run, and whether it is new."""
-    name = name_of_next_run()
-    if begun := run_begun_before(name, settings.out):
-        return begun, False
-    if settings.out:
-        run = RunDirectory.create(Path(settings.out))
-    else:
-        run = RunDirectory.create_named(f"{COMMAND}-{short_name(config['data'])}")
+def _write_first(config: Mapping[str, Any], parts: Parts, run: RunDirectory, facts: dict[str, str]) -> None:
+    """Write the first files of a new run."""
     run.write_config(config)
-    launch = {} if name is None else {"launch": name}
-    run.write_environment(seed=settings.seed, images=len(parts.train), classes=parts.train.classes, **launch)
-    return run, True
+    run.write_environment(seed=config["seed"], images=len(parts.train), classes=parts.train.classes, **facts)
 
 
 def resume_finetuning(run: RunDirectory) -> RunDirectory:

@@ -3,19 +3,11 @@
 import lightning as L
 import torch
 
-from adco.devices import (
-    can_sync_batch_norm,
-    check_cores,
-    count_processes,
-    evaluation_device,
-    one_line_if_missing,
-    placement,
-)
+from adco.devices import check_cores, count_processes, evaluation_device, one_line_if_missing
 from adco.errors import InputError
 from adco.finetuning.settings import Resolved
-from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RunDirectory
-from adco.training.console import Bar
+from adco.training import trainer as shared
 
 
 def make_trainer(settings: Resolved, run: RunDirectory, callbacks: list[L.Callback]) -> L.Trainer:
@@ -25,23 +17,14 @@ def make_trainer(settings: Resolved, run: RunDirectory, callbacks: list[L.Callba
         InputError: if there are no such devices.
     """
     accelerator = accelerator_of(settings)
-    devices, nodes = placement(settings.devices)
     with one_line_if_missing(f"devices {settings.devices} are not available on {accelerator}"):
-        return L.Trainer(
+        return shared.make_trainer(
+            run,
+            callbacks,
             accelerator=accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            precision=settings.precision,  # type: ignore[arg-type]  # "auto" is resolved
-            max_epochs=settings.epochs,
-            sync_batchnorm=can_sync_batch_norm(accelerator),
-            use_distributed_sampler=False,
-            logger=False,
-            callbacks=callbacks,
-            enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
-            enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
-            enable_model_summary=False,
-            plugins=[WholeCheckpointIO()],
-            default_root_dir=run.path,
+            devices=settings.devices,
+            precision=settings.precision,
+            epochs=settings.epochs,
         )
 
 

@@ -1,7 +1,7 @@
 """Pretraining: from settings and images to a run directory."""
 
 import logging
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from adco.data.views import views_of
 from adco.data.workers import refuse_to_start_over
 from adco.errors import InputError
 from adco.launcher import is_first_rank
-from adco.ranks import decided_by_first, is_lost, together
+from adco.ranks import together
 from adco.runs.directory import RunDirectory
-from adco.runs.restart import name_of_next_run, run_begun_before
+from adco.training.beginning import begin_run, new_run
 from adco.training.build import make_first_method, make_views
-from adco.training.errors import Interrupted
 from adco.training.opening import log_images_and_warnings
 from adco.training.resuming import resume_run
 from adco.training.same_images import file_names
@@ -58,38 +57,25 @@ def pretrain_run(given: Given, source: Source, augment: Augment | None = None) -
         if loaded:
             logger.info(f"weights from {settings.weights}: {loaded}")
     with together(processes_of(settings), settings.accelerator) as group:
-        run, is_new = decided_by_first(lambda: _begin(settings, source, augment))
-        if not is_new:  # torchrun has started its processes again
+        name = f"{settings.method}-{short_name(settings.data)}"
+        run, is_new = begin_run(settings.out, name, partial(_write_first, settings, source, augment))
+        if not is_new:
             given_images = source if scheme_of(settings.data) == SCHEME else None
             return resume_run(run.path, {}, given_images, augment)
-        try:
-            with run.locked():
-                return train(method, settings, source, run, augment, group)
-        except Interrupted:
-            raise
-        except Exception as error:
-            if is_first_rank() and not is_lost(error):
-                run.discard_if_empty()
-            raise
+        with new_run(run):
+            return train(method, settings, source, run, augment, group)
 
 
-def _begin(settings: Resolved, source: Source, augment: Augment | None) -> tuple[RunDirectory, bool]:
-    """Return the directory of the run, and whether it is new."""
-    name = name_of_next_run()
-    if begun := run_begun_before(name, settings.out):
-        return begun, False
-    if settings.out:
-        run = RunDirectory.create(Path(settings.out))
-    else:
-        run = RunDirectory.create_named(f"{settings.method}-{short_name(settings.data)}")
+def _write_first(
+    settings: Resolved, source: Source, augment: Augment | None, run: RunDirectory, facts: dict[str, str]
+) -> None:
+    """Write the first files of a new run."""
     run.write_config(to_dict(settings))
-    facts = {"augment": name_of(augment), "launch": name}
-    given = {key: value for key, value in facts.items() if value is not None}
-    run.write_environment(seed=settings.seed, images=len(source), **given)
+    own = {} if augment is None else {"augment": name_of(augment)}
+    run.write_environment(seed=settings.seed, images=len(source), **own, **facts)
     run.write_unreadable(source.unreadable)
     if names := file_names(source):
         run.write_file_names(names)
-    return run, True
 
 
 def _check_augment(settings: Resolved, source: Source, augment: Augment) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from adco.config.agreement import require_same
 from adco.config.load import given_values, pretrain_settings
 from adco.config.pretrain import to_dict
 from adco.config.resolve import as_resolved, for_devices, processes_of
@@ -60,10 +61,8 @@ def changes_of(run: RunDirectory, recipe: str | Path | None, settings: Mapping[s
     given = given_values(recipe, **settings)
     before, asked = pretrain_settings(**run.read_config()), pretrain_settings(recipe, **settings)
     limited = before.limited_by_devices(to_dict(before))
-    for name in given:
-        now, then = getattr(asked, name, None), getattr(before, name, None)
-        if name not in (*CHANGEABLE, *limited, "out", "minutes") and now not in (None, "auto", then):
-            raise InputError(f"{name} is {now}, but the run in {run.path} began with {then}: choose another --out")
+    free = {*CHANGEABLE, *limited, "out", "minutes"}
+    require_same(asked, before, [name for name in given if name not in free], run.path)
     return {name: getattr(asked, name) for name in given if name in CHANGEABLE}
 
 

@@ -14,12 +14,10 @@ from adco.config.pretrain import Resolved
 from adco.data.augment import Augment
 from adco.data.sources.protocol import Source
 from adco.data.workers import told_in_one_line
-from adco.devices import can_sync_batch_norm, placement
 from adco.launcher import forget_launch, is_first_rank
 from adco.methods.method import Method
 from adco.quiet import quiet_lightning
 from adco.ranks import Group
-from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RunDirectory
 from adco.training.adversary_images import AdversaryImages
 from adco.training.build import backbone_info
@@ -34,6 +32,7 @@ from adco.training.module import Pretraining
 from adco.training.monitor import Monitor
 from adco.training.online_knn import online_knn
 from adco.training.saving import Checkpoints, StopOnSignal, TakeSignalsBack, disk_errors_explained
+from adco.training.trainer import make_trainer
 
 logger = logging.getLogger("adco")
 
@@ -84,7 +83,18 @@ def train(
         EndIfHanging(group),
     ]
     with disk_errors_explained(checkpoints), quiet_lightning():
-        trainer = _make_trainer(settings, run, callbacks)
+        trainer = make_trainer(
+            run,
+            callbacks,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            precision=settings.precision,
+            epochs=settings.epochs,
+            accumulate=settings.accumulate,
+            sync_batch_norm=settings.syncs_batch_norm,
+            logger=TensorBoardLogger(run.path, name="", version="tensorboard") if settings.tensorboard else None,
+        )
         if is_first_rank():
             facts = summary(settings, source, method, trainer.strategy.root_device, trainer.world_size)
             progress.info(lines({**facts, "run": str(run.path)}))
@@ -108,24 +118,3 @@ def train(
             run.write_finished()
             progress.info(f"{run.path}: {': '.join(monitor.verdict())}")
     return checkpoints.run
-
-
-def _make_trainer(settings: Resolved, run: RunDirectory, callbacks: list[L.Callback]) -> L.Trainer:
-    devices, nodes = placement(settings.devices, settings.num_nodes)
-    return L.Trainer(
-        accelerator=settings.accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        precision=settings.precision if settings.precision != "auto" else None,
-        max_epochs=settings.epochs,
-        accumulate_grad_batches=settings.accumulate,
-        sync_batchnorm=settings.syncs_batch_norm and can_sync_batch_norm(settings.accelerator),
-        use_distributed_sampler=False,
-        logger=TensorBoardLogger(run.path, name="", version="tensorboard") if settings.tensorboard else False,
-        callbacks=callbacks,
-        enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
-        enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
-        enable_model_summary=False,
-        plugins=[WholeCheckpointIO()],
-        default_root_dir=run.path,
-    )

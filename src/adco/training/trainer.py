@@ -1,0 +1,59 @@
+"""Lightning's Trainer, as pretraining and fine-tuning use it: the package's own callbacks save, log and draw."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+
+from adco.devices import can_sync_batch_norm, placement
+from adco.runs.checkpoints import WholeCheckpointIO
+from adco.runs.directory import RunDirectory
+from adco.training.console import Bar
+
+
+def make_trainer(
+    run: RunDirectory,
+    callbacks: list[L.Callback],
+    *,
+    accelerator: str,
+    devices: int | str,
+    num_nodes: int | str = "auto",
+    precision: Any,
+    epochs: int,
+    accumulate: int = 1,
+    sync_batch_norm: bool = True,
+    logger: Logger | None = None,
+) -> L.Trainer:
+    """Return the Trainer of a run.
+
+    Args:
+        run: where Lightning would write.
+        callbacks: in the order in which they are called.
+        accelerator, precision: Lightning's names.
+        devices, num_nodes: as given; a launcher has the last word.
+        epochs: of the whole run.
+        accumulate: batches of an optimizer step.
+        sync_batch_norm: use BatchNorm statistics of all devices, where that is possible.
+        logger: a logger of Lightning's, besides the run's own records.
+
+    Raises:
+        InputError: as `placement`.
+    """
+    placed, nodes = placement(devices, num_nodes)
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=placed,
+        num_nodes=nodes,
+        precision=precision,
+        max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
+        sync_batchnorm=sync_batch_norm and can_sync_batch_norm(accelerator),
+        use_distributed_sampler=False,
+        logger=logger or False,
+        callbacks=callbacks,
+        enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
+        enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
+        enable_model_summary=False,
+        plugins=[WholeCheckpointIO()],
+        default_root_dir=run.path,
+    )
