@@ -140,3 +140,5 @@ def test_a_file_is_cut_after_the_last_record_of_a_step(tmp_path: Path, step: int
     path = lines(tmp_path / "metrics.jsonl", *texts, '{"step": 8, "lo')
     assert length_until(path, step) == len("".join(texts[:kept]))
     assert length_until(lines(tmp_path / "empty.jsonl"), step) == 0
+    other = lines(tmp_path / "other.jsonl", '{"note": "mine"}\n', '{"loss": 1, "step": 99}\n')
+    assert length_until(other, step) == len('{"note": "mine"}\n')

@@ -113,6 +113,11 @@ def test_a_run_goes_back_to_a_checkpoint_that_was_kept(
     assert torch.load(kept, weights_only=True)["global_step"] == STEPS
     adco.embed(kept, "few", device="cpu")
     run.kept_checkpoint(2).write_bytes(b"gone wrong")
+    before = run.checkpoint.read_bytes()
+    assert cli.run(["pretrain", "--resume", str(run.kept_checkpoint(2))]) == 2
+    assert "epoch-2.ckpt is damaged" in capsys.readouterr().err
+    assert run.checkpoint.read_bytes() == before
+    assert run.kept_checkpoint(3).is_file()
     assert cli.run(["pretrain", "--resume", str(kept)]) == 0
     assert_same(run.path, whole)
     assert torch.load(run.kept_checkpoint(2), weights_only=True)["global_step"] == 2 * STEPS

@@ -14,7 +14,7 @@ from adco.errors import InputError
 
 KINDS = {int, float, str, bool, type(None)}  # of values in a record
 MOST = 20_000  # records of steps that are kept
-STEP = re.compile(rb'\{"step": (\d+)')  # begins a line
+STEP = re.compile(rb'"step": (\d+)')
 Record = dict[str, float | str]
 
 
@@ -107,15 +107,18 @@ def _parsed(line: bytes, path: Path, number: int, *, is_last: bool) -> Record | 
 
 
 def length_until(path: Path, step: int) -> int:
-    """Return the length in bytes of the lines of a metrics.jsonl file up to the last record of at most this step."""
+    """Return the length in bytes of the lines of a metrics.jsonl file up to the last record of at most this step.
+
+    A line without a step counts as one: `read_records` says what is wrong with it, if anything is.
+    """
     if not path.stat().st_size:
         return 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         end = content.rfind(b"\n") + 1  # what follows was cut off
         while end:
             start = content.rfind(b"\n", 0, end - 1) + 1
-            found = STEP.match(content[start:end])
-            if found and int(found[1]) <= step:
+            found = STEP.search(content[start:end])
+            if not found or int(found[1]) <= step:
                 return end
             end = start
     return 0

@@ -119,6 +119,8 @@ def resume_run(
     with together(processes_of(settings), settings.accelerator) as group, run.locked():
         steps_per_epoch = len(source) // settings.batch_size
         checkpoint = path if path.suffix == ".ckpt" else run.checkpoint
+        if checkpoint.is_file():
+            read_checkpoint(checkpoint)  # a damaged one takes no other's place
         _check_length(before.epochs, settings.epochs, checkpoint, steps_per_epoch)
         if is_first_rank():
             run.go_back_to(checkpoint)
