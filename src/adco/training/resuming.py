@@ -120,7 +120,7 @@ def resume_run(
         steps_per_epoch = len(source) // settings.batch_size
         checkpoint = path if path.suffix == ".ckpt" else run.checkpoint
         if checkpoint.is_file():
-            read_checkpoint(checkpoint)  # a damaged one takes no other's place
+            read_checkpoint(checkpoint)  # so that a damaged one does not replace a good one
         _check_length(before.epochs, settings.epochs, checkpoint, steps_per_epoch)
         if is_first_rank():
             run.go_back_to(checkpoint)
