@@ -43,7 +43,7 @@ def _print_scores(path: Path) -> None:
 
     result = read_scores(RunDirectory(path))
     protocol = result["protocol"]
-    images = f"{protocol['train_images']} training and {counted(result['images'], 'test image')}"
+    images = f"{protocol['train_images']:,} training and {counted(result['images'], 'test image')}"
     print(f"finetune on {result['data']}: {images}, {len(result['per_class'])} classes")
     print(f"kept: epoch {protocol['epoch']} of {protocol['epochs']}")
     Console().print(scores_table([("fine-tuned", result)]))

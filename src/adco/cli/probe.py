@@ -33,8 +33,8 @@ def print_curves(result: Mapping[str, Any], of: str) -> None:
 
     protocol = result["protocol"]
     print(
-        f"probe of {of} on {result['data']}: {protocol['train_images']} training and {protocol['test_images']} test "
-        f"images, {len(protocol['classes'])} classes"
+        f"probe of {of} on {result['data']}: {protocol['train_images']:,} training and "
+        f"{protocol['test_images']:,} test images, {len(protocol['classes'])} classes"
     )
     print("top-1 in % of logistic regression on the features, mean over draws of the labels and its 95 % interval;")
     print("its L2 was chosen on the drawn labels; with one label per class it is fixed")

@@ -16,7 +16,7 @@ def print_results(results: Mapping[Any, Any], of: str) -> None:
     from adco.evaluation.registry import evaluation_of
 
     for name, result in results.items():
-        images = f"{result['protocol']['train_images']} training and {counted(result['images'], 'test image')}"
+        images = f"{result['protocol']['train_images']:,} training and {counted(result['images'], 'test image')}"
         print(f"{name} of {of} on {result['data']}: {images}, {len(result['per_class'])} classes")
         print(evaluation_of(name).describe(result))
         floors = result.get("floors", {})

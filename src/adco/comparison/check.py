@@ -89,7 +89,7 @@ def check_labels(plan: Plan, source: Source, log: Callable[[str], None]) -> int:
         check_classes(train, test)
     except InputError as error:
         raise InputError(f"the rows cannot be evaluated on {data}: {error}") from error
-    images = f"{len(train)} training and {counted(len(test), 'test image')}"
+    images = f"{len(train):,} training and {counted(len(test), 'test image')}"
     log(f"evaluation on {data}: {images} of {len(train.classes)} classes")
     few = few_images(len(test))
     if few:
