@@ -56,7 +56,7 @@ def embed_blocks(
     is_all = len(wanted) == len(source)
     damaged: dict[int, Unreadable] = {}
     batches = embed_batches(
-        subject.backbone,
+        subject.backbone.to(memory_format=torch.channels_last),  # as the images
         source if is_all else source.subset(wanted),
         image_size=subject.image_size,
         mean=subject.info.mean,
