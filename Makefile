@@ -1,6 +1,7 @@
 # make demo    pretrain on CIFAR-10 and show what was learned (about a quarter of an hour on two cores)
 # make test    run the tests
 # make faults  try faults by the thousand, and write docs/reliability.md (under a quarter of an hour on two cores)
+# make gpu     run the tests that need a GPU
 # make check   check lint, format and types
 # make docs    build the documentation site into site/
 #
@@ -14,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS := .venv-docs/.installed
 
-.PHONY: demo test faults check docs clean
+.PHONY: demo test faults gpu check docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/adco demo
@@ -25,6 +26,9 @@ test: $(INSTALLED)
 faults: $(INSTALLED)
 	ADCO_FAULTS=1 $(BIN)/pytest -s tests/faults
 	$(BIN)/python tests/faults/table.py
+
+gpu: $(INSTALLED)
+	ADCO_GPU=1 $(BIN)/pytest tests/gpu
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

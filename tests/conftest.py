@@ -15,7 +15,8 @@ from adco.runs.directory import RunDirectory
 os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on images this small, threads cost more than they give
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # most tests compare bits or float64, which a GPU would not reproduce
+if not os.environ.get("ADCO_GPU"):  # which `make gpu` sets
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # most tests compare bits or float64, which a GPU would not reproduce
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""What needs a GPU: `make gpu`. Elsewhere these tests are skipped."""
