@@ -477,6 +477,8 @@ def test_results_of_earlier_versions_count_as_done(done: Path, tmp_path: Path) -
         ),
         ({"shared": {**TINY, "recipe": "imagenet_moco"}}, "recipe must be set in a row, not in shared"),
         ({"seeds": [0.5]}, r"seeds \[0.5\] must be a list"),
+        ({"rows": {"A": {"seeds": [1, 1]}}}, r"row A: seeds \[1, 1\] must differ from each other"),
+        ({"shared": {"seeds": [1]}}, "seeds must be set in a row, not in shared"),
         ({"rows": {"A": {"method": "mocco"}}}, "row A: method 'mocco' must be one of adco, moco"),
         ({"rows": {"A": {"method": "moco", "adversaries": 3}}}, "row A: unknown setting adversaries"),
         ({"rows": {"A": {"method": "moco", "temperature": 0.0}}}, "row A: temperature 0.0 must be above 0"),
@@ -520,7 +522,7 @@ def test_a_dry_run_builds_and_steps_each_row() -> None:
         BYOLSettings(**tiny, hidden=16, dim=8),
     ]
     rows = [Row(str(number), row) for number, row in enumerate(settings)]
-    first, second = dry_run(Plan(rows, [0], (), "0", images=1000))
+    first, second = dry_run(Plan(rows, (), "0", images=1000))
     assert first["steps"] == second["steps"] == 1000 // 64 * 3
     assert first["finite"]
     assert second["finite"]
@@ -588,6 +590,7 @@ def entry(name: str, method: str, symmetric: bool, negatives: int | None, linear
         method=method,
         symmetric=symmetric,
         negatives=negatives,
+        seeds=list(range(len(linear))),
         top1={"knn": linear, "linear": linear},
         seconds_per_image=[relative_time / 100 * speed for speed in SPEEDS],
         **{"relative_time": 1.0, "peak_megabytes": None, **figures, **more},
@@ -656,6 +659,22 @@ def test_what_is_said_of_several_rows_is_read_off_all() -> None:
     assert finding(without, ["S8", "S4", "S1"], ["N8", "N4", "N1"], at_least=1.5).value == pytest.approx((2 + 3) / 2)
     none = finding(rows[:3], ["S8", "S4", "S1"], ["N8", "N4", "N1"], at_least=1.5)
     assert none.sentence() == "more: not measured (a row is missing)"
+
+
+def test_rows_are_averaged_over_the_seeds_that_all_have() -> None:
+    one = replace(entry("S8", "adco", True, 8, [70.0, 61.0, 62.0]), seeds=[0, 3, 1])
+    other = entry("S4", "adco", True, 4, [60.0, 64.0])  # seeds 0 and 1
+    base = [entry(name, "adco", False, 8, [49.0, 51.0]) for name in ("N8", "N4")]
+    found = finding([one, other, *base], ["S8", "S4"], ["N8", "N4"], at_least=0)
+    assert found.value == pytest.approx((65 + 63) / 2 - 50)
+    apart = [replace(one, seeds=[5, 6, 7]), other, *base]
+    assert finding(apart, ["S8", "S4"], ["N8", "N4"], at_least=0).value is None
+
+
+def test_a_row_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+    rows = {"A": {**ROWS["MoCo v2"], "seeds": [4, 0, 7]}, "B": ROWS["MoCo v2"]}
+    plan = read_plan(write(tmp_path / "r.yaml", rows=rows))
+    assert [(row.name, seed) for row, seed in plan.runs()] == [("A", 4), ("B", 0), ("A", 0), ("B", 1), ("A", 7)]
 
 
 def test_costs_that_change_from_round_to_round_tell_nothing() -> None:

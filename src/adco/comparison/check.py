@@ -43,7 +43,7 @@ def check_plan(plan: Plan, out: Path, log: Callable[[str], None]) -> dict[str, G
         run = RunDirectory(row.run_directory(out, seed))
         check_same(row, run, to_dict(resolved[row.name]))
         _check_image_count(run, "trained", run.read_environment().get("images"), len(sources[row.name]))
-    missing = [row for row in plan.rows if not all(is_done(row.run_directory(out, seed), plan) for seed in plan.seeds)]
+    missing = [row for row in plan.rows if not all(is_done(row.run_directory(out, seed), plan) for seed in row.seeds)]
     for row in missing:
         with error_prefix(f"row {row.name}"):
             _check_builds(row.settings, sources[row.name])

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import quantile_test, ttest_ind
@@ -102,19 +102,26 @@ def _test(claim: Claim, table: Table) -> Finding:
 def _accuracy(table: Table, of: Sequence[Entry], to: Sequence[Entry]) -> Measured:
     """Return the difference in top-1 between the rows, in points, with the interval of Welch's t-test.
 
-    With several rows, each side is first averaged over its rows, separately for each seed. Rows with the same seed
-    share image order, views and initial weights, so they are not independent samples; only seeds are.
+    With several rows, each side is first averaged over its rows, separately for each seed that all of them have. Rows
+    with the same seed share image order, views and initial weights, so they are no independent samples; only seeds are.
     """
     a, b = (
-        [statistics.fmean(rows) for rows in zip(*(entry.top1[table.main_evaluation] for entry in side), strict=False)]
+        _per_seed([dict(zip(entry.seeds, entry.top1[table.main_evaluation], strict=True)) for entry in side])
         for side in (of, to)
     )
+    if not a or not b:
+        return "no seed is finished in all rows", None, None
     interval = None
     if min(len(a), len(b)) > 1:
         welch = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
         interval = (float(welch.low), float(welch.high))
     measured = f"{table.main_title} top-1 in points, {_mean_of(of)} minus {_mean_of(to)}"
     return measured, statistics.fmean(a) - statistics.fmean(b), interval
+
+
+def _per_seed(rows: Sequence[Mapping[int, float]]) -> list[float]:
+    """Return the mean of the rows for each seed that all of them have."""
+    return [statistics.fmean(row[seed] for row in rows) for seed in rows[0] if all(seed in row for row in rows)]
 
 
 def _time(table: Table, of: Sequence[Entry], to: Sequence[Entry]) -> Measured:

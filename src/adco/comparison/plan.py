@@ -7,7 +7,8 @@ evaluations: {knn: {k: 20}, linear: {}}     evaluations with their settings; def
                                             the lines below the table use the last one
 relative_to: MoCo v2                        the row whose time per epoch is 1; default: the first
 rows:
-  AdCo: {method: adco, symmetric: true}     settings of one row; they override the shared ones
+  AdCo: {method: adco, symmetric: true}     settings of one row; they override the shared ones. `seeds: [0, 1, 2, 3]`
+                                            gives a row seeds of its own, for example more than the others
   MoCo v2: {recipe: imagenet_moco}          or start from a recipe
 claims:                                     what to test; default: show the differences from the first row
 - {claim: AdCo beats MoCo v2, measure: accuracy, rows: [AdCo], against: [MoCo v2], at_least: 1.0}
@@ -16,7 +17,7 @@ images: 1281167                             number of training images, for a dry
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ class Row:
     """A row of the table."""
 
     name: str
-    settings: Given  # its seed is not used: the plan has the seeds
+    settings: Given  # its own seed is not used
+    seeds: Sequence[int] = (0,)
 
     def run_directory(self, out: Path, seed: int) -> Path:
         """Return the run directory of this row with `seed`."""
@@ -48,10 +50,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows and seeds of a comparison; each row is run with each seed."""
+    """The rows of a comparison; each is run with each of its seeds."""
 
     rows: list[Row]
-    seeds: list[int]
     evaluations: tuple[Evaluation, ...]
     relative_to: str  # row whose time per epoch is 1
     images: int | None = None  # number of training images, for a dry run without the data
@@ -59,8 +60,9 @@ class Plan:
     claims: tuple[Claim, ...] = ()  # tested on the table
 
     def runs(self) -> list[tuple[Row, int]]:
-        """Return every (row, seed): all rows with the first seed, then all rows with the second, and so on."""
-        return [(row, seed) for seed in self.seeds for row in self.rows]
+        """Return every (row, seed): all rows with their first seed, then all rows with their second, and so on."""
+        most = max(len(row.seeds) for row in self.rows)
+        return [(row, row.seeds[place]) for place in range(most) for row in self.rows if place < len(row.seeds)]
 
     @property
     def training_data(self) -> list[str]:
@@ -102,7 +104,6 @@ def read_plan(recipe: str | Path) -> Plan:
         raise InputError(f"images {images} must be a whole number, 1 or above")
     plan = Plan(
         rows,
-        _seeds(values.get("seeds", [0])),
         _evaluations(values.get("evaluations", {"knn": {}, current_evaluation("linear", protocol): {}})),
         relative_to,
         images,
@@ -147,7 +148,8 @@ def _rows(recipe: str | Path, values: Mapping[str, Any]) -> list[Row]:
     for name, given in (("shared", shared), *values["rows"].items()):
         if not isinstance(given, Mapping | None) or not all(isinstance(key, str) for key in given or {}):
             raise InputError(f"{name} in {recipe} must be a mapping of settings, {{name: value, ...}}; got {given}")
-    rows = [_row(str(name), shared, given or {}) for name, given in values["rows"].items()]
+    seeds = _seeds(values.get("seeds", [0]))
+    rows = [_row(str(name), shared, given or {}, seeds) for name, given in values["rows"].items()]
     folders = [row.run_directory(Path(), 0) for row in rows]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
@@ -186,16 +188,17 @@ def error_prefix(part: str) -> Iterator[None]:
         raise InputError(f"{part}: {error}") from error
 
 
-def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
+def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any], seeds: list[int]) -> Row:
     reserved = [key for key in ("seed", "out") if key in {**shared, **given}]
     if reserved:
         raise InputError(f"row {name}: {reserved[0]} is set by the comparison: remove it")
-    if "recipe" in shared:
-        raise InputError("recipe must be set in a row, not in shared")
-    overrides = {key: value for key, value in {**shared, **given}.items() if key != "recipe"}
+    for key in ("recipe", "seeds"):
+        if key in shared:
+            raise InputError(f"{key} must be set in a row, not in shared")
+    overrides = {key: value for key, value in {**shared, **given}.items() if key not in ("recipe", "seeds")}
     with error_prefix(f"row {name}"):
         settings = pretrain_settings(given.get("recipe"), **overrides)
         settings.check()
         if settings.minutes != math.inf:
             raise InputError(f"minutes {settings.minutes:g} would give rows different numbers of epochs: set epochs")
-    return Row(name, settings)
+        return Row(name, settings, _seeds(given["seeds"]) if "seeds" in given else seeds)

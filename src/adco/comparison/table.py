@@ -35,7 +35,8 @@ class Entry:
     negatives: int | None
     trained_negatives: bool
     extra_parameters: int
-    top1: dict[str, list[float]]  # in % by evaluation, one value for each finished seed, in the plan's order
+    seeds: list[int]  # of the finished runs
+    top1: dict[str, list[float]]  # in % by evaluation, one value for each of `seeds`
     seconds_per_image: list[float]  # on one device, in each round of the timing
     relative_time: float  # time per epoch relative to the table's row `relative_to`
     peak_megabytes: float | None
@@ -97,19 +98,24 @@ class Table:
 def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
     """Build the table from the finished runs in `out`; `timing` is the return value of `known_timings`."""
     machine = timing["machine"]["processor"] or timing["machine"]["platform"]
-    all_results = {row.name: [results(row.run_directory(out, seed), plan) for seed in plan.seeds] for row in plan.rows}
-    done = {name: [found for found in seeds if _is_complete(found, plan)] for name, seeds in all_results.items()}
+    found = {row.name: {seed: results(row.run_directory(out, seed), plan) for seed in row.seeds} for row in plan.rows}
+    done = {
+        name: {seed: result for seed, result in of_row.items() if _is_complete(result, plan)}
+        for name, of_row in found.items()
+    }
     reference = timing["rows"][plan.relative_to]["seconds_per_image"]
     return Table(
         entries=[
             _entry(row, done[row.name], timing["rows"][row.name], reference) for row in plan.rows if done[row.name]
         ],
         evaluations={evaluation.NAME: evaluation.TITLE for evaluation in plan.evaluations},
-        floors=_floors(all_results[plan.rows[0].name][0]),
+        floors=_floors(next(iter(found[plan.rows[0].name].values()))),
         measured_on=f"{machine}, threads: {timing['threads']}",
         trained_on={data: _training_images(plan, out, data) for data in plan.training_data},
         evaluated_on=plan.evaluation_data,
-        test_images=next((next(iter(found.values()))["images"] for seeds in done.values() for found in seeds), None),
+        test_images=next(
+            (next(iter(result.values()))["images"] for of_row in done.values() for result in of_row.values()), None
+        ),
         relative_to=plan.relative_to,
         claims=plan.claims,
     )
@@ -123,7 +129,7 @@ def _training_images(plan: Plan, out: Path, data: str) -> int | None:
 
 
 def _entry(
-    row: Row, results: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], reference: Sequence[float]
+    row: Row, results: Mapping[int, Mapping[str, Any]], timing: Mapping[str, Any], reference: Sequence[float]
 ) -> Entry:
     settings = row.settings
     assert settings.batch_size is not None  # resolved for the images
@@ -137,7 +143,8 @@ def _entry(
         negatives=settings.negatives,
         trained_negatives=settings.trains_negatives,
         extra_parameters=timing["extra_parameters"],
-        top1={name: [result[name]["top1"] for result in results] for name in results[0]},
+        seeds=list(results),
+        top1={name: [result[name]["top1"] for result in results.values()] for name in next(iter(results.values()))},
         seconds_per_image=seconds,
         relative_time=relative_time(seconds, reference),
         peak_megabytes=timing["peak_megabytes"],
@@ -205,7 +212,7 @@ def cells(entry: Entry) -> list[str]:
         "–" if entry.negatives is None else str(entry.negatives),
         f"{entry.extra_parameters:,}".replace(",", " "),
         *(mean_and_std(values) for values in entry.top1.values()),
-        str(max(map(len, entry.top1.values()))),
+        str(len(entry.seeds)),
         f"{1 / statistics.median(entry.seconds_per_image):.0f}",
         f"{entry.relative_time:.2f}",
         "–" if entry.peak_megabytes is None else f"{entry.peak_megabytes:.0f}",
