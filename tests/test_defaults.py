@@ -49,6 +49,17 @@ PUBLISHED = {
             "in_batch_negatives": True,
         },
     ),
+    "caco": Published(
+        *("sgd", 0.03, 1e-4, 0),
+        {
+            "ema_decay": 0.99,
+            "projector_norm": False,
+            "bank": 65_536,
+            "bank_learning_rate": 3.0,
+            "temperature": 0.08,
+            "final_learning_rate": 6e-4,
+        },
+    ),
     "moco": Published("sgd", 0.03, 1e-4, 0, {"ema_decay": 0.999, "projector_norm": False, "queue": 65_536}),
     "simclr": Published("lars", 0.3, 1e-6, 10, {"temperature": 0.1, "final_learning_rate": 0.0}),
     "byol": Published("lars", 0.2, 1.5e-6, 10, {"ema_decay": 0.996}),

@@ -77,6 +77,7 @@ owner.on_train_batch_end = hook
 
 PARTS = {  # of a checkpoint, by method
     "adco": {"encoder", "momentum_encoder", "adversaries"},
+    "caco": {"encoder", "momentum_encoder", "bank"},
     "moco": {"encoder", "momentum_encoder", "queue", "oldest"},
     "simclr": {"encoder"},
     "byol": {"encoder", "target", "predictor"},
@@ -254,6 +255,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"knn_images": 60, "log_every": 3, "checkpoint_every": 3},
     {"precision": "64-true", "warm_start": False, "in_batch_negatives": False, "channels_last": False},
     {"method": "moco", "queue": 40, "adversaries": None},
+    {"method": "caco", "bank": 40, "accumulate": 2, "adversaries": None},
     {"method": "simclr", "adversaries": None},
     {"method": "byol", "accumulate": 2, "adversaries": None},
     {"method": "simsiam", "optimizer": "muon", "dim": 16, "adversaries": None},

@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "AdCo, two workers": {**ADCO, "workers": 2},
     "AdCo, small crops": {**ADCO, "small_crops": [[6, 0.1, 0.5]]},
     "AdCo, SGD, kept checkpoints": {**ADCO, "optimizer": "sgd", "keep_every": 2},
+    "CaCo": {"method": "caco", "bank": 96},
     "MoCo": {"method": "moco", "queue": 96},
     "SimCLR": {"method": "simclr"},
     "BYOL": {"method": "byol"},

@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "adco": {"method": "adco", "adversaries": 256},
     "adco symmetric": {"method": "adco", "adversaries": 256, "symmetric": True, "split_groups": 2},
     "adco multi-crop": {"method": "adco", "adversaries": 256, "small_crops": [[6, 0.2, 0.6]]},
+    "caco": {"method": "caco", "bank": 256},
     "moco": {"method": "moco", "queue": 256},
     "simclr": {"method": "simclr"},
     "byol": {"method": "byol"},

@@ -1,4 +1,6 @@
-"""What is special to each baseline: MoCo's queue, BYOL's target, SimSiam's stop-gradient; their heads and defaults."""
+"""What is special to each other method: CaCo's bank, MoCo's queue, BYOL's target, SimSiam's stop-gradient; their heads
+and defaults.
+"""
 
 import math
 from dataclasses import replace
@@ -11,15 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tiny
+from adco.adversaries import Adversaries
 from adco.config.pretrain import PretrainSettings
 from adco.config.resolve import resolve
 from adco.data.batch import Batch
 from adco.methods.byol import BYOL, BYOLSettings
+from adco.methods.caco import CaCo
 from adco.methods.method import MethodArguments
 from adco.methods.moco import MoCo, MoCoSettings
 from adco.methods.simclr import SimCLR, SimCLRSettings
 from adco.methods.simsiam import SimSiam, SimSiamSettings
 from adco.models.encoder import Encoder
+from adco.models.momentum import rising_decay
 from adco.optim.players import Schedule
 from adco.training.build import make_method
 
@@ -51,6 +56,63 @@ def flat(view: Tensor) -> np.ndarray:
 
 def unit(x: np.ndarray) -> np.ndarray:
     return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+
+
+# CaCo
+
+
+def make_caco(rows: int, **changed: Any) -> CaCo:
+    method = CaCo(linear_encoder(), Adversaries(rows, DIM), COMMON, groups=1, **changed).double()
+    with torch.no_grad():  # of any norm
+        method.bank.weight.copy_(torch.randn(rows, DIM, generator=torch.Generator().manual_seed(1)))
+    return method
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_caco_equals_loops_and_positives_cooperate(symmetric: bool) -> None:
+    """Loss and the bank's gradient: of a row it is 1 − p times a query for which it is the positive, else p times."""
+    method = make_caco(9, symmetric=symmetric, ema_decay=0.8)
+    batch, tau = make_batch(), 0.08
+    losses = method.step(batch).losses
+    weight, bank = weight_of(method.encoder).detach().numpy(), method.bank.weight.detach().numpy()
+    rows, norms = unit(bank), np.linalg.norm(bank, axis=1)
+    embedded = [unit(flat(view) @ weight.T) for view in batch.views]  # the momentum encoder is still equal
+    total, ascent = 0.0, np.zeros_like(bank)
+    for view in range(1 + symmetric):
+        for query, key in zip(embedded[1 - view], embedded[view], strict=True):
+            positive = max(range(len(rows)), key=lambda row: float(key @ rows[row]))
+            exponents = [math.exp(float(query @ row) / tau) for row in rows]
+            shares = [exponent / sum(exponents) for exponent in exponents]
+            total -= math.log(shares[positive]) / IMAGES
+            for row, share in enumerate(shares):
+                force = 1 - share if row == positive else share
+                tangent = query - (query @ rows[row]) * rows[row]
+                ascent[row] += force * tangent / (norms[row] * tau * IMAGES)
+    assert float(losses["loss"].detach()) == pytest.approx(total / (1 + symmetric), rel=1e-9)
+    assert float(losses["loss_bank"].detach()) == pytest.approx(total, rel=1e-9)
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert method.bank.weight.grad is not None
+    np.testing.assert_allclose(method.bank.weight.grad.numpy(), ascent, atol=1e-12)
+
+
+def test_the_losses_of_caco_reach_one_player_each() -> None:
+    method = make_caco(9)
+    losses = method.step(make_batch()).losses
+    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    assert method.bank.weight.grad is None or not method.bank.weight.grad.any()
+    own = weight_of(method.encoder).grad
+    assert own is not None
+    before = own.clone()
+    losses["loss_bank"].backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(own, before)
+
+
+def test_the_bank_is_warmed_up_with_the_encoder_and_then_constant() -> None:
+    common = replace(COMMON, schedule=Schedule(peak=0.1, final=0.0, warmup_steps=4, steps=10))
+    _, bank = CaCo(linear_encoder(), Adversaries(9, DIM), common, bank_learning_rate=3.0).players()
+    assert [bank.learning_rate(step) for step in range(6)] == pytest.approx([0.6, 1.2, 1.8, 2.4, 3, 3])
+    assert bank.maximize
+    assert bank.weight_decay == 0
 
 
 # MoCo
@@ -144,8 +206,8 @@ def test_the_target_starts_equal_and_follows_along_a_cosine_to_one() -> None:
         np.testing.assert_allclose(target.numpy(), expected, atol=1e-12)
         with torch.no_grad():
             encoder.add_(torch.randn_like(encoder) * (position % 2))  # as an optimizer moves it
-    assert method.ema_decay_after(0) == pytest.approx(0.8)
-    assert method.ema_decay_after(10) == 1
+    assert rising_decay(0.8, 0, 10) == pytest.approx(0.8)
+    assert rising_decay(0.8, 10, 10) == 1
 
 
 # SimSiam

@@ -25,6 +25,7 @@ from adco.data.sources.arrays import ArraySource
 from adco.evaluation.extract import extract_features
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL
+from adco.methods.caco import CaCo
 from adco.methods.method import Method, MethodArguments
 from adco.methods.moco import MoCo
 from adco.methods.simclr import SimCLR
@@ -74,6 +75,15 @@ def make_adco(**changed: Any) -> AdCo:
     )
 
 
+def make_caco() -> CaCo:
+    projector = mlp(24, 32, 16, batch_norm=True, output_norm=True)
+    method = CaCo(
+        Encoder(Small(), projector), Adversaries(64, 16), common(), ema_decay=0.9, groups=2, bank_learning_rate=0.3
+    )
+    method.warm_start(make_batches("caco", 2))
+    return method
+
+
 def make_moco(symmetric: bool) -> MoCo:
     queue = torch.from_numpy(uniform(1, draws=40 * 16)).view(40, 16) - 0.5  # 40 rows: no multiple of the batch
     return MoCo(
@@ -106,6 +116,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "adco-symmetric": lambda: make_adco(symmetric=True),
     "adco-multicrop": lambda: make_adco(views=3),
     "adco-muon": make_adco,
+    "caco": make_caco,
     "moco": lambda: make_moco(symmetric=False),
     "moco-symmetric": lambda: make_moco(symmetric=True),
     "simclr": lambda: make_simclr(0.1),
@@ -113,8 +124,9 @@ METHODS: dict[str, Callable[[], Method]] = {
     "byol": make_byol,
     "simsiam": make_simsiam,
 }
-# In MoCo, muon moves the embeddings away from the single point where they start here; SGD does not in 60 steps.
-OPTIMIZERS = {"adco-muon": "muon", "moco": "muon", "moco-symmetric": "muon", "simclr-lars": "lars"}
+# In MoCo, muon moves the embeddings away from the single point where they start here; SGD does not in 60 steps. In CaCo
+# the BatchNorm of the projector does: at a single point, all images would have the same row of the bank as positive.
+OPTIMIZERS = {"adco-muon": "muon", "caco": "muon", "moco": "muon", "moco-symmetric": "muon", "simclr-lars": "lars"}
 every_method = pytest.mark.parametrize("name", METHODS)
 
 

@@ -23,6 +23,7 @@ from adco.adversaries import Adversaries
 from adco.data.batch import Batch
 from adco.methods.adco import AdCo
 from adco.methods.byol import BYOL
+from adco.methods.caco import CaCo
 from adco.methods.method import Method, MethodArguments
 from adco.methods.moco import MoCo
 from adco.methods.simclr import SimCLR
@@ -47,7 +48,7 @@ VARIANTS = {  # of AdCo: number of views, and whether the loss is symmetric
     "symmetric": (2, True),
     "symmetric multi-crop": (3, True),
 }
-BASELINES = ["moco", "moco plain", "simclr", "byol", "simsiam"]
+BASELINES = ["caco", "caco plain", "moco", "moco plain", "simclr", "byol", "simsiam"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),  # Lightning's, of torch's
@@ -96,6 +97,8 @@ def make_baseline(name: str) -> Method:
     torch.manual_seed(0)
     encoder = Encoder(Pixels(), mlp(Pixels.num_features, 12, DIM))
     methods: dict[str, Callable[[], Method]] = {
+        "caco": lambda: CaCo(encoder, Adversaries(19, DIM), COMMON),
+        "caco plain": lambda: CaCo(encoder, Adversaries(19, DIM), COMMON, symmetric=False),
         "moco": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), COMMON, symmetric=True),
         "moco plain": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), COMMON, symmetric=False),
         "simclr": lambda: SimCLR(encoder, COMMON),

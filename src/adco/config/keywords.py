@@ -94,6 +94,9 @@ class PretrainKeywords(TypedDict, total=False):
     in_batch_negatives: bool
     warm_start: bool
     warm_start_trains: bool
+    # CaCo
+    bank: int | None
+    bank_learning_rate: float
     # MoCo
     queue: int | None
     # SimSiam

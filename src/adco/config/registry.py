@@ -9,6 +9,7 @@ from adco.errors import InputError
 # name → the method's settings, or where they are; importing that file imports torch
 METHODS: dict[str, str | type[PretrainSettings[Any]]] = {
     "adco": "adco.methods.adco:AdCoSettings",
+    "caco": "adco.methods.caco:CaCoSettings",
     "moco": "adco.methods.moco:MoCoSettings",
     "simclr": "adco.methods.simclr:SimCLRSettings",
     "byol": "adco.methods.byol:BYOLSettings",

@@ -11,7 +11,7 @@ have a value for every setting: `int | Never` is `int`.
 In an explanation, "Chosen:" introduces the value that a setting gets if it is left unset.
 
 Sources: "paper" is AdCo (arXiv 2011.08435) with its appendix, "published code" its authors' release, "MoCo v2" is
-arXiv 2003.04297, "MoCo v3" 2104.02057, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
+arXiv 2003.04297, "MoCo v3" 2104.02057, "CaCo" 2203.14370, "SimCLR" 2002.05709, "BYOL" 2006.07733, "SimSiam" 2011.10566.
 """
 
 import math

@@ -41,6 +41,32 @@ def info_nce(
         return F.cross_entropy(logits / temperature, torch.zeros_like(positives))
 
 
+def cooperative_info_nce(queries: Tensor, keys: Tensor, bank: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the losses of the encoder and of the bank in CaCo (Wang et al. 2022, arXiv 2203.14370).
+
+    Both have the value of the cross-entropy of each query's positive among all rows of the bank. The positive is the
+    row nearest to the query's key.
+
+    Args:
+        queries, keys: [N, D].
+        bank: [K, D] rows of any norm; they are normalised here.
+        temperature: softmax temperature, > 0.
+
+    Returns:
+        Two scalars: the encoder's, to minimise, is differentiable in the queries only; the bank's, to maximise, in the
+        bank only. The gradient of positives has the other sign in it, so that they minimise the loss.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        rows = F.normalize(bank)
+        with torch.no_grad():
+            positives = (keys @ rows.T).argmax(1)
+        encoder = F.cross_entropy(queries @ rows.detach().T / temperature, positives)
+        cosines = queries.detach() @ rows.T  # [N, K]
+        own = cosines.gather(1, positives[:, None])
+        reversed_own = cosines.scatter(1, positives[:, None], 2 * own.detach() - own)
+        return encoder, F.cross_entropy(reversed_own / temperature, positives)
+
+
 def nt_xent(
     first: Tensor,
     second: Tensor,

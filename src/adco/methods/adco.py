@@ -271,16 +271,5 @@ class AdCo(QueryKeyMethod):
         return F.normalize(self.adversaries.weight)
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
-        """Fill all adversaries with keys of these batches. The keys are those of all ranks, the same on every rank.
-
-        Raises:
-            ValueError: if the batches are too few: rows that stay random would be unrelated to the images.
-        """
-        filled = 0
-        for batch in batches:
-            keys = self.embed_keys(batch, 0)
-            self.adversaries.fill(keys, filled)
-            filled += len(keys)
-            if filled >= len(self.adversaries.weight):
-                return
-        raise ValueError(f"{filled} keys do not fill {len(self.adversaries.weight)} adversaries: give more batches")
+        """Fill all adversaries with keys of these batches, see `fill`."""
+        self.fill(self.adversaries, batches)

@@ -11,7 +11,6 @@ BatchNorm, has none.
 Shapes: n images of a rank, D width.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, Never
 
@@ -26,7 +25,7 @@ from adco.data.batch import Batch
 from adco.losses.contrastive import negative_cosine
 from adco.methods.method import Method, MethodArguments, StepOutput
 from adco.models.encoder import Encoder, mlp, unit
-from adco.models.momentum import MomentumEncoder
+from adco.models.momentum import MomentumEncoder, rising_decay
 from adco.optim.players import Player
 
 
@@ -89,7 +88,8 @@ class BYOL(Method):
 
     def step(self, batch: Batch) -> StepOutput:
         if batch.position % self.accumulate == 0 and batch.position:  # after the optimizer's last step
-            self.target.update(self.encoder, self.ema_decay_after(batch.position // self.accumulate - 1))
+            step = batch.position // self.accumulate - 1
+            self.target.update(self.encoder, rising_decay(self.ema_decay, step, self.schedule.steps))
         views = [self.prepare(view) for view in batch.views]
         targets = [self.target(view) for view in views]  # each [n, D]
         projections = [self.encoder.project(view) for view in views]
@@ -98,7 +98,3 @@ class BYOL(Method):
             for projection, target in zip(projections, reversed(targets), strict=True)
         ]
         return StepOutput({"loss": torch.stack(losses).sum()}, unit(projections[0].detach()), targets[1])
-
-    def ema_decay_after(self, step: int) -> float:
-        """Return 1 − (1 − m)(cos(π k/K) + 1)/2 after step k of K."""
-        return 1 - (1 - self.ema_decay) * (math.cos(math.pi * step / self.schedule.steps) + 1) / 2

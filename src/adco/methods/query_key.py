@@ -1,16 +1,17 @@
-"""What AdCo and MoCo have in common: queries from the encoder, keys from a momentum encoder, and ways to keep a query
-and its key from sharing BatchNorm statistics.
+"""What AdCo, CaCo and MoCo have in common: queries from the encoder, keys from a momentum encoder, and ways to keep a
+query and its key from sharing BatchNorm statistics.
 
 Shapes: n images of a rank, N of all ranks, S side of a view in pixels, D width of the embeddings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, Self
 
 import torch
 from torch import Tensor
 
+from adco.adversaries import Adversaries
 from adco.config import defaults
 from adco.config.checks import require
 from adco.config.pretrain import Devices, PretrainSettings, RunLength
@@ -142,7 +143,11 @@ class QueryKeyMethod(Method):
     def update_momentum_encoder(self, batch: Batch) -> None:
         """Update the momentum encoder if this batch is the first of an optimizer step."""
         if batch.position % self.accumulate == 0:
-            self.momentum_encoder.update(self.encoder, self.ema_decay)
+            self.momentum_encoder.update(self.encoder, self.decay_of(batch.position // self.accumulate))
+
+    def decay_of(self, step: int) -> float:
+        """Return the decay of the momentum encoder in a step: `ema_decay` in all."""
+        return self.ema_decay
 
     def embed_queries(self, images: Tensor) -> Tensor:
         """Embed one view of this rank's images as queries, uint8 [n, 3, S, S] → [n, D]."""
@@ -162,6 +167,21 @@ class QueryKeyMethod(Method):
             order.to(batch.indices.device),
             across_ranks=self.shuffle,
         )
+
+    def fill(self, bank: Adversaries, batches: Iterable[Batch]) -> None:
+        """Fill all rows of a bank with keys of these batches. They are those of all ranks, the same on every rank.
+
+        Raises:
+            ValueError: if the batches are too few: rows that stay random would be unrelated to the images.
+        """
+        filled = 0
+        for batch in batches:
+            keys = self.embed_keys(batch, 0)
+            bank.fill(keys, filled)
+            filled += len(keys)
+            if filled >= len(bank.weight):
+                return
+        raise ValueError(f"{filled} keys do not fill {len(bank.weight)} rows: give more batches")
 
     def _parts(self, encoder: Encoder) -> tuple[Forward, Forward]:
         """Return the part of an encoder that takes images in their order, and the part that takes them shuffled.

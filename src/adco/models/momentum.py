@@ -1,10 +1,16 @@
 """The momentum encoder: a moving average of the encoder that computes the keys (He et al. 2020, arXiv 1911.05722)."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+def rising_decay(start: float, step: int, steps: int) -> float:
+    """Return a decay that rises to 1 along half a cosine: 1 − (1 − m)(cos(π k/K) + 1)/2 in step k of K (BYOL)."""
+    return 1 - (1 - start) * (math.cos(math.pi * step / steps) + 1) / 2
 
 
 class MomentumEncoder(nn.Module):
