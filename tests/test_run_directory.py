@@ -37,7 +37,7 @@ def test_runs_of_the_same_second_have_names_of_their_own(tmp_path: Path, monkeyp
 def test_of_those_that_want_the_same_directory_one_gets_it(tmp_path: Path) -> None:
     def create(name: int) -> bool:
         try:
-            RunDirectory.create(tmp_path / str(name))
+            RunDirectory.create(tmp_path / str(name), lambda run: run.write_config({}))
         except InputError:
             return False
         return True
@@ -45,6 +45,25 @@ def test_of_those_that_want_the_same_directory_one_gets_it(tmp_path: Path) -> No
     with ThreadPoolExecutor(16) as threads:
         for name in range(20):
             assert sum(threads.map(create, [name] * 16)) == 1
+
+
+@pytest.mark.parametrize("left", [[], ["checkpoints/.lock"], ["environment.json", f"config.yaml.{'0f' * 16}.part"]])
+def test_a_directory_is_taken_over_if_it_never_became_a_run(tmp_path: Path, left: list[str]) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for name in left:
+        (tmp_path / "run" / name).touch()
+    run = RunDirectory.create(tmp_path / "run", lambda run: run.write_config({"method": "adco"}))
+    assert run.config.read_text() == "{method: adco}\n"
+    with pytest.raises(InputError, match="is not empty: continue with --resume"):
+        RunDirectory.create(run.path)
+
+
+@pytest.mark.parametrize("file", ["environment.json", "checkpoints/last.ckpt", "checkpoints/a/.lock", "note.txt"])
+def test_a_directory_of_others_is_not_taken_over(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(InputError, match="is not empty: choose another --out"):
+        RunDirectory.create(tmp_path)
 
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from filelock import FileLock
 from adco.errors import InputError
 
 PART = ".part"  # suffix of the temporary files of `replacing`
+PARTS = f"*.{'[0-9a-f]' * 32}{PART}"  # their names
 
 
 def user_cache() -> Path:
@@ -51,7 +52,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def remove_parts(folder: Path) -> None:
     """Delete the temporary files that `replacing` has left directly in a folder, if its process was killed."""
-    for part in folder.glob(f"*.{'[0-9a-f]' * 32}{PART}"):
+    for part in folder.glob(PARTS):
         part.unlink(missing_ok=True)
 
 

@@ -82,8 +82,8 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
 
 def _write_first(config: Mapping[str, Any], parts: Parts, run: RunDirectory, facts: dict[str, str]) -> None:
     """Write the first files of a new run."""
-    run.write_config(config)
     run.write_environment(seed=config["seed"], images=len(parts.train), classes=parts.train.classes, **facts)
+    run.write_config(config)
 
 
 def resume_finetuning(run: RunDirectory) -> RunDirectory:

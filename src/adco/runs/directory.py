@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
@@ -35,13 +35,14 @@ from adco.config.versions import of_earlier_versions
 from adco.data.sources.address import full_name, is_here
 from adco.data.sources.protocol import Unreadable
 from adco.errors import InputError
-from adco.files import link, naming, remove_parts, write_bytes, write_json, write_text
+from adco.files import PARTS, link, naming, remove_parts, write_bytes, write_json, write_text
 from adco.launcher import is_first_rank
 from adco.runs.environment import environment
 from adco.runs.records import History, length_until, read_records
 from adco.untrusted import read_json, read_yaml, reading
 
 RUNS = Path("runs")
+BEFORE_CONFIG = ("checkpoints", ".lock", "environment.json", "unreadable.json", "images.gz")
 MOST_NAMES = 2**32  # bytes; the names of a hundred million files fit
 WHITE = 65_535  # of 16 bits, which older runs do not record
 # What is read of environment.json, and its types.
@@ -63,28 +64,37 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, path: Path) -> "RunDirectory":
+    def create(cls, path: Path, write: Callable[["RunDirectory"], None] = lambda run: None) -> "RunDirectory":
         """Create a run directory.
 
+        Args:
+            path: of the directory. It may be what a process has left that was killed in this function.
+            write: writes the first files. The last one is config.yaml, which makes the directory a run: of several
+                processes that call this with the same path, one gets there.
+
         Raises:
-            InputError: if it is not empty, or cannot be created.
+            InputError: if the directory is not empty, or cannot be created.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            resume = f"continue with --resume {quote(str(path))}, or " if cls(path).config.is_file() else ""
-            raise InputError(f"out {str(path)!r} is not empty: {resume}choose another --out")
+        run = cls(path)
+        run._require_free()
         try:
-            (path / "checkpoints").mkdir(parents=True)  # of two processes, one succeeds
-        except FileExistsError as error:
-            raise InputError(f"out {str(path)!r} is not empty: choose another --out") from error
+            run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"out {str(path)!r} cannot be created: {error.strerror}") from error
-        return cls(path)
+        with run._only_process(f"out {str(path)!r} is not empty: choose another --out"):
+            run._require_free()  # another process may have been here since
+            write(run)
+        return run
 
     @classmethod
-    def create_named(cls, name: str) -> "RunDirectory":
+    def create_named(cls, name: str, write: Callable[["RunDirectory"], None] = lambda run: None) -> "RunDirectory":
         """Create a run directory under runs/, whose name is `name` and the time.
 
         Of several that are created in the same second, all but one get a number behind it.
+
+        Args:
+            name: the beginning of its name.
+            write: as for `create`.
 
         Raises:
             InputError: if it cannot be created.
@@ -97,8 +107,21 @@ class RunDirectory:
                 continue
             except OSError as error:
                 raise InputError(f"{str(path)!r} cannot be created: {error.strerror}") from error
-            return cls.create(path)
+            return cls.create(path, write)
         raise AssertionError
+
+    def _require_free(self) -> None:
+        """Raise an InputError unless the directory is not there, is empty, or was left before it became a run."""
+        path = self.path
+        if not path.exists():
+            return
+        if path.is_dir():
+            is_ours = (path / "checkpoints").is_dir()
+            there = (file for file in path.rglob("*") if not (is_ours and _is_before_config(file)))
+            if next(there, None) is None:
+                return
+        resume = f"continue with --resume {quote(str(path))}, or " if self.config.is_file() else ""
+        raise InputError(f"out {str(path)!r} is not empty: {resume}choose another --out")
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
@@ -211,15 +234,21 @@ class RunDirectory:
             return
         folder = self.checkpoint.parent
         folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        with self._only_process(f"another process is already training in {self.path}"):
+            for written_by_training in (self.path, folder):
+                remove_parts(written_by_training)
+            yield
+
+    @contextmanager
+    def _only_process(self, problem: str) -> Iterator[None]:
+        """Run the block in one process at a time; raise an InputError with this text in any other."""
+        lock = FileLock(self.checkpoint.parent / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise InputError(f"another process is already training in {self.path}") from error
+            raise InputError(problem) from error
         except NotImplementedError:  # the file system does not support locks
             pass
-        for written_by_training in (self.path, folder):
-            remove_parts(written_by_training)
         try:
             yield
         finally:
@@ -229,7 +258,7 @@ class RunDirectory:
         write_text(self.config, yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None))
 
     def read_environment(self) -> dict[str, Any]:
-        """Return environment.json; empty if the run was killed before it was written."""
+        """Return environment.json; empty if there is none."""
         path = self.path / "environment.json"
         if not path.is_file():
             return {}
@@ -326,6 +355,10 @@ class RunDirectory:
         """Delete the records after `step`, because a resumed run repeats these steps."""
         if self.metrics.is_file():
             os.truncate(self.metrics, length_until(self.metrics, step))
+
+
+def _is_before_config(file: Path) -> bool:
+    return file.name in BEFORE_CONFIG or file.match(PARTS)
 
 
 def _epoch_of(kept: Path) -> int:

@@ -21,7 +21,7 @@ def begin_run(
     Args:
         out: the run directory, if it was given.
         name: begins the name of the directory otherwise.
-        write: writes the first files of a new run; it also gets facts for environment.json.
+        write: writes the first files of a new run, config.yaml last; it also gets facts for environment.json.
 
     Raises:
         InputError: if the directory is not empty, or cannot be created.
@@ -31,9 +31,14 @@ def begin_run(
         launch = name_of_next_run()
         if begun := run_begun_before(launch, out):
             return begun, False
-        run = RunDirectory.create(Path(out)) if out else RunDirectory.create_named(name)
-        write(run, {} if launch is None else {"launch": launch})
-        return run, True
+        facts = {} if launch is None else {"launch": launch}
+
+        def write_first(run: RunDirectory) -> None:
+            write(run, facts)
+
+        if out:
+            return RunDirectory.create(Path(out), write_first), True
+        return RunDirectory.create_named(name, write_first), True
 
     return decided_by_first(decide)
 

@@ -70,12 +70,12 @@ def _write_first(
     settings: Resolved, source: Source, augment: Augment | None, run: RunDirectory, facts: dict[str, str]
 ) -> None:
     """Write the first files of a new run."""
-    run.write_config(to_dict(settings))
     own = {} if augment is None else {"augment": name_of(augment)}
     run.write_environment(seed=settings.seed, images=len(source), **own, **facts)
     run.write_unreadable(source.unreadable)
     if names := file_names(source):
         run.write_file_names(names)
+    run.write_config(to_dict(settings))
 
 
 def _check_augment(settings: Resolved, source: Source, augment: Augment) -> None:
