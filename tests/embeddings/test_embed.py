@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import adco
+from adco.cli import main as cli
 from adco.config.commands import EmbedSettings
 from adco.data.damage import DamagedImage
 from adco.data.sources.folder import FolderSource
@@ -179,10 +180,11 @@ def test_files_that_turn_bad_later_are_left_out_and_counted(
 
 
 def test_an_interrupted_embedding_goes_on(
-    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = embed_to_file(None, EmbedSettings(**settings(weights, photos, out=str(tmp_path / "whole.npz"))))
-    asked = EmbedSettings(**settings(weights, photos, out=str(tmp_path / "e.npz")))
+    given = settings(weights, photos, out=str(tmp_path / "e.npz"))
+    asked = ["embed", *(f"--{name}={value}" for name, value in given.items())]
     written = list[int]()
     write = Parts.write
 
@@ -193,8 +195,8 @@ def test_an_interrupted_embedding_goes_on(
         write(self, block)
 
     monkeypatch.setattr(Parts, "write", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        embed_to_file(None, asked)
+    assert cli.run(asked) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "adco: stopped; the same command continues from there"
     assert not (tmp_path / "e.npz").exists()
     with pytest.raises(InputError, match=r"parts belongs to an embedding with another image_size: delete it, or"):
         embed_to_file(None, EmbedSettings(**settings(weights, photos, out=str(tmp_path / "e.npz"), image_size=24)))
@@ -204,9 +206,9 @@ def test_an_interrupted_embedding_goes_on(
         write(self, block)
 
     monkeypatch.setattr(Parts, "write", noted)
-    embed_to_file(None, asked)
+    assert cli.run(asked) == 0
     assert written == [0, 1, 2, 3]
-    assert "16 of 30 images are done" in caplog.text
+    assert "16 of 30 images are done" in capsys.readouterr().err
     assert (tmp_path / "e.npz").read_bytes() == whole.read_bytes()
     assert not (tmp_path / "e.npz.parts").exists()
 

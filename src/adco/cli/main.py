@@ -66,6 +66,7 @@ examples, of which those without a run take the newest:
 """
 
 
+CONTINUING = ("check", "compare", "demo", "embed")  # the same command line continues what was stopped
 MOST_WORDS = 4000  # characters of an error; a setting that is wrong may be longer
 
 
@@ -116,7 +117,8 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt as stopped:  # outside training, which handles both signals itself
         if is_first_rank():
-            print("adco: stopped", file=sys.stderr)
+            continues = "; the same command continues from there" if name in CONTINUING else ""
+            print(f"adco: stopped{continues}", file=sys.stderr)
         return stopped.args[0] if stopped.args else 128 + signal.SIGINT
 
 
