@@ -15,7 +15,8 @@ from PIL import Image, features
 import tiny
 from adco.data.sources import decode, listing
 from adco.data.sources.folder import FolderSource
-from adco.data.sources.open import labelled, open_source, open_splits
+from adco.data.sources.open import labelled, open_all, open_source, open_splits
+from adco.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +163,17 @@ def test_what_lies_beside_the_splits_is_named() -> None:
         fill(f"photos/{folder}/dog")
     put("photos/stray.png")
     assert opened().description.endswith("; test split photos/test/; not used: extra/, stray.png, val/")
+
+
+def test_a_test_folder_without_images_is_missed_only_by_what_needs_it() -> None:
+    fill("photos/train/cat")
+    fill("photos/train/dog")
+    Path("photos/test/cat").mkdir(parents=True)
+    assert opened().description.endswith("directly in photos/train/; not used: test/")
+    assert len(open_all("photos")) == len(opened()) == 10
+    for needs_it in (lambda: open_source("photos", "test"), lambda: open_splits("photos")):
+        with pytest.raises(InputError, match=r"^no images in .*photos/test "):
+            needs_it()
 
 
 def test_train_alone_is_the_data_and_its_folders_are_the_classes() -> None:

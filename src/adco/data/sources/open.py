@@ -12,6 +12,7 @@ Shapes: n images in a source, B requested images, H and W the height and width i
 import difflib
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,7 @@ def open_source(
         raise InputError(f"max_unreadable {max_unreadable} is not between 0 and 1")
     folder_opener = _folder_opener(reading)  # called here, so that its warnings show the caller's line
     if _is_folder(data):
-        listings = _listings(data, class_level)
+        listings = _listings(data, class_level, needs_test=split == "test")
         found: Source | None = folder_opener(*listings[split], max_unreadable) if split in listings else None
     else:
         found = _open_other(data, split, max_unreadable, class_level, reading)
@@ -88,7 +89,7 @@ def open_source(
 
 def open_all(data: str | Path, max_unreadable: float = 0.01, class_level: int = 0, reading: Reading = RGB) -> Source:
     """Open the images of both splits as one source. Arguments and errors are those of `open_source`."""
-    found = _open_both(data, max_unreadable, class_level, reading, _folder_opener(reading))
+    found = _open_both(data, max_unreadable, class_level, reading, _folder_opener(reading), needs_test=False)
     parts = [source for source in found if source is not None]
     return join(parts) if len(parts) > 1 else parts[0]
 
@@ -103,7 +104,9 @@ def open_splits(
     Raises:
         InputError: as for `open_source`; or the data has no labels, or only one image per class.
     """
-    all_training, test = _open_both(data, max_unreadable, class_level, reading, _folder_opener(reading))
+    all_training, test = _open_both(
+        data, max_unreadable, class_level, reading, _folder_opener(reading), needs_test=True
+    )
     train = labelled(all_training)
     if test is not None:
         return train, _of_trained_classes(train, labelled(test))
@@ -114,12 +117,18 @@ def open_splits(
 
 
 def _open_both(
-    data: str | Path, max_unreadable: float, class_level: int, reading: Reading, folder_opener: FolderOpener
+    data: str | Path,
+    max_unreadable: float,
+    class_level: int,
+    reading: Reading,
+    folder_opener: FolderOpener,
+    *,
+    needs_test: bool,
 ) -> tuple[Source, Source | None]:
     """Open both splits; the second is None if the data has no test split."""
     found: list[Source | None]
     if _is_folder(data):
-        listings = _listings(data, class_level)
+        listings = _listings(data, class_level, needs_test=needs_test)
         found = [folder_opener(*listings[s], max_unreadable) if s in listings else None for s in SPLITS]
     else:
         found = [_open_other(data, split, max_unreadable, class_level, reading) for split in SPLITS]
@@ -184,7 +193,7 @@ def _open_other(
 ) -> Source | None:
     """Open a split of what is not a single folder; None if there is no such split."""
     if folders := folders_of(data):
-        listings = [_listings(folder, class_level) for folder in folders]
+        listings = [_listings(folder, class_level, needs_test=split == "test") for folder in folders]
         if not all(split in listing for listing in listings):
             return None
         return join([_folder_opener(reading)(*listing[split], max_unreadable) for listing in listings])
@@ -212,20 +221,24 @@ def _require_labels(source: Source) -> NDArray[np.int64]:
     return source.labels
 
 
-def _listings(data: str | Path, class_level: int) -> dict[Split, tuple[Listing, Classes]]:
+def _listings(data: str | Path, class_level: int, *, needs_test: bool) -> dict[Split, tuple[Listing, Classes]]:
     """Return the files of each split of a folder, and their classes.
 
-    A split that lacks a class of the other counts it, too, so that labels mean the same in both.
+    A split that lacks a class of the other counts it, too, so that labels mean the same in both. A test folder without
+    images is an error if `needs_test`, otherwise it is not used.
     """
     root = _folder(data)
     try:
         folders: Mapping[Split, Path] = split_folders(root) or {"train": root}
-        listings = {split: list_images(folder) for split, folder in folders.items()}
+        listings: dict[Split, Listing] = {}
+        for split, folder in folders.items():
+            with suppress(InputError) if split == "test" and not needs_test else nullcontext():
+                listings[split] = list_images(folder)
     except OSError as error:
         raise InputError(f"data {str(data)!r}: {error.filename} cannot be read: {error.strerror}") from error
     train = find_classes(listings["train"], class_level)
     found: dict[Split, Classes] = {"train": train}
-    if "test" in folders:
+    if "test" in listings:
         found["test"] = find_classes(listings["test"], class_level or train.level or 0)
         names = tuple(sorted({*train.names, *found["test"].names}))
         found = {split: classes.among(names) for split, classes in found.items()}
@@ -235,7 +248,7 @@ def _listings(data: str | Path, class_level: int) -> dict[Split, tuple[Listing, 
             raise InputError(
                 f"class_level {class_level} is too large: no image in {where}/ is in a folder at that level"
             )
-    splits = _describe_splits(root, folders)
+    splits = _describe_splits(root, {split: folders[split] for split in listings})
     return {
         split: (listings[split], replace(classes, description=classes.description + splits))
         for split, classes in found.items()
