@@ -294,6 +294,25 @@ def test_a_signal_that_all_processes_get_twice_saves(
 
 
 @pytest.mark.slow
+def test_the_signal_of_slurm_before_the_time_limit_saves(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]]
+) -> None:
+    """All processes of the job get it. Lightning would save elsewhere, and put the job into the queue again."""
+    job = {"SLURM_JOB_NAME": "train", "SLURM_JOB_ID": str(free_port()), "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    tasks = [{**job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+    processes = start(tasks, *flags(epochs=1000, workers=2), "--out=run")
+    wait_for(RunDirectory(tmp_path / "run"), processes)
+    for process in processes:
+        assert process.pid is not None
+        for pid in [*descendants(process.pid), process.pid]:
+            os.kill(pid, signal.SIGUSR1)
+    assert end(processes) == [128 + signal.SIGUSR1] * 2
+    assert said(tmp_path, 0)[-1] == "adco: stopped and saved; continue with: adco pretrain --resume run"
+    assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
+
+
+@pytest.mark.slow
 def test_a_signal_before_the_first_step_saves_after_it(tmp_path: Path, start: Callable[..., list[BaseProcess]]) -> None:
     """One of the processes gets it, while they wait for each other."""
     signalled = torchrun(1, 2, ADCO_TEST_SIGNAL=f"1,0,{int(signal.SIGTERM)}")

@@ -14,6 +14,8 @@ from unittest.mock import patch
 
 from adco.errors import AdcoError, InputError
 
+# The training process saves a checkpoint and stops. SLURM sends SIGUSR1, which Windows does not have, if asked to.
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 logger = logging.getLogger("adco")
 
 
@@ -22,14 +24,14 @@ class WorkerLost(AdcoError):
 
 
 def start_worker(number: int) -> None:
-    """Prepare a worker: it ignores SIGINT and SIGTERM, ends with its parent, and keeps shared memory shared.
+    """Prepare a worker: it ignores the signals that stop a run, ends with its parent, and keeps shared memory shared.
 
-    Both signals reach the whole process group. The training process saves a checkpoint first and then stops its
+    These signals reach the whole process group. The training process saves a checkpoint first and then stops its
     workers. Garbage collection would write to each object of the training process, and so copy 120 MB to each worker.
     """
     gc.freeze()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -13,6 +13,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from adco.data.batch import Batch
+from adco.data.workers import STOPPING
 from adco.models.backbone import BackboneInfo, save_backbone
 from adco.runs.curves import plot_curves
 from adco.runs.directory import RunDirectory
@@ -149,10 +150,10 @@ class TakeSignalsBack(Callback):
 
 
 class StopOnSignal(Callback):
-    """Ends the run with a checkpoint on SIGINT or SIGTERM, after the current step; a second Ctrl-C ends it at once.
+    """Ends the run with a checkpoint on a signal, after the current step; a second Ctrl-C ends it at once.
 
     A launcher passes a signal on that its processes, which are in the same group, have received already. Therefore, a
-    second SIGINT counts only after some time, and a second SIGTERM not at all: who sends it can send SIGKILL.
+    second SIGINT counts only after some time, and another second signal not at all: who sends it can send SIGKILL.
 
     Args:
         checkpoints: saves the state.
@@ -168,7 +169,7 @@ class StopOnSignal(Callback):
 
     def take_signals(self) -> None:
         """Install the handlers. A signal before the first step is acted on after it."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             self.previous[number] = signal.signal(number, self._receive)
 
     def take_back(self) -> None:
@@ -205,6 +206,6 @@ class StopOnSignal(Callback):
         raise Interrupted(self.received or signal.SIGTERM, run, not_saved, self.command)
 
     def restore_handlers(self) -> None:
-        """Give both signals back. For after the run: Lightning's last act behind an exception is to set ours again."""
+        """Give the signals back. For after the run: Lightning's last act behind an exception is to set ours again."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)

@@ -3,9 +3,11 @@
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 
 from adco.devices import can_sync_batch_norm, placement
+from adco.launcher import layout
 from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RunDirectory
 from adco.training.console import Bar
@@ -40,6 +42,9 @@ def make_trainer(
         InputError: as `placement`.
     """
     placed, nodes = placement(devices, num_nodes)
+    started = layout()
+    # On SIGUSR1, Lightning's own would write a checkpoint beside the run's, and put the job into the queue again.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if started and started.launcher == "SLURM" else []
     return L.Trainer(
         accelerator=accelerator,
         devices=placed,
@@ -54,6 +59,6 @@ def make_trainer(
         enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
         enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
         enable_model_summary=False,
-        plugins=[WholeCheckpointIO()],
+        plugins=[WholeCheckpointIO(), *slurm],
         default_root_dir=run.path,
     )
