@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,10 +21,13 @@ from torch import Tensor, nn
 import adco
 import tiny
 from adco.cli import main as cli
+from adco.data.damage import DamagedImage
 from adco.data.loader import Order
 from adco.data.sources.arrays import ArraySource
+from adco.data.sources.folder import FolderSource
 from adco.data.sources.open import open_splits
 from adco.data.views import View, views_of
+from adco.errors import InputError
 from adco.evaluation.extract import extract_features
 from adco.evaluation.linear import fit_linear_probe
 from adco.finetuning.config import finetune_settings, settings_of
@@ -244,8 +248,8 @@ def test_the_newest_run_is_fine_tuned_unless_it_is_one_of_fine_tuning() -> None:
         adco.finetune(**SHORT)
 
 
-def test_the_labels_of_images_after_a_damaged_one_are_theirs(start: Path) -> None:
-    """Three colours are learned without an error, although a file in the middle cannot be read."""
+def save_colours() -> None:
+    """Twenty images of each of three colours."""
     draw = np.random.default_rng(0)
     for channel, name in enumerate(["red", "green", "blue"]):
         Path("colours", name).mkdir(parents=True)
@@ -253,11 +257,41 @@ def test_the_labels_of_images_after_a_damaged_one_are_theirs(start: Path) -> Non
             pixels = draw.integers(0, 60, (12, 12, 3), np.uint8)
             pixels[..., channel] += 150
             Image.fromarray(pixels).save(Path("colours", name, f"{number:02}.png"))
+
+
+def test_the_labels_of_images_after_a_damaged_one_are_theirs(start: Path) -> None:
+    """Three colours are learned without an error, although a file in the middle cannot be read."""
+    save_colours()
     Path("colours", "green", "07.png").write_bytes(b"no image")
     with pytest.warns(UserWarning, match="07.png"):
         run = adco.finetune(start, **{**SHORT, "epochs": 10}, data="colours", max_unreadable=0.1, learning_rate=0.05)
     scores = json.loads((run / "results" / "finetune-colours.json").read_text())
     assert scores["top1"] == 100
+
+
+def test_images_that_turn_bad_later_are_counted(
+    start: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = FolderSource.load
+
+    def damaged(self: FolderSource, indices: Any) -> Any:
+        for index in indices:
+            if self.paths[index].name in ("03.png", "04.png"):
+                raise DamagedImage(self.paths[index], "made so")
+            yield from load(self, [index])
+
+    save_colours()
+    monkeypatch.setattr(FolderSource, "load", damaged)
+    given: dict[str, Any] = {**SHORT, "data": "colours", "head": "random", "validation_share": 0.0, "epochs": 2}
+    with pytest.warns(UserWarning, match="2 of 12 files .* left out of the evaluation: "):  # of the test images
+        run = RunDirectory(adco.finetune(start, **given, max_unreadable=0.5))
+    entries = json.loads((run.path / "unreadable.json").read_text())
+    assert {Path(entry["file"]).name for entry in entries} == {"03.png", "04.png"}
+    assert len(entries) == len(run.read_damaged()) == 4
+    assert re.search(r"4 of 48 files in .*colours cannot be read; replaced by the next image: ", caplog.text)
+    stops = r"^[1-4] of 48 files in .* above max_unreadable 0\.01: .*continue with adco finetune --resume run, or start"
+    with pytest.raises(InputError, match=stops):
+        adco.finetune(start, **given, max_unreadable=0.01, out="run")
 
 
 def test_a_finished_run_is_left_alone(whole: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from adco.config.resolve import default_workers
 from adco.data.loader import Loader, Order
-from adco.data.sources.protocol import Source
+from adco.data.sources.protocol import Source, Unreadable
 from adco.data.sources.splits import draw_of_each_class
 from adco.data.views import View
 from adco.errors import InputError
@@ -53,6 +53,8 @@ def _labels(source: Source) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 class TrainingImages(L.LightningDataModule):
     """Augmented views of the training images, starting at the run's position.
 
+    The attribute `damaged` has the images that could not be read so far, by their index.
+
     Args:
         source: the training images.
         settings: of the run.
@@ -63,6 +65,7 @@ class TrainingImages(L.LightningDataModule):
     def __init__(self, source: Source, settings: Resolved, size: int, channels: int) -> None:
         super().__init__()
         self.source, self.settings = source, settings
+        self.damaged: dict[int, Unreadable] = {}
         self.view = View(
             size=size,
             channels=channels,
@@ -89,4 +92,6 @@ class TrainingImages(L.LightningDataModule):
         )
         workers = default_workers(self.source, self.trainer.num_devices)
         pin_memory = self.trainer.strategy.root_device.type == "cuda"
-        return Loader(self.source, [self.view], order, workers=workers, pin_memory=pin_memory)
+        loader = Loader(self.source, [self.view], order, workers=workers, pin_memory=pin_memory)
+        loader.damaged = self.damaged
+        return loader

@@ -42,6 +42,7 @@ from adco.ranks import Group, together
 from adco.runs.directory import RunDirectory, newest_run
 from adco.training.beginning import begin_run, new_run
 from adco.training.console import Bar, TimeLeft, rank_zero_info
+from adco.training.damage import DamagedImages
 from adco.training.errors import Interrupted
 from adco.training.fits import check_fits
 from adco.training.hanging import EndIfHanging
@@ -156,7 +157,15 @@ def _train(job: Job, group: Group) -> RunDirectory:
     module = Finetuning(classifier, torch.as_tensor(parts.train.labels), settings, job.steps)
     check_fits(run, module)
     data = TrainingImages(parts.train, settings, job.info.image_size, len(job.info.mean))
-    callbacks = [TakeSignalsBack(stop), *bar, records, clock, best, checkpoints, stop, EndIfHanging(group)]
+    damaged = DamagedImages(
+        data,
+        checkpoints,
+        (),  # those left out are of all images, of which these may be a few
+        max_unreadable=settings.max_unreadable or 0,
+        agree_every=log_every(job.steps),
+        command=COMMAND,
+    )
+    callbacks = [TakeSignalsBack(stop), *bar, records, clock, damaged, best, checkpoints, stop, EndIfHanging(group)]
     with disk_errors_explained(checkpoints, COMMAND), quiet_lightning():
         trainer = make_trainer(settings, run, callbacks)
         log_summary(job)

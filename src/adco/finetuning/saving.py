@@ -22,6 +22,10 @@ class EpochCheckpoints(Callback):
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
+        self.saved = 0  # step of the last checkpoint; 0 if there is none
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved = trainer.global_step  # a resumed run starts at its checkpoint
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save_last(trainer, draw=False)
@@ -29,6 +33,7 @@ class EpochCheckpoints(Callback):
     def save_last(self, trainer: L.Trainer, *, draw: bool = True) -> None:
         """Save the present state. All ranks must call it: they wait for each other here."""
         trainer.save_checkpoint(self.run.checkpoint)
+        self.saved = trainer.global_step
         if draw and trainer.is_global_zero:
             plot_curves(self.run.records(), self.run.curves)
 

@@ -1,20 +1,27 @@
 """Record the images that cannot be read during training, and stop a run in which there are too many."""
 
 import logging
+from collections.abc import Sequence
 from shlex import quote
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from adco.data.batch import Batch
 from adco.data.damage import count_files, list_files, still_damaged, too_many
-from adco.data.sources.protocol import Unreadable
+from adco.data.sources.protocol import Source, Unreadable
 from adco.distributed import gather_objects
 from adco.errors import InputError
-from adco.training.datamodule import PretrainData
 from adco.training.module import ends_step
-from adco.training.saving import Checkpoints
+from adco.training.saving import SavesState
+
+
+class LoadsImages(Protocol):
+    """What loads the training images. `damaged` has those that could not be read so far, by their index."""
+
+    source: Source
+    damaged: dict[int, Unreadable]
 
 
 class DamagedImages(Callback):
@@ -23,11 +30,24 @@ class DamagedImages(Callback):
     Args:
         data: the training images.
         checkpoints: of the run.
+        left_out: files that are not among the training images because they could not be read, which count as well.
+        max_unreadable: the largest share of unreadable files, 0 to 1.
         agree_every: with several ranks, steps between the times at which they tell each other what they have found.
+        command: the command that resumes the run.
     """
 
-    def __init__(self, data: PretrainData, checkpoints: Checkpoints, *, agree_every: int) -> None:
-        self.data, self.checkpoints, self.agree_every = data, checkpoints, agree_every
+    def __init__(
+        self,
+        data: LoadsImages,
+        checkpoints: SavesState,
+        left_out: Sequence[Unreadable],
+        *,
+        max_unreadable: float,
+        agree_every: int,
+        command: str = "pretrain",
+    ) -> None:
+        self.data, self.checkpoints, self.left_out = data, checkpoints, left_out
+        self.max_unreadable, self.agree_every, self.command = max_unreadable, agree_every, command
         self.found: dict[int, Unreadable] = {}  # of all ranks, by index
         self.log_next = 1  # number of files from which the next warning is logged
 
@@ -50,20 +70,20 @@ class DamagedImages(Callback):
 
     def _record(self, trainer: L.Trainer) -> None:
         source, run = self.data.source, self.checkpoints.run
-        files = [*source.unreadable, *self.found.values()]
-        number = len(source) + len(source.unreadable)
+        files = [*self.left_out, *self.found.values()]
+        number = len(source) + len(self.left_out)
         if trainer.is_global_zero:
-            run.write_unreadable(source.unreadable, self.found)
+            run.write_unreadable(self.left_out, self.found)
             if len(self.found) >= self.log_next:
                 listed = list_files(source.name, list(self.found.values()), 3)
                 count = count_files(source.name, files, number)
                 logging.getLogger("adco").warning(f"warning: {count}; replaced by the next image: {listed}")
                 self.log_next = 2 * len(self.found)
-        if text := too_many(source.name, files, number, self.data.settings.max_unreadable):
+        if text := too_many(source.name, files, number, self.max_unreadable):
             kept = (
                 f"the checkpoint of step {self.checkpoints.saved} is kept"
                 if self.checkpoints.saved
                 else "no checkpoint"
             )
-            resume = f"repair these files and continue with adco pretrain --resume {quote(str(run.path))}"
+            resume = f"repair these files and continue with adco {self.command} --resume {quote(str(run.path))}"
             raise InputError(f"{text}; {kept}: {resume}, or start a new run with a higher --max_unreadable")

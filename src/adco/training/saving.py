@@ -128,9 +128,13 @@ def disk_errors_explained(checkpoints: "SavesState", command: str = "pretrain") 
 
 
 class SavesState(Protocol):
-    """What saves the state of a run in its directory. `save_last` returns the reason if it does not save it."""
+    """What saves the state of a run in its directory. `save_last` returns the reason if it does not save it.
+
+    `saved` is the step of the last checkpoint; 0 if there is none.
+    """
 
     run: RunDirectory
+    saved: int
 
     def save_last(self, trainer: L.Trainer, *, draw: bool = True) -> str | None: ...
 
