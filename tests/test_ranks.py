@@ -217,6 +217,24 @@ def test_a_directory_in_use_is_refused_in_one_line(tmp_path: Path, start: Callab
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--epoch=3", "unknown flag --epoch: did you mean --epochs?"),
+        ("--epochs=many", "epochs many must be a whole number"),
+        ("--epochs=0", "epochs 0 must be at least 1 and at most 1e+09"),
+        ("--dry_run", "a dry run measures the share of one device: leave torchrun out, and give --devices 2"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_told_once(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], flag: str, message: str
+) -> None:
+    assert end(start(torchrun(1, 2), *flags(), flag)) == [2, 2]
+    assert said(tmp_path, 0) == ["adco: starting …", f"adco: {message}"]
+    assert said(tmp_path, 1) == []
+
+
+@pytest.mark.slow
 def test_when_a_process_is_killed_the_other_says_so_and_both_go_on(
     tmp_path: Path, start: Callable[..., list[BaseProcess]], own_cache: Path
 ) -> None:

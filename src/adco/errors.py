@@ -1,5 +1,8 @@
 """Errors that one line explains. The command prints that line; any other exception keeps its traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AdcoError(Exception):
     """An error that one line explains.
@@ -11,6 +14,16 @@ class AdcoError(Exception):
 
     exit_code = 1
     on_first_rank_only = False
+
+
+@contextmanager
+def same_in_all_processes() -> Iterator[None]:
+    """Let the first process alone print an error of the block, which all raise, as they have the same settings."""
+    try:
+        yield
+    except AdcoError as error:
+        error.on_first_rank_only = True
+        raise
 
 
 class InputError(AdcoError, ValueError):

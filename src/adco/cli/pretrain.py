@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adco.cli.imports import import_lightning
-from adco.errors import InputError
+from adco.errors import InputError, same_in_all_processes
 from adco.launcher import is_first_rank
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def pretrain(arguments: Sequence[str]) -> int:
     settings = pretrain_settings(recipe, **given)
     if helps:
         return _print_help(parser, settings)
-    settings.require_data()
-    settings.check()
+    with same_in_all_processes():
+        settings.require_data()
+        settings.check()
     if shown in arguments:
         return _print_config(settings)
     if flags.dry_run:

@@ -17,7 +17,7 @@ from adco.config.help import plain_help, pretrain_help
 from adco.config.pretrain import Given, PretrainSettings
 from adco.config.registry import settings_of
 from adco.config.versions import current_names, of_earlier_versions, with_defaults
-from adco.errors import InputError
+from adco.errors import InputError, same_in_all_processes
 from adco.untrusted import read_yaml
 
 # Names of settings in other programs → the names here.
@@ -95,6 +95,7 @@ class Parser(ArgumentParser):
 
         return [spell(flag) if flag.startswith("--") else flag for flag in flags]
 
+    @same_in_all_processes()
     def read_flags(self, flags: Sequence[str]) -> Namespace:
         """Parse flags.
 
@@ -145,6 +146,7 @@ class Parser(ArgumentParser):
             (words if is_word else flags).append(argument)
         return words, flags
 
+    @same_in_all_processes()
     def read_values(self, values: Mapping[str, Any]) -> Namespace:
         """Check the types of a mapping of settings, and add the defaults of the others.
 

@@ -27,7 +27,7 @@ from adco.embeddings.blocks import BLOCK, Block, count_blocks, embed_blocks
 from adco.embeddings.embeddings import Embeddings
 from adco.embeddings.formats import Table, writer_of
 from adco.embeddings.parts import Parts
-from adco.errors import InputError
+from adco.errors import InputError, same_in_all_processes
 from adco.evaluation.subject import OpenImages, Subject, open_subject
 from adco.files import check_writable, replacing
 from adco.launcher import is_first_rank, layout
@@ -128,9 +128,10 @@ def _opener(settings: EmbedSettings, images: Source | None) -> OpenImages:
 
 
 def _checked_out(settings: EmbedSettings) -> Path:
-    settings.check()
-    if settings.out is None:
-        raise InputError("give --out, the file to write: FILE.parquet, FILE.npz or FILE.csv")
+    with same_in_all_processes():
+        settings.check()
+        if settings.out is None:
+            raise InputError("give --out, the file to write: FILE.parquet, FILE.npz or FILE.csv")
     out = Path(settings.out).expanduser().absolute()
     if out.exists():
         raise InputError(f"out {settings.out} exists: delete it, or choose another --out")

@@ -18,7 +18,7 @@ from adco.data.sources.address import short_name
 from adco.data.sources.reading import RGB, Reading
 from adco.data.workers import refuse_to_start_over, told_in_one_line
 from adco.devices import evaluation_device
-from adco.errors import InputError
+from adco.errors import InputError, same_in_all_processes
 from adco.evaluation.backbones import info_of
 from adco.evaluation.evaluate import open_labelled
 from adco.evaluation.subject import open_subject
@@ -63,7 +63,8 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
         NotFiniteError: if the loss is NaN or infinite.
     """
     refuse_to_start_over()
-    given.check()
+    with same_in_all_processes():
+        given.check()
     evaluation_device(given.device)
     start = _start(start, given)
     subject = open_subject(given, start, open_labelled)

@@ -26,7 +26,8 @@ from adco.data.batch import Batch
 from adco.data.loader import Loader, Order
 from adco.data.sources.protocol import Source
 from adco.devices import training_device
-from adco.errors import InputError
+from adco.errors import InputError, same_in_all_processes
+from adco.launcher import layout
 from adco.training.bare import BareTraining
 from adco.training.build import check_fits_memory, make_method, make_views
 from adco.training.console import WARM_UP, duration, lines, rank_zero_info, summary
@@ -196,8 +197,10 @@ def dry_run(settings: Given) -> str:
     """Describe a run, and the time and memory it would take, as lines of text. Nothing is written.
 
     Raises:
-        InputError: if a setting is impossible.
+        InputError: if a setting is impossible, or a launcher has started several processes.
     """
+    with same_in_all_processes():
+        _require_no_launcher()
     source = log_and_open_training_images(settings)
     settings = fit_epochs(settings, source)
     resolved = resolve(settings, source)
@@ -214,6 +217,17 @@ def dry_run(settings: Given) -> str:
             "memory": "unknown" if memory is None else f"{memory / 1024:.2f} GB of {training.device.type} at the peak",
         }
     )
+
+
+def _require_no_launcher() -> None:
+    """Raise an InputError if a launcher has started several processes, each of which would measure."""
+    started = layout()
+    if started and started.nodes * started.per_node > 1:
+        of_a_node = "" if started.nodes == 1 else ", and the images of a step on one node as --batch_size"
+        raise InputError(
+            f"a dry run measures the share of one device: leave {started.launcher} out, and give "
+            f"--devices {started.per_node}{of_a_node}"
+        )
 
 
 def peak_megabytes(settings: Given) -> float | None:
