@@ -1,5 +1,6 @@
 """`torch`: a program of torch.export, which needs torch alone."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from torch.export import Dim
 
 from adco.exporting.format import Format
 from adco.exporting.network import Network
+from adco.files import write_bytes
 
 
 class TorchProgram(Format):
@@ -20,7 +22,9 @@ class TorchProgram(Format):
 
     def write(self, network: Network, path: Path) -> None:
         program = torch.export.export(network.program(), (network.images(2),), dynamic_shapes=({0: Dim("N")},))
-        torch.export.save(program, path, extra_files=dict(network.preprocessing()))
+        content = io.BytesIO()  # to a file, torch would hide why it cannot be written
+        torch.export.save(program, content, extra_files=dict(network.preprocessing()))
+        write_bytes(path, content.getvalue())
 
     def line(self, network: Network, path: Path) -> str:
         return f"import torch; model = torch.export.load({str(path)!r}).module(); features = model(images)"
