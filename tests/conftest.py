@@ -11,8 +11,11 @@ import pytest
 import tiny as tiny  # makes `few` a data set
 from adco.runs.directory import RunDirectory
 
+pytest_plugins = ["faults.rows"]
+
 # For the tests and the processes they start. Matplotlib need not make its list of fonts again where the cache is empty.
 os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on images this small, threads cost more than they give
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it
 if not os.environ.get("ADCO_GPU"):  # which `make gpu` sets

@@ -5,8 +5,10 @@ started it again.
 ADCO_TEST_LIMIT is the seconds after which a batch is taken for hanging.
 """
 
+import multiprocessing
 import os
 import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,15 @@ def main() -> None:
     command()
 
 
+def forkserver() -> ForkServerContext:
+    """Processes that start in a moment, because they have everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded"])
+    return context
+
+
 def serve(arguments: list[str], environment: dict[str, str], said: str) -> None:
     """Be a process with these arguments and variables, whose output goes to a file."""
-    import multiprocessing
-
     multiprocessing.set_start_method(None, force=True)  # loader workers start as in any other process
     os.environ.update(environment)
     for stream in (1, 2):

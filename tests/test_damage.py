@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,17 +161,23 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Monitor, "on_train_batch_end", with_signal)
 
 
+@pytest.mark.fault("damaged images are met in training, with 0 and 2 workers, and in a resumed run")
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 def test_a_run_over_damaged_images_has_the_same_weights_with_workers_and_after_an_interruption(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    report: Callable[..., None],
 ) -> None:
     opened(photos)
     spoil(photos)
     alone, helped = (
         RunDirectory(adco.pretrain(**settings(photos, tmp_path / str(workers), workers=workers))) for workers in (0, 2)
     )
-    assert any("of 24 files" in line and "replaced by the next image: " in line for line in caplog.messages)
+    line = next(line for line in caplog.messages if "of 24 files" in line and "replaced by the next image: " in line)
+    report(says=f"adco: {line}")
     with monkeypatch.context() as patch:
         stop_at(4, patch)
         with pytest.raises(Interrupted):
@@ -183,10 +189,11 @@ def test_a_run_over_damaged_images_has_the_same_weights_with_workers_and_after_a
         assert recorded(run) == {index: str(files(photos)[index]) for index in BAD}
 
 
+@pytest.mark.fault("more images are damaged than --max_unreadable allows")
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 def test_too_many_damaged_images_stop_a_run_which_continues_when_they_are_repaired(
-    photos: Path, tmp_path: Path
+    photos: Path, tmp_path: Path, report: Callable[..., None]
 ) -> None:
     opened(photos)
     more = {"workers": 0, "max_unreadable": 3 / 24, "checkpoint_every": 1}
@@ -194,8 +201,9 @@ def test_too_many_damaged_images_stop_a_run_which_continues_when_they_are_repair
     spoil(photos, bad)
     with pytest.raises(
         InputError, match=r"^4 of 24 files in .* above max_unreadable 0.125: .*; the checkpoint of step"
-    ):
+    ) as raised:
         adco.pretrain(**settings(photos, tmp_path / "run", **more))
+    report(says=raised.value)
     run = RunDirectory(tmp_path / "run")
     step = read_checkpoint(run.checkpoint)["global_step"]
     assert step in (1, 2)  # Lightning has the batch of the next step ready
@@ -239,6 +247,7 @@ class Failing:
         return self.read(path)
 
 
+@pytest.mark.fault("a network file system fails for a moment")
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
 def test_a_file_system_that_fails_for_a_moment_is_tried_again(
     photos: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -1,6 +1,5 @@
 """Several processes are one run: on one node or more, and when one of them ends, hangs or is started again."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from adco.errors import InputError
 from adco.launcher import Layout, agent, layout, place
 from adco.ranks import fresh_store
 from adco.runs.directory import RunDirectory
-from program import descendants
+from program import descendants, forkserver
 
 SETTINGS: dict[str, Any] = {
     **tiny.SETTINGS,
@@ -68,8 +66,7 @@ def torchrun(nodes: int, per_node: int, **more: str) -> list[dict[str, str]]:
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., list[BaseProcess]]:
     """Start the command once in each environment, all in the directory of the test."""
-    context: ForkServerContext = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["program", "tiny", "adco.api", "adco.cli.main", "sklearn.datasets"])
+    context = forkserver()
 
     def run(environments: Sequence[dict[str, str]], *arguments: str, said: str = "said") -> list[BaseProcess]:
         processes: list[BaseProcess] = []
@@ -145,6 +142,7 @@ def test_nodes_are_read_from_slurm(
     assert (layout(), placement("auto")) == (None, ("auto", 1))
 
 
+@pytest.mark.fault("--devices or --num_nodes says something else than torchrun or SLURM")
 @pytest.mark.parametrize(
     ("environment", "devices", "nodes", "message"),
     [
@@ -168,10 +166,12 @@ def test_a_contradiction_is_refused(
     devices: int | str,
     nodes: int | str,
     message: str,
+    report: Callable[..., None],
 ) -> None:
     variables(environment)
-    with pytest.raises(InputError, match=f"^{message}"):
+    with pytest.raises(InputError, match=f"^{message}") as raised:
         placement(devices, nodes)
+    report(says=raised.value)
 
 
 def test_processes_that_are_started_again_share_a_store_of_their_own() -> None:
@@ -195,6 +195,7 @@ def test_processes_that_are_started_again_share_a_store_of_their_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("two nodes without --num_nodes and --out")
 def test_nodes_need_not_be_told_and_all_processes_write_one_directory(
     tmp_path: Path, start: Callable[..., list[BaseProcess]]
 ) -> None:
@@ -208,15 +209,20 @@ def test_nodes_need_not_be_told_and_all_processes_write_one_directory(
 
 
 @pytest.mark.slow
-def test_a_directory_in_use_is_refused_in_one_line(tmp_path: Path, start: Callable[..., list[BaseProcess]]) -> None:
+@pytest.mark.fault("four processes are given a directory in use")
+def test_a_directory_in_use_is_refused_in_one_line(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], report: Callable[..., None]
+) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     assert end(start(torchrun(1, 4), *flags(), "--out=used")) == [2, 2, 2, 2]
+    report(says=said(tmp_path, 0)[-1])
     assert said(tmp_path, 0)[-1] == "adco: out 'used' is not empty: choose another --out"
     assert [said(tmp_path, rank) for rank in (1, 2, 3)] == [[], [], []]
 
 
 @pytest.mark.slow
+@pytest.mark.fault("a mistake in the settings, under torchrun")
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -227,16 +233,18 @@ def test_a_directory_in_use_is_refused_in_one_line(tmp_path: Path, start: Callab
     ],
 )
 def test_a_mistake_in_the_settings_is_told_once(
-    tmp_path: Path, start: Callable[..., list[BaseProcess]], flag: str, message: str
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], flag: str, message: str, report: Callable[..., None]
 ) -> None:
     assert end(start(torchrun(1, 2), *flags(), flag)) == [2, 2]
+    report(says=said(tmp_path, 0)[-1])
     assert said(tmp_path, 0) == ["adco: starting …", f"adco: {message}"]
     assert said(tmp_path, 1) == []
 
 
 @pytest.mark.slow
+@pytest.mark.fault("one of two processes is killed, and both start again, as under torchrun --max_restarts")
 def test_when_a_process_is_killed_the_other_says_so_and_both_go_on(
-    tmp_path: Path, start: Callable[..., list[BaseProcess]], own_cache: Path
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], report: Callable[..., None]
 ) -> None:
     """As torchrun does it: all start again, with the same parent. The same bits as of a run that was not killed."""
     kill = f"1,7,{int(signal.SIGKILL)}"
@@ -248,6 +256,7 @@ def test_when_a_process_is_killed_the_other_says_so_and_both_go_on(
     name = run.path.relative_to(tmp_path)
     line = "adco: process 0 of 2 ends: another process was killed or has failed; continue with: adco pretrain --resume"
     assert said(tmp_path, 0, "first")[-1] == f"{line} {name}"
+    report(says=f"{line} {name}")
     assert not [text for text in said(tmp_path, 0, "first") if "Traceback" in text or "gloo" in text]
     assert torch.load(run.checkpoint, weights_only=True)["global_step"] == 6
     assert end(start(torchrun(1, 2, TORCHELASTIC_RESTART_COUNT="1"), *flags(), said="again")) == [0, 0]
@@ -256,7 +265,27 @@ def test_when_a_process_is_killed_the_other_says_so_and_both_go_on(
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_is_noticed(tmp_path: Path, start: Callable[..., list[BaseProcess]]) -> None:
+@pytest.mark.fault("a run of one process is stopped, and resumed by two")
+def test_a_run_goes_on_in_another_number_of_processes(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], report: Callable[..., None]
+) -> None:
+    """A network without BatchNorm, which normalises the images of a process, gets the same weights."""
+    network = {"backbone": "test_vit", "backbone_args": {"patch_size": 4}, "projector_norm": "false"}
+    settings = flags(**network, precision="64-true", optimizer="sgd", learning_rate=3e-4)
+    assert end(start([{}], *settings, "--out=whole", said="whole")) == [0], said(tmp_path, 0, "whole")
+    stop = {"ADCO_TEST_SIGNAL": f"0,7,{int(signal.SIGTERM)}"}
+    assert end(start([stop], *settings, "--out=run", said="first")) == [128 + signal.SIGTERM]
+    report(says=said(tmp_path, 0, "first")[-1])
+    assert end(start(torchrun(1, 2), "pretrain", "--resume=run")) == [0, 0], said(tmp_path, 0)
+    found, expected = (load_file(tmp_path / name / "backbone.safetensors") for name in ("run", "whole"))
+    assert all(torch.allclose(found[name], expected[name], rtol=0, atol=1e-9) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("one of two processes hangs")
+def test_a_process_that_hangs_is_noticed(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], report: Callable[..., None]
+) -> None:
     stop = {"ADCO_TEST_SIGNAL": f"1,7,{int(signal.SIGSTOP)}", "ADCO_TEST_LIMIT": "6"}
     first, second = start(torchrun(1, 2, **stop), *flags(), "--out=run")
     first.join(120)
@@ -264,10 +293,12 @@ def test_a_process_that_hangs_is_noticed(tmp_path: Path, start: Callable[..., li
     second.kill()
     line = "adco: process 0 of 2 ends: a batch was not finished in 0.1 minutes, so a process or a disk hangs; "
     assert said(tmp_path, 0)[-1] == f"{line}continue with: adco pretrain --resume run"
+    report(says=said(tmp_path, 0)[-1])
 
 
 @pytest.mark.slow
-def test_the_command_starts_its_processes_itself(tmp_path: Path) -> None:
+@pytest.mark.fault("one of the processes that --devices 2 has started is killed")
+def test_the_command_starts_its_processes_itself(tmp_path: Path, report: Callable[..., None]) -> None:
     """And one of them is killed."""
     environment = {name: value for name, value in os.environ.items() if name not in KNOWN}
     environment["ADCO_TEST_SIGNAL"] = f"1,7,{int(signal.SIGKILL)}"
@@ -279,6 +310,7 @@ def test_the_command_starts_its_processes_itself(tmp_path: Path) -> None:
     assert killed.returncode == 1
     line = "adco: process 0 of 2 ends: another process was killed or has failed; continue with: adco pretrain --resume"
     assert killed.stderr.splitlines()[-1] == f"{line} {run.relative_to(tmp_path)}"
+    report(says=killed.stderr.splitlines()[-1])
     assert "Traceback" not in killed.stderr
     command = [sys.executable, program.__file__, "pretrain", f"--resume={run}"]
     del environment["ADCO_TEST_SIGNAL"]
@@ -289,10 +321,15 @@ def test_the_command_starts_its_processes_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("SIGTERM or SIGINT, twice, to two processes and their 0 or 2 workers")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_that_all_processes_get_twice_saves(
-    tmp_path: Path, start: Callable[..., list[BaseProcess]], number: signal.Signals, workers: int
+    tmp_path: Path,
+    start: Callable[..., list[BaseProcess]],
+    number: signal.Signals,
+    workers: int,
+    report: Callable[..., None],
 ) -> None:
     """Once from the terminal or the scheduler, which tell the whole group, and once from torchrun."""
     processes = start(torchrun(1, 2), *flags(epochs=1000, workers=workers), "--out=run")
@@ -305,6 +342,7 @@ def test_a_signal_that_all_processes_get_twice_saves(
             os.kill(pid, number)
     assert end(processes) == [128 + number] * 2
     assert said(tmp_path, 0)[-1] == "adco: stopped and saved; continue with: adco pretrain --resume run"
+    report(says=said(tmp_path, 0)[-1])
     assert said(tmp_path, 1) == []
     assert torch.load(run.checkpoint, weights_only=True)["global_step"] == float(run.records()[-1]["step"]) > 2
     assert len(children) >= 2 * workers
@@ -312,8 +350,9 @@ def test_a_signal_that_all_processes_get_twice_saves(
 
 
 @pytest.mark.slow
+@pytest.mark.fault("SIGUSR1 from SLURM, before the time limit, to two processes and their workers")
 def test_the_signal_of_slurm_before_the_time_limit_saves(
-    tmp_path: Path, start: Callable[..., list[BaseProcess]]
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], report: Callable[..., None]
 ) -> None:
     """All processes of the job get it. Lightning would save elsewhere, and put the job into the queue again."""
     job = {"SLURM_JOB_NAME": "train", "SLURM_JOB_ID": str(free_port()), "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
@@ -327,15 +366,20 @@ def test_the_signal_of_slurm_before_the_time_limit_saves(
             os.kill(pid, signal.SIGUSR1)
     assert end(processes) == [128 + signal.SIGUSR1] * 2
     assert said(tmp_path, 0)[-1] == "adco: stopped and saved; continue with: adco pretrain --resume run"
+    report(says=said(tmp_path, 0)[-1])
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
 
 
 @pytest.mark.slow
-def test_a_signal_before_the_first_step_saves_after_it(tmp_path: Path, start: Callable[..., list[BaseProcess]]) -> None:
+@pytest.mark.fault("SIGTERM to one of two processes before the first step")
+def test_a_signal_before_the_first_step_saves_after_it(
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], report: Callable[..., None]
+) -> None:
     """One of the processes gets it, while they wait for each other."""
     signalled = torchrun(1, 2, ADCO_TEST_SIGNAL=f"1,0,{int(signal.SIGTERM)}")
     assert end(start(signalled, *flags(epochs=1000), "--out=run")) == [128 + signal.SIGTERM] * 2
     assert said(tmp_path, 0)[-1] == "adco: stopped and saved; continue with: adco pretrain --resume run"
+    report(says=said(tmp_path, 0)[-1])
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import multiprocessing
 import os
 import shutil
 import signal
@@ -32,7 +31,7 @@ from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted
 from adco.training.monitor import Monitor
 from adco.training.saving import StopOnSignal
-from program import descendants
+from program import descendants, forkserver
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_curves")]
 
@@ -105,12 +104,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDirector
     return train
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def processes() -> ForkServerContext:
-    """Processes that have everything imported when they start."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["adco.training.pretrain", "adco.cli.main", "sklearn.datasets"])
-    return context
+    return forkserver()
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
@@ -277,6 +273,7 @@ def test_a_run_stopped_twice_goes_on_with_any_settings(
     assert_same_run(run, expected)
 
 
+@pytest.mark.fault("a run with another number of workers")
 def test_workers_change_nothing(whole: Callable[..., RunDirectory]) -> None:
     assert_same_run(whole(workers=2), whole())
 
@@ -374,11 +371,16 @@ def test_a_checkpoint_that_cannot_go_on_is_named(tmp_path: Path, whole: Callable
         adco.pretrain(resume=run.path)
 
 
-def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, whole: Callable[..., RunDirectory]) -> None:
+@pytest.mark.fault("a second process is to train in the same directory")
+def test_two_processes_do_not_train_in_one_directory(
+    tmp_path: Path, whole: Callable[..., RunDirectory], report: Callable[..., None]
+) -> None:
     run = RunDirectory(Path(shutil.copytree(whole().path, tmp_path / "run")))
     run.write_unfinished()
-    with run.locked(), pytest.raises(ValueError, match=f"another process is already training in {run.path}"):
+    message = f"another process is already training in {run.path}"
+    with run.locked(), pytest.raises(ValueError, match=message) as raised:
         adco.pretrain(resume=run.path)
+    report(says=raised.value)
 
 
 # Other lengths
@@ -548,10 +550,15 @@ def test_the_installed_command_is_stopped_and_resumed(tmp_path: Path) -> None:
     assert_same_run(stopped, expected)
 
 
+@pytest.mark.fault("SIGTERM or SIGINT to the process group of a run with 0 or 2 workers")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_process_group_saves(
-    tmp_path: Path, processes: ForkServerContext, workers: int, number: signal.Signals
+    tmp_path: Path,
+    processes: ForkServerContext,
+    workers: int,
+    number: signal.Signals,
+    report: Callable[..., None],
 ) -> None:
     """As docker stop, systemd and scancel send SIGTERM, and a terminal's Ctrl-C sends SIGINT."""
     run = RunDirectory(tmp_path / "run")
@@ -565,6 +572,7 @@ def test_a_signal_to_the_whole_process_group_saves(
     out, err = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
     assert process.exitcode == 128 + number, err
     assert_stopped(run, out, err)
+    report(says=err.splitlines()[-1])
     assert_backbone_of(run, torch.load(run.checkpoint, weights_only=True)["global_step"])
     assert len(children) >= workers
     assert not any(Path(f"/proc/{child}").exists() for child in children)

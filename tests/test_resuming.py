@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # By the same line
 
 
+@pytest.mark.fault("a job is killed and queued again, with --out DIR --resume auto")
 @pytest.mark.parametrize("step", [2, STEPS + 2])
 def test_the_same_line_begins_a_run_and_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, step: int
@@ -90,11 +92,17 @@ def test_the_same_line_begins_a_run_and_goes_on_with_it(
     assert RunDirectory(tmp_path / "run").records()[-1]["step"] == STEPS * (EPOCHS + 1)
 
 
-def test_a_line_with_other_settings_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("a job is queued again with another setting")
+def test_a_line_with_other_settings_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Callable[..., None]
+) -> None:
     line: dict[str, Any] = {"out": tmp_path / "run", "resume": "auto"}
     stopped(monkeypatch, STEPS + 2, **line)
-    with pytest.raises(InputError, match=r"^seed is 1, but the run in .*run began with 0: choose another --out$"):
+    with pytest.raises(
+        InputError, match=r"^seed is 1, but the run in .*run began with 0: choose another --out$"
+    ) as told:
         adco.pretrain(**TINY, seed=1, **line)
+    report(says=told.value)
     with pytest.raises(InputError, match=r"^method is simclr, but the run in .* began with adco"):
         adco.pretrain(method="simclr", data="few", **line)
     with pytest.raises(InputError, match=r"^resume auto needs --out"):
@@ -104,6 +112,7 @@ def test_a_line_with_other_settings_is_another_run(tmp_path: Path, monkeypatch: 
 # From an earlier checkpoint
 
 
+@pytest.mark.fault("a run went wrong, and continues from an earlier checkpoint, kept by --keep_every")
 def test_a_run_goes_back_to_a_checkpoint_that_was_kept(
     tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +154,7 @@ def of_photos(photos: Path, tmp_path: Path) -> dict[str, Any]:
     return {"data": photos, "out": tmp_path / "run", "image_size": 12, "workers": 0, "max_unreadable": 0.1}
 
 
+@pytest.mark.fault("the images have moved, and a run is resumed with --data")
 def test_images_that_moved_are_found_where_the_user_says(
     photos: Path, of_photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,8 +169,13 @@ def test_images_that_moved_are_found_where_the_user_says(
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.fault("files are deleted and added before a run is resumed, which --changed_data accepts")
 def test_changed_images_are_named_and_accepted_if_asked(
-    photos: Path, of_photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path,
+    of_photos: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    report: Callable[..., None],
 ) -> None:
     twin = tmp_path / "twin"
     for out in (tmp_path / "run", twin):
@@ -171,6 +186,7 @@ def test_changed_images_are_named_and_accepted_if_asked(
     with pytest.raises(InputError, match=rf"began with \({changes}\): put them back, or add --changed_data") as raised:
         adco.pretrain(resume=tmp_path / "run")
     assert "\n" not in str(raised.value)
+    report(says=raised.value)
     adco.pretrain(resume=tmp_path / "run", changed_data=True)
     assert RunDirectory(tmp_path / "run").read_damaged() == [7]
     (photos / "new.png").unlink()  # the same as if the file had only been damaged
@@ -183,6 +199,7 @@ def test_changed_images_are_named_and_accepted_if_asked(
 # On other devices
 
 
+@pytest.mark.fault("a run is resumed with --accumulate 2, as when memory was full")
 def test_a_run_goes_on_in_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
     """As after an error that memory is full; the images of a step stay the same."""
     stopped(monkeypatch, STEPS + 2, out=tmp_path / "run")
@@ -195,8 +212,9 @@ def test_a_run_goes_on_in_smaller_parts(tmp_path: Path, monkeypatch: pytest.Monk
 # Disks
 
 
+@pytest.mark.fault("a checkpoint is larger than the limit on file sizes (ulimit -f)")
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+    tmp_path: Path, whole: Path, report: Callable[..., None]
 ) -> None:
     """The limit of the size of a file stands for the end of the disk."""
     code = f"""
@@ -222,6 +240,7 @@ sys.exit(cli.run(["pretrain", "--out", {str(tmp_path / "run")!r}, *{flags()!r}])
         f"adco: {run.checkpoint}: File too large; the last checkpoint is kept: make room or repair the disk, and "
         f"continue with: adco pretrain --resume {run.path}"
     )
+    report(says=last)
     assert "Traceback" not in done.stderr
     assert torch.load(run.checkpoint, weights_only=True)["global_step"] == STEPS
     assert not list(run.path.rglob("*.part"))
@@ -233,7 +252,10 @@ def flags() -> list[str]:
     return [f"--{name}={value}" for name, value in TINY.items()]
 
 
-def test_a_run_directory_that_is_gone_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("the run directory is moved while the run goes on")
+def test_a_run_directory_that_is_gone_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Callable[..., None]
+) -> None:
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     record = Monitor.on_train_batch_end
 
@@ -244,12 +266,29 @@ def test_a_run_directory_that_is_gone_is_not_made_again(tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Monitor, "on_train_batch_end", move)
-        with pytest.raises(NotWrittenError, match=rf"^the run directory {run} is gone: if it was moved, continue with"):
+        moved = rf"^the run directory {run} is gone: if it was moved, continue with"
+        with pytest.raises(NotWrittenError, match=moved) as raised:
             adco.pretrain(**TINY, out=run)
+    report(says=raised.value)
     assert not run.exists()
     adco.pretrain(resume=elsewhere)
 
 
+@pytest.mark.fault("checkpoints/ is deleted while the run goes on")
+def test_checkpoints_that_are_gone_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+    record = Monitor.on_train_batch_end
+
+    def delete(self: Monitor, trainer: Any, *rest: Any) -> None:
+        record(self, trainer, *rest)
+        if trainer.global_step == STEPS + 1:
+            shutil.rmtree(tmp_path / "run" / "checkpoints")
+
+    monkeypatch.setattr(Monitor, "on_train_batch_end", delete)
+    adco.pretrain(**TINY, out=tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.fault("parts of files that a killed run has left")
 def test_parts_of_files_that_a_killed_run_left_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
@@ -268,7 +307,10 @@ def test_parts_of_files_that_a_killed_run_left_are_deleted(
 # Memory
 
 
-def test_a_full_memory_names_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("the memory of a GPU is full")
+def test_a_full_memory_names_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Callable[..., None]
+) -> None:
     step = Pretraining.training_step
 
     def limited(self: Pretraining, batch: Batch, index: int) -> dict[str, Any]:
@@ -281,14 +323,16 @@ def test_a_full_memory_names_what_fits(tmp_path: Path, monkeypatch: pytest.Monke
         r"^the GPU's memory is full: a forward pass of 24 images of 8 px is too much; what fits is --accumulate 4, "
         r"with which a step adds up 4 forward passes, or --batch_size 6, or a smaller --image_size$"
     )
-    with pytest.raises(NotEnoughMemoryError, match=message):
+    with pytest.raises(NotEnoughMemoryError, match=message) as raised:
         adco.pretrain(**TINY, out=tmp_path / "run")
+    report(says=raised.value)
     assert not (tmp_path / "run").exists()
     adco.pretrain(**TINY, accumulate=4, out=tmp_path / "run")
 
 
+@pytest.mark.fault("a metric is not implemented on the device, as torch.pdist on MPS")
 def test_a_metric_that_fails_does_not_end_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, report: Callable[..., None]
 ) -> None:
     def fail(queries: torch.Tensor, keys: torch.Tensor) -> dict[str, float]:
         raise NotImplementedError("The operator 'aten::_pdist_forward' is not currently implemented\nfor this device")
@@ -297,3 +341,4 @@ def test_a_metric_that_fails_does_not_end_the_run(
     run = RunDirectory(adco.pretrain(**TINY, out=tmp_path / "run"))
     assert run.records()[-1]["step"] == STEPS * EPOCHS
     assert caplog.text.count("a metric is left out: The operator 'aten::_pdist_forward' is not currently imp") == 1
+    report(says=f"adco: {next(line for line in caplog.messages if 'a metric is left out' in line)}")

@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def test_a_new_directory_is_made_with_its_parents(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path / "empty")
 
 
+@pytest.mark.fault("64 runs are begun in the same second")
 def test_runs_of_the_same_second_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda layout: "20260101-120000")
@@ -34,19 +36,23 @@ def test_runs_of_the_same_second_have_names_of_their_own(tmp_path: Path, monkeyp
     assert names == sorted(expected)
 
 
-def test_of_those_that_want_the_same_directory_one_gets_it(tmp_path: Path) -> None:
+@pytest.mark.fault("16 runs want the same directory at once")
+def test_of_those_that_want_the_same_directory_one_gets_it(tmp_path: Path, report: Callable[..., None]) -> None:
     def create(name: int) -> bool:
         try:
             RunDirectory.create(tmp_path / str(name), lambda run: run.write_config({}))
-        except InputError:
+        except InputError as error:
+            report(says=error)
             return False
         return True
 
     with ThreadPoolExecutor(16) as threads:
         for name in range(20):
             assert sum(threads.map(create, [name] * 16)) == 1
+    report(tried=20)
 
 
+@pytest.mark.fault("a process is killed before its directory is a run, and the same line runs again")
 @pytest.mark.parametrize("left", [[], ["checkpoints/.lock"], ["environment.json", f"config.yaml.{'0f' * 16}.part"]])
 def test_a_directory_is_taken_over_if_it_never_became_a_run(tmp_path: Path, left: list[str]) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)

@@ -117,6 +117,7 @@ def test_given_from_python(whole: tuple[Path, dict[str, torch.Tensor]], tmp_path
     assert_same(adco.pretrain(data=dataset, **{**SETTINGS, "workers": 2}, out=str(tmp_path / "dataset")), expected)
 
 
+@pytest.mark.fault("a run on images of five kinds is resumed in another current directory")
 @pytest.mark.parametrize("kind", [*KINDS, lambda at: str(at / "photos")])
 @pytest.mark.parametrize("step", [2, 4])
 def test_stopped_and_resumed_by_workers_in_another_directory(

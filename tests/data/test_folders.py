@@ -165,15 +165,17 @@ def test_what_lies_beside_the_splits_is_named() -> None:
     assert opened().description.endswith("; test split photos/test/; not used: extra/, stray.png, val/")
 
 
-def test_a_test_folder_without_images_is_missed_only_by_what_needs_it() -> None:
+@pytest.mark.fault("an empty test/ beside train/, in pretraining and in an evaluation")
+def test_a_test_folder_without_images_is_missed_only_by_what_needs_it(report: Callable[..., None]) -> None:
     fill("photos/train/cat")
     fill("photos/train/dog")
     Path("photos/test/cat").mkdir(parents=True)
     assert opened().description.endswith("directly in photos/train/; not used: test/")
     assert len(open_all("photos")) == len(opened()) == 10
     for needs_it in (lambda: open_source("photos", "test"), lambda: open_splits("photos")):
-        with pytest.raises(InputError, match=r"^no images in .*photos/test "):
+        with pytest.raises(InputError, match=r"^no images in .*photos/test ") as raised:
             needs_it()
+        report(says=raised.value)
 
 
 def test_train_alone_is_the_data_and_its_folders_are_the_classes() -> None:
@@ -208,7 +210,8 @@ def test_the_level_chosen_for_training_is_that_of_the_test_split() -> None:
     assert open_splits("photos", class_level=2)[1].classes == ("cat", "oak", "rose")
 
 
-def test_a_class_that_one_split_lacks(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.fault("train/ and val/ differ in their classes")
+def test_a_class_that_one_split_lacks(caplog: pytest.LogCaptureFixture, report: Callable[..., None]) -> None:
     """Labels mean the same in both. Pretraining uses all images; an evaluation leaves out what it cannot score."""
     for kind in ("train/bat", "train/cat", "train/dog", "val/ant", "val/cat", "val/dog"):
         fill(f"photos/{kind}")
@@ -219,6 +222,7 @@ def test_a_class_that_one_split_lacks(caplog: pytest.LogCaptureFixture) -> None:
     assert test.labels is not None
     assert (train.labels.tolist(), test.labels.tolist()) == ([1] * 5 + [2] * 5 + [3] * 5, [2] * 5 + [3] * 5)
     here = Path.cwd() / "photos"
+    report(says=f"adco: {caplog.messages[-1]}")
     assert [record.message for record in caplog.records] == [
         f"classes without test images in {here / 'val'}: bat",
         f"warning: 5 test images left out of classes that {here / 'train'} does not have: ant",
@@ -287,13 +291,17 @@ def test_other_files_are_named_without_a_warning() -> None:
     assert description.endswith("; left out: 1 .a, 1 .b, 1 .c, 1 .d, 1 .e, 1 .f, 1 .g, 1 .h, 2 of other kinds")
 
 
-def test_a_folder_that_cannot_be_listed_is_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("a folder of images may not be read")
+def test_a_folder_that_cannot_be_listed_is_named_and_left_out(
+    monkeypatch: pytest.MonkeyPatch, report: Callable[..., None]
+) -> None:
     fill("photos/cat")
     fill("photos/dog")
     fill("photos/owl")
     deny(monkeypatch, "owl")
-    with pytest.warns(UserWarning, match=r"^photos/owl/ cannot be listed \(Permission denied\)$"):
+    with pytest.warns(UserWarning, match=r"^photos/owl/ cannot be listed \(Permission denied\)$") as warned:
         assert opened().classes == ("cat", "dog")
+    report(says=f"adco: warning: {warned[0].message}")
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -311,6 +319,7 @@ def deny(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 SYSTEM = ("lost+found", "__MACOSX", ".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 
 
+@pytest.mark.fault("lost+found, __MACOSX, .ipynb_checkpoints and others among the images")
 @pytest.mark.parametrize("name", SYSTEM)
 def test_folders_of_systems_are_neither_classes_nor_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fill("photos/cat")
@@ -356,6 +365,7 @@ def test_a_test_split_that_may_not_be_listed_is_none(monkeypatch: pytest.MonkeyP
         opened()
 
 
+@pytest.mark.fault("links that lead back or nowhere among the images")
 def test_links_to_places_that_may_not_be_read_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fill("photos/cat")
     fill("photos/dog")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def run_script(folder: Path, method: str, own: str = "", more: str = "") -> subp
     )
 
 
+@pytest.mark.fault('a script without `if __name__ == "__main__"`, where processes are not forked')
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_script_without_a_guard_does_not_start_itself_over(tmp_path: Path, method: str) -> None:
     done = run_script(tmp_path, method)
@@ -57,8 +59,10 @@ def test_a_script_without_a_guard_does_not_start_itself_over(tmp_path: Path, met
     assert len(list(tmp_path.glob("began-*"))) == 1
 
 
-def test_a_script_that_workers_need_says_how_to_write_it(tmp_path: Path) -> None:
+@pytest.mark.fault("such a script that workers need, because it defines what they do")
+def test_a_script_that_workers_need_says_how_to_write_it(tmp_path: Path, report: Callable[..., None]) -> None:
     done = run_script(tmp_path, "spawn", OWN, "augment=augment")
+    report(says=f"{done.stderr.splitlines()[0]}")
     assert done.returncode == 1
     assert 'write the calls of adco below `if __name__ == "__main__":`' in done.stderr
     assert not (tmp_path / "run").exists()
@@ -80,6 +84,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.fault("a process with workers is killed: they end as well")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path, method: str) -> None:
     script = tmp_path / "loader.py"
@@ -140,8 +145,9 @@ print(json.dumps([list(batch.views[0].shape) for batch in loader]))
 """
 
 
+@pytest.mark.fault("/dev/shm is smaller than the batches of workers, as in Docker")
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
-def test_batches_larger_than_shared_memory_pass_through_pipes() -> None:
+def test_batches_larger_than_shared_memory_pass_through_pipes(report: Callable[..., None]) -> None:
     """Docker's /dev/shm of 64 MB, on a smaller scale: 0.8 MB a batch, and 1 MB."""
     command = ["unshare", "--mount", "sh", "-c", SMALL, "sh", sys.executable, "-c", LARGE_BATCHES]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -149,7 +155,6 @@ def test_batches_larger_than_shared_memory_pass_through_pipes() -> None:
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[16, 3, 128, 128]] * 4
-    assert (
-        "loader workers pass batches through pipes, because these may need 5 MB of /dev/shm, which has 1 MB"
-        in done.stderr
-    )
+    line = "loader workers pass batches through pipes, because these may need 5 MB of /dev/shm, which has 1 MB"
+    assert line in done.stderr
+    report(says=f"adco: {line}")

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,14 @@ def test_files_that_turn_bad_later_are_left_out_and_counted(
         adco.embed(**settings(weights, photos, max_unreadable=0.1))
 
 
+@pytest.mark.fault("adco embed is stopped by Ctrl-C")
 def test_an_interrupted_embedding_goes_on(
-    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    weights: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    report: Callable[..., None],
 ) -> None:
     whole = embed_to_file(None, EmbedSettings(**settings(weights, photos, out=str(tmp_path / "whole.npz"))))
     given = settings(weights, photos, out=str(tmp_path / "e.npz"))
@@ -196,7 +203,9 @@ def test_an_interrupted_embedding_goes_on(
 
     monkeypatch.setattr(Parts, "write", stopped)
     assert cli.run(asked) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "adco: stopped; the same command continues from there"
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "adco: stopped; the same command continues from there"
+    report(says=line)
     assert not (tmp_path / "e.npz").exists()
     with pytest.raises(InputError, match=r"parts belongs to an embedding with another image_size: delete it, or"):
         embed_to_file(None, EmbedSettings(**settings(weights, photos, out=str(tmp_path / "e.npz"), image_size=24)))

@@ -1,13 +1,14 @@
 """Runs that are killed at random moments, and go on by the same line."""
 
 import json
-import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 import tiny
 from adco.runs.directory import RunDirectory
+from program import forkserver
 
 COMMON: dict[str, Any] = {
     **tiny.SETTINGS,
@@ -53,66 +55,52 @@ sys.exit(cli.run({arguments!r}))
 """
 
 
-def killed_runs(folder: Path, number: int, seed: int) -> Iterator[tuple[str, str | None, list[str]]]:
-    """Kill so many runs, each once or twice; yield its kind, what is wrong in the end or None, and what it said.
+def killed_runs(folder: Path, kind: str, number: int) -> Iterator[tuple[str | None, list[str]]]:
+    """Kill so many runs, each once or twice; yield what is wrong in the end, None if nothing, and what the run said.
 
     Args:
         folder: for the runs.
-        number: of runs, over all kinds in turns.
-        seed: of the moments and signals.
+        kind: of the runs, one of KINDS; also the seed of the moments and signals.
+        number: of runs.
     """
-    draw = random.Random(seed)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["adco.training.pretrain", "adco.cli.main", "sklearn.datasets"])
-    whole: dict[str, tuple[RunDirectory, float]] = {}
+    draw, whole = random.Random(kind), RunDirectory(folder / "whole")
+    began = time.monotonic()
+    code = _ended(_start(whole, kind, folder / "log-whole"))
+    seconds = time.monotonic() - began
+    assert code == 0, (folder / "log-whole").read_text()
     for turn in range(number):
-        kind = list(KINDS)[turn % len(KINDS)]
-        if kind not in whole:
-            whole[kind] = _whole(context, folder / f"whole-{len(whole)}", kind)
-        expected, seconds = whole[kind]
         run, log = RunDirectory(folder / f"run-{turn}"), folder / f"log-{turn}"
         for _ in range(draw.randint(1, 2)):
-            _kill(context, run, kind, log, after=draw.uniform(0.05, seconds), number=draw.choice(SIGNALS))
-        code = _start(context, run, kind, log).wait()
-        said = log.read_text().splitlines()
-        yield kind, f"exit code {code}" if code else difference(run, expected), said
+            _kill(_start(run, kind, log), after=draw.uniform(0.05, seconds), number=draw.choice(SIGNALS))
+        code = _ended(_start(run, kind, log))
+        yield f"exit code {code}" if code else difference(run, whole), log.read_text().splitlines()
+        shutil.rmtree(run.path)
 
 
-class _Process:
-    def __init__(self, process: Any) -> None:
-        self.process = process
-
-    def wait(self) -> int:
-        self.process.join()
-        return int(self.process.exitcode)
-
-
-def _start(context: Any, run: RunDirectory, kind: str, log: Path) -> _Process:
+def _start(run: RunDirectory, kind: str, log: Path) -> BaseProcess:
     settings = {**COMMON, **KINDS[kind], "out": str(run.path), "resume": "auto"}
     flags = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
     code = PROGRAM.format(log=str(log), arguments=["pretrain", *flags])
-    process = context.Process(target=exec, args=(code, {}))
+    process = forkserver().Process(target=exec, args=(code, {}))
     process.start()
-    return _Process(process)
+    return process
 
 
-def _whole(context: Any, path: Path, kind: str) -> tuple[RunDirectory, float]:
-    """Return a run that is not killed, and its seconds."""
-    began = time.monotonic()
-    code = _start(context, RunDirectory(path), kind, path.with_suffix(".log")).wait()
-    assert code == 0, path.with_suffix(".log").read_text()
-    return RunDirectory(path), time.monotonic() - began
+def _ended(process: BaseProcess) -> int:
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
-def _kill(context: Any, run: RunDirectory, kind: str, log: Path, *, after: float, number: signal.Signals) -> None:
-    process = _start(context, run, kind, log)
+def _kill(process: BaseProcess, *, after: float, number: signal.Signals) -> None:
+    assert process.pid is not None
     time.sleep(after)
     with suppress(ProcessLookupError):  # it has ended, or has no group yet
-        os.killpg(process.process.pid, number)
-    process.process.join(60)
+        os.killpg(process.pid, number)
+    process.join(60)
     with suppress(ProcessLookupError):
-        os.killpg(process.process.pid, signal.SIGKILL)  # its workers, if it could not end them
-    process.wait()
+        os.killpg(process.pid, signal.SIGKILL)  # its workers, if it could not end them
+    process.join()
 
 
 def difference(run: RunDirectory, expected: RunDirectory) -> str | None:

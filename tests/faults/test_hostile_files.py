@@ -33,7 +33,7 @@ from adco.runs.checkpoints import read_checkpoint
 from adco.runs.directory import RunDirectory
 from faults.damage import EXECUTES, LAUGHS
 from faults.hostile import PRETRAIN, READERS, make_files, try_damaged
-from faults.rows import FULL, measured, scaled, write_row
+from faults.rows import FULL, measured
 
 
 @pytest.fixture(scope="module")
@@ -50,28 +50,30 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(untrusted, "total_memory", lambda: 2_000_000)
 
 
-def one_line(path: Path, message: str, attempt: Callable[..., Any], *arguments: Any) -> None:
+def one_line(path: Path, message: str, attempt: Callable[..., Any], *arguments: Any) -> str:
+    """Return the line of the error."""
     with pytest.raises(InputError) as raised:
         attempt(*arguments)
     line = str(raised.value)
     assert str(path) in line
     assert re.search(message, line), line
     assert "\n" not in line
+    return f"adco: {line}"
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_curves")
+@pytest.mark.fault("checkpoints, safetensors, YAML, JSON, npz, CSV, Parquet and tar files, damaged or edited at random")
 @pytest.mark.filterwarnings("ignore")
-def test_files_damaged_at_random(made: Path) -> None:
-    number = scaled(len(READERS), 510)
+@pytest.mark.parametrize("name", READERS)
+def test_files_damaged_at_random(name: str, made: Path, report: Callable[..., None]) -> None:
     if not FULL:
-        lines = try_damaged(str(made), number, 7)
-    else:
-        lines, seconds, megabytes = measured(try_damaged, str(made), number, 0)
-        says = next(line for line in lines if line.startswith("checkpoint"))
-        fault = "checkpoints, safetensors, YAML, JSON, npz, CSV, Parquet and tar files, damaged or edited at random"
-        write_row(fault, number, number, says, seconds=seconds, megabytes=megabytes)
-    assert len(lines) > number / 4  # errors, not only files that can still be read
+        assert try_damaged(str(made), name, 1).total() == len(READERS[name])
+        return
+    number = 30
+    lines, megabytes = measured(try_damaged, str(made), name, number)
+    says = next((line for line in lines if line.startswith("checkpoint")), "")
+    report(tried=number, says=says and f"adco: {says}", megabytes=megabytes)
+    assert len(lines) > 1  # errors, not only files that can still be read
 
 
 class _Executes:
@@ -79,14 +81,16 @@ class _Executes:
         return os.system, ("touch executed",)
 
 
-def test_a_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("a pickle that executes something as checkpoint, weights or embeddings")
+def test_a_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Callable[..., None]) -> None:
     monkeypatch.chdir(tmp_path)
     run = tiny.untrained_run(tmp_path / "run", data="few")
     plain, saved = pickle.dumps(_Executes()), io.BytesIO()
     torch.save({"state_dict": {}, "x": _Executes()}, saved)
     for content in (plain, saved.getvalue()):
         run.checkpoint.write_bytes(content)
-        one_line(run.checkpoint, "is damaged .*: delete it, and --resume", read_checkpoint, run.checkpoint)
+        line = one_line(run.checkpoint, "is damaged .*: delete it, and --resume", read_checkpoint, run.checkpoint)
+        report(says=line)
         one_line(run.checkpoint, "cannot be read", read_tensors, run.checkpoint)
         Path("a.npz").write_bytes(content)
         one_line(Path("a.npz"), "is not a file of adco embed, or is damaged", read_embeddings, Path("a.npz"))
@@ -96,12 +100,16 @@ def test_a_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not Path("executed").exists()
 
 
+@pytest.mark.fault("YAML that executes something")
 @pytest.mark.parametrize("text", [EXECUTES, "a: !!python/name:os.system", "a: !!python/object/new:os.system [ls]"])
-def test_yaml_is_not_executed(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yaml_is_not_executed(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Callable[..., None]
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    one_line(path, "is not valid YAML: could not determine a constructor for the tag", read_recipe, path)
+    line = one_line(path, "is not valid YAML: could not determine a constructor for the tag", read_recipe, path)
+    report(says=line)
     assert not Path("executed").exists()
 
 
@@ -123,11 +131,13 @@ BAD_YAML = {
 }
 
 
+@pytest.mark.fault("YAML with aliases that explode, or that is nested 3 000 deep")
 @pytest.mark.parametrize(("text", "message"), BAD_YAML.items(), ids=map(str, range(len(BAD_YAML))))
-def test_yaml_that_explodes(text: str, message: str, tmp_path: Path) -> None:
+def test_yaml_that_explodes(text: str, message: str, tmp_path: Path, report: Callable[..., None]) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    one_line(path, message, read_recipe, path)
+    line = one_line(path, message, read_recipe, path)
+    report(says=line)
     run = tiny.untrained_run(tmp_path / "run", data="few")
     run.config.write_text(text)
     one_line(run.config, "does not contain the settings of a run .* it is damaged or was edited$", run.read_config)
@@ -142,10 +152,12 @@ def test_aliases_and_merges_of_usual_size_are_read(tmp_path: Path) -> None:
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
 
 
-def test_json_that_is_nested_deeply(tmp_path: Path) -> None:
+@pytest.mark.fault("JSON that is nested 100 000 deep")
+def test_json_that_is_nested_deeply(tmp_path: Path, report: Callable[..., None]) -> None:
     run = tiny.untrained_run(tmp_path / "run", data="few")
     (run.path / "environment.json").write_text(DEEP)
-    one_line(run.path / "environment.json", "nested too deeply", run.read_environment)
+    line = one_line(run.path / "environment.json", "nested too deeply", run.read_environment)
+    report(says=line)
     (run.path / "unreadable.json").write_text("[" * 100_000)
     one_line(run.path / "unreadable.json", "nested too deeply", run.read_damaged)
     run.metrics.write_text(f"{DEEP}\n")
@@ -167,13 +179,14 @@ def test_a_record_that_was_edited(record: str, tmp_path: Path) -> None:
     one_line(path, "line 2: not ", RunDirectory(tmp_path).records)
 
 
-def test_safetensors_with_an_absurd_header(tmp_path: Path) -> None:
+@pytest.mark.fault("safetensors whose header claims 2^60 bytes")
+def test_safetensors_with_an_absurd_header(tmp_path: Path, report: Callable[..., None]) -> None:
     for size in (2**60, 2**64 - 1, 99_000_000):
         for name in ("backbone.safetensors", "classifier.safetensors"):
             path = tmp_path / name
             path.write_bytes(struct.pack("<Q", size) + b'{"a": 1}')
             for read in (adco.load_backbone, load_classifier, read_tensors):
-                one_line(path, "is not a safetensors file: ", read, path)
+                report(says=one_line(path, "is not a safetensors file: ", read, path))
             assert known_backbone(str(path)) == {}  # reading the weights tells what is wrong
 
 
@@ -199,16 +212,16 @@ def test_the_description_of_a_network_that_was_edited(name: str, tmp_path: Path)
     one_line(run.backbone, "does not hold a backbone: ", adco.load_backbone, run.backbone)
 
 
-def test_arrays_that_are_larger_than_the_memory(tmp_path: Path, little_memory: None) -> None:
+@pytest.mark.fault("a file of 100 kB that becomes larger than half of the memory")
+def test_arrays_that_are_larger_than_the_memory(
+    tmp_path: Path, little_memory: None, report: Callable[..., None]
+) -> None:
     """A hundred kB of them become 100 MB."""
     np.savez_compressed(tmp_path / "e.npz", embeddings=np.zeros((25_000, 1000), np.float32))
     assert (tmp_path / "e.npz").stat().st_size < 200_000
-    one_line(
-        tmp_path / "e.npz",
-        r"its content takes 0.1 GB, more than half of the memory here$",
-        read_embeddings,
-        tmp_path / "e.npz",
-    )
+    path = tmp_path / "e.npz"
+    line = one_line(path, "its content takes 0.1 GB, more than half of the memory here$", read_embeddings, path)
+    report(says=line)
 
 
 def test_an_array_that_claims_a_size(tmp_path: Path) -> None:

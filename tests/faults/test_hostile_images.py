@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +17,19 @@ from adco.data.sources.open import open_source
 from adco.data.sources.reading import Reading
 from adco.errors import InputError
 from faults.images import FORMATS, SIDE, claiming, encoded, try_damaged
-from faults.rows import FULL, measured, scaled, write_row
+from faults.rows import FULL, measured, scaled
 
 
+@pytest.mark.fault(f"images damaged at random, in {', '.join(FORMATS.values())}")
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged files
-def test_images_damaged_at_random(tmp_path: Path) -> None:
+def test_images_damaged_at_random(tmp_path: Path, report: Callable[..., None]) -> None:
     number = scaled(90, 1000)
     if not FULL:
         reasons = try_damaged(str(tmp_path), number, 0)
     else:
-        reasons, seconds, megabytes = measured(try_damaged, str(tmp_path), number, 0)
+        reasons, megabytes = measured(try_damaged, str(tmp_path), number, 0)
         says = "adco: warning: 1 of 2000 files in photos cannot be read; left out: 1.png (not an image)"
-        write_row(
-            f"images damaged at random, in {', '.join(FORMATS.values())}",
-            *(number, reasons.total(), says),
-            seconds=seconds,
-            megabytes=megabytes,
-        )
+        report(tried=number, says=says, megabytes=megabytes)
     assert reasons.total() == number
     assert 0 < reasons[""] < number / 2
 
@@ -46,15 +43,19 @@ def test_a_size_that_is_claimed_takes_no_memory(kind: str) -> None:
     assert re.search(r"million pixels take .* GB of memory, more than|^claims \d+ x \d+", decode.reason(raised.value))
 
 
-def test_the_limit_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("an image that takes more memory than allowed")
+def test_the_limit_is_memory(monkeypatch: pytest.MonkeyPatch, report: Callable[..., None]) -> None:
     """The same images are read or refused, depending on how much memory there is or is allowed."""
     content = encoded("PNG", np.random.default_rng(0))
     needed = SIDE**2 * large.BYTES / 1e9
     monkeypatch.setenv(large.VARIABLE, f"{needed * 1.01}")
     assert decode.read(content).shape == (SIDE, SIDE, 3)
     monkeypatch.setenv(large.VARIABLE, f"{needed * 0.99}")
-    with pytest.raises(ValueError, match=r"million pixels take 0.0 GB .* allowed: ADCO_IMAGE_GB sets another limit$"):
+    with pytest.raises(
+        ValueError, match=r"million pixels take 0.0 GB .* allowed: ADCO_IMAGE_GB sets another limit$"
+    ) as raised:
         decode.read(content)
+    report(says=f"adco: warning: 1 of 2000 files in photos cannot be read; left out: 1.png ({raised.value})")
     monkeypatch.delenv(large.VARIABLE)
     monkeypatch.setattr(large, "total_memory", lambda: 2 * large.BYTES * 400_000_000)
     assert large.allowed_bytes() == large.BYTES * 400_000_000
@@ -77,19 +78,13 @@ def test_a_small_file_cannot_hold_very_many_pixels() -> None:
         large.check(image, 100)
 
 
+@pytest.mark.fault("a scan of 20 000 x 20 000 px")
 @pytest.mark.skipif(not FULL, reason="takes 5 GB")
-def test_an_image_of_400_million_pixels_is_read(tmp_path: Path) -> None:
+def test_an_image_of_400_million_pixels_is_read(tmp_path: Path, report: Callable[..., None]) -> None:
     path = tmp_path / "scan.png"
     Image.new("RGB", (20_000, 20_000), "teal").save(path, compress_level=1)
-    shape, seconds, megabytes = measured(_shape, str(path))
-    write_row(
-        "a scan of 20 000 x 20 000 px",
-        1,
-        int(shape == (20_000, 20_000, 3)),
-        "nothing: it is read",
-        seconds=seconds,
-        megabytes=megabytes,
-    )
+    shape, megabytes = measured(_shape, str(path))
+    report(megabytes=megabytes)
     assert shape == (20_000, 20_000, 3)
 
 
@@ -113,8 +108,9 @@ def test_a_tiff_that_claims_very_many_values(tmp_path: Path, monkeypatch: pytest
         decode.read(tmp_path / "a.tif", Reading(5))
 
 
+@pytest.mark.fault("damaged images among those of an evaluation")
 @pytest.mark.filterwarnings("ignore:only 7 test images")
-def test_evaluate_has_the_limit_that_its_error_names(tmp_path: Path) -> None:
+def test_evaluate_has_the_limit_that_its_error_names(tmp_path: Path, report: Callable[..., None]) -> None:
     for split in ("train", "val"):
         for kind in ("a", "b"):
             (tmp_path / split / kind).mkdir(parents=True)
@@ -123,8 +119,11 @@ def test_evaluate_has_the_limit_that_its_error_names(tmp_path: Path) -> None:
                 Image.fromarray(pixels).save(tmp_path / split / kind / f"{number}.png")
     (tmp_path / "val" / "a" / "0.png").write_text("damaged")
     run = tiny.untrained_run(tmp_path / "run", data=str(tmp_path)).path
-    with pytest.raises(InputError, match=r"^1 of 8 files in .*val cannot be read.*, or raise --max_unreadable$"):
+    with pytest.raises(
+        InputError, match=r"^1 of 8 files in .*val cannot be read.*, or raise --max_unreadable$"
+    ) as raised:
         adco.evaluate("knn", run, data=str(tmp_path), device="cpu")
+    report(says=raised.value)
     with pytest.warns(UserWarning, match=r"^1 of 8 files in .*val cannot be read; left out: a/0.png"):
         source = open_source(tmp_path, "test", max_unreadable=0.2)
     assert len(source) == 7
