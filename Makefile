@@ -1,6 +1,7 @@
 # make demo    pretrain on CIFAR-10 and show what was learned (about a quarter of an hour on two cores)
 # make test    run the tests
 # make faults  try faults by the thousand, and write docs/reliability.md (under a quarter of an hour on two cores)
+# make results list the measurements whose inputs have changed since
 # make gpu     run the tests that need a GPU
 # make check   check lint, format and types
 # make docs    build the documentation site into site/
@@ -15,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS := .venv-docs/.installed
 
-.PHONY: demo test faults gpu check docs clean
+.PHONY: demo test faults results gpu check docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/adco demo
@@ -27,6 +28,9 @@ faults: $(INSTALLED)
 	rm -f benchmarks/results/faults.jsonl # rows are added to those that are there
 	ADCO_FAULTS=1 $(BIN)/pytest -n 2 --dist worksteal -m fault
 	$(BIN)/python tests/faults/table.py
+
+results: $(INSTALLED)
+	$(BIN)/python benchmarks/changed.py
 
 gpu: $(INSTALLED)
 	ADCO_GPU=1 $(BIN)/pytest tests/gpu
