@@ -231,6 +231,10 @@ def test_exactly_the_damaged_files_are_left_out(tmp_path: Path) -> None:
         ({"batch_size": 1}, "batch_size 1 leaves 1 image .*: it must be at least 2"),
         ({"batch_size": 4, "accumulate": 4}, "batch_size 4 leaves 1 image .*: it must be at least 8"),
         ({"small_crops": [[9, 0.1, 0.2]]}, "small_crops has a size of 9: it must be at most image_size 8"),
+        (
+            {"small_crops": [[6, 0.1, 0.4], [4, 0.1, 0.2]], "precision": "bf16-mixed"},
+            "small_crops 4 px: the network reduces them to one pixel before its last stride",
+        ),
         ({"batch_norm": "shuffle"}, "batch_norm shuffle needs more than one device"),
         ({"batch_norm": "sync", "devices": 2}, "batch_norm sync over several devices needs GPUs"),
         ({"backbone": "resnet19"}, "backbone 'resnet19' is not a timm model: try .*resnet18"),

@@ -6,7 +6,8 @@ embeddings in each forward pass.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -85,3 +86,20 @@ def _takes(build: Callable[[int], nn.Module], channels: int, size: int) -> bool:
     except UNSUITABLE:
         return False
     return bool(features.ndim == 2)
+
+
+@contextmanager
+def inputs_of_strides(network: nn.Module) -> Iterator[set[tuple[int, ...]]]:
+    """Yield the heights and widths of what convolutions with a stride get, as they are called in the block."""
+    found: set[tuple[int, ...]] = set()
+    strided = [part for part in network.modules() if isinstance(part, nn.Conv2d) and max(part.stride) > 1]
+    hooks = [
+        part.register_forward_pre_hook(lambda module, inputs: found.add(tuple(inputs[0].shape[-2:])))
+        for part in strided
+        if max(part.kernel_size) > 1
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

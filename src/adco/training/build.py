@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from adco.config.pretrain import Resolved
 from adco.data.augment import Augment
 from adco.data.views import View
+from adco.devices import training_device
 from adco.errors import InputError
 from adco.memory import gigabytes, total_memory
 from adco.methods.method import Method, MethodArguments
@@ -16,6 +17,7 @@ from adco.models.continuing import copy_method, settings_of_tensor
 from adco.models.freezing import fix_patches, freeze
 from adco.models.pretrained import Loaded, copy_weights, method_file, read_weights
 from adco.models.reading import read_tensors
+from adco.models.sizes import inputs_of_strides
 from adco.optim.players import Schedule
 
 
@@ -61,7 +63,9 @@ def backbone_info(settings: Resolved) -> BackboneInfo:
 def width_at_all_sizes(backbone: nn.Module, settings: Resolved) -> int:
     """Return the width of the features, after a check that the backbone takes images of every size of the run.
 
-    Raises InputError with the setting of a size that it does not take, and the nearest sizes that it takes.
+    Raises InputError with the setting of a size that it does not take, and the nearest sizes that it takes; or if
+    torch's gradients are wrong for it: in bf16 on a CPU, oneDNN (torch 2.14) leaves a part of the gradient of a
+    convolution with a stride uninitialised if its input has one pixel.
     """
     info = backbone_info(settings)
     sizes = {
@@ -69,7 +73,16 @@ def width_at_all_sizes(backbone: nn.Module, settings: Resolved) -> int:
         **{size: "small_crops" for size, *_ in settings.further_crops},
     }
     sizes[settings.image_size] = "image_size"  # the name to give if several settings have the same size
-    widths = [feature_width(backbone, info, size, setting) for size, setting in sizes.items()]
+    widths = []
+    bf16_on_cpu = settings.precision.startswith("bf16") and training_device(settings.accelerator).type == "cpu"
+    for size, setting in sizes.items():
+        with inputs_of_strides(backbone) as inputs:
+            widths.append(feature_width(backbone, info, size, setting))
+        if bf16_on_cpu and (1, 1) in inputs:
+            raise InputError(
+                f"{setting} {size} px: the network reduces them to one pixel before its last stride, for which "
+                "gradients in bf16 on a CPU are wrong: take larger ones, or --precision 32-true"
+            )
     return widths[0]
 
 
