@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from adco.runs.curves import PANELS, SHARE, plot_curves
+from adco.runs.curves import PANELS, SHARE, draw_panels, plot_curves
 from adco.runs.records import History, Record, length_until, read_records
 
 KEYS = [key for panel in PANELS for key in panel.curves]
@@ -142,3 +142,12 @@ def test_a_file_is_cut_after_the_last_record_of_a_step(tmp_path: Path, step: int
     assert length_until(lines(tmp_path / "empty.jsonl"), step) == 0
     other = lines(tmp_path / "other.jsonl", '{"note": "mine"}\n', '{"loss": 1, "step": 99}\n')
     assert length_until(other, step) == len('{"note": "mine"}\n')
+
+
+def test_a_curve_of_a_panel_of_several_is_named_and_values_have_no_offset() -> None:
+    """Without labels, top-1 is that of the instances; norms differ by little from 1 at the start."""
+    norms = dict.fromkeys(("adversary_norm_max", "adversary_norm_mean"), 1.0)
+    records = [{"step": i, "instance_top1": 10.0 + i, **norms, "adversary_norm_min": 1 - 1e-5 * i} for i in range(9)]
+    pictures = {panel.title: svg for panel, svg in draw_panels(records)}
+    assert "instance: own key in the batch" in pictures["top-1 (%)"]
+    assert "0.99994" in pictures["norms of the adversaries"]

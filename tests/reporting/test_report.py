@@ -1,6 +1,7 @@
 """The report: one file that asks for nothing else, and says what the run's own files say."""
 
 import base64
+import html
 import io
 import json
 import shutil
@@ -20,6 +21,7 @@ from adco.errors import InputError
 from adco.reporting.map import positions
 from adco.reporting.material import thumbnail
 from adco.reporting.report import report
+from adco.reporting.tables import few_labels, rows_of
 from adco.runs.directory import RunDirectory
 
 pytest.importorskip("bokeh")
@@ -80,11 +82,44 @@ def test_a_report_is_one_small_file_that_asks_for_nothing_else(run: RunDirectory
 def test_it_says_what_the_files_of_the_run_say(run: RunDirectory, written: Path) -> None:
     text = written.read_text()
     last = [record for record in run.records() if "word" in record][-1]
-    assert f"The last verdict: {last['word']}." in text
+    assert f"The last verdict is “{last['word']}”: {last['reason']}." in html.unescape(text)
     assert f"{[record['knn_top1'] for record in run.records() if 'knn_top1' in record][-1]:.1f} %" in text
     result = json.loads((run.results / "knn-few.json").read_text())
     assert f"<td>{result['top1']:.1f}</td>" in text
     assert "<td>adversary_temperature</td>" in text
+
+
+def test_the_figures_of_a_probe_are_a_table(tmp_path: Path) -> None:
+    entry = {"mean": 41.26, "interval": [39.04, 43.5], "top1": [41.26], "l2": [0.1]}
+    result = {
+        "data": "few",
+        "evaluation": {"kind": "probe"},
+        "points": [
+            {"name": "1 per class", "labels": 10, "draws": 5},
+            {"name": "100 %", "labels": 1234, "draws": 1},
+        ],
+        "networks": {
+            "this backbone": [entry, {**entry, "mean": 70, "interval": [68, 72]}],
+            "raw pixels": [{**entry, "mean": 12.3}, {**entry, "mean": 20}],
+        },
+    }
+    file = tmp_path / "probe-few.json"
+    file.write_text(json.dumps(result))
+    (table,) = few_labels(file)
+    assert table["columns"] == ["amount", "labels", "draws", "this backbone", "raw pixels"]
+    assert table["rows"] == [
+        ["1 per class", "10", "5", "41.3 (39.0 to 43.5)", "12.3 (39.0 to 43.5)"],
+        ["100 %", "1,234", "1", "70.0 (68.0 to 72.0)", "20.0 (39.0 to 43.5)"],
+    ]
+    assert rows_of(file) == []
+
+
+def test_a_damaged_result_of_a_probe_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "probe-few.json"
+    file.write_text('{"networks": {"this backbone": [{"mean": 1}]}, "points": []}')
+    with pytest.raises(InputError, match=r"probe-few\.json is damaged .*: delete it, and evaluate again") as raised:
+        few_labels(file)
+    assert "\n" not in str(raised.value)
 
 
 def _console(page: Path, folder: Path, width: int) -> list[str]:

@@ -1,10 +1,13 @@
 """The last sections: results of evaluations, settings, and versions."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adco.reporting.material import Material, Section, data_uri
 from adco.untrusted import read_json, reading
+
+EVALUATE_AGAIN = "delete it, and evaluate again"
 
 
 def results(material: Material) -> Section | None:
@@ -13,30 +16,60 @@ def results(material: Material) -> Section | None:
     files = sorted(run.results.glob("*.json")) if run is not None else []
     if not files:
         return None
-    assert run is not None
     rows = [row for file in files for row in rows_of(file)]
-    columns = ["evaluation", "images", "top-1 (%)", "95 % interval", "random weights", "raw pixels"]
+    columns = ["evaluation", "data", "top-1 (%)", "95 % interval", "random weights", "raw pixels"]
     tables = [{"title": "Accuracy on test images", "columns": columns, "rows": rows, "open": True}] if rows else []
-    pictures = [
-        {"title": path.stem, "uri": data_uri(path.read_bytes(), "image/png")}
-        for path in sorted(run.results.glob("*.png"))
-    ]
+    tables += [table for file in files for table in few_labels(file)]
+    pictures = [picture for file in files for picture in _pictures(file)]
     text = "How well the frozen features tell the classes of labelled images apart, and where they confuse them."
     return Section("Results with labels", text, "tables.html", {"tables": tables, "pictures": pictures})
 
 
 def rows_of(file: Path) -> list[list[str]]:
     """Return the row of a result; none for a result without one accuracy, such as that of adco probe."""
-    with reading(file, advice="delete it, and evaluate again"):
+    with reading(file, advice=EVALUATE_AGAIN):
         result = read_json(file)
         if "top1" not in result:
             return []
-        low, high = result["top1_interval"]
         floors = {name: f"{scores['top1']:.1f}" for name, scores in result.get("floors", {}).items()}
         random, pixels = (floors.get(name, "–") for name in ("random weights", "raw pixels"))
-        kind = result.get("evaluation", result["protocol"])["kind"]
-        top1, interval = f"{result['top1']:.1f}", f"{low:.1f} to {high:.1f}"
-        return [[str(kind), str(result["data"]), top1, interval, random, pixels]]
+        interval = "{:.1f} to {:.1f}".format(*result["top1_interval"])
+        return [[_kind(result), str(result["data"]), f"{result['top1']:.1f}", interval, random, pixels]]
+
+
+def few_labels(file: Path) -> list[dict[str, Any]]:
+    """Return the table of a result of adco probe, with a row per number of labels; none for another result."""
+    with reading(file, advice=EVALUATE_AGAIN):
+        result = read_json(file)
+        if "networks" not in result:
+            return []
+        networks = {name: list(map(_cell, entries)) for name, entries in result["networks"].items()}
+        points = [[str(point["name"]), f"{point['labels']:,}", str(point["draws"])] for point in result["points"]]
+        rows = [[*point, *cells] for point, *cells in zip(points, *networks.values(), strict=True)]
+        title = f"Accuracy with few labels, on {result['data']}: mean top-1 (%) over the draws, and its 95 % interval"
+        return [{"title": title, "columns": ["amount", "labels", "draws", *networks], "rows": rows, "open": True}]
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    return "{:.1f} ({:.1f} to {:.1f})".format(entry["mean"], *entry["interval"])
+
+
+def _kind(result: Mapping[str, Any]) -> str:
+    return str(result.get("evaluation", result["protocol"])["kind"])
+
+
+def _pictures(file: Path) -> list[dict[str, str]]:
+    """Return the pictures that were written with a result."""
+    with reading(file, advice=EVALUATE_AGAIN):
+        result = read_json(file)
+        of = f"{_kind(result)} on {result['data']}"
+        named = {"_confusion.png": f"Confusion matrix: {of}", ".png": f"Accuracy by number of labels: {of}"}
+    paths = {file.with_name(file.stem + suffix): title for suffix, title in named.items()}
+    return [
+        {"title": title, "uri": data_uri(path.read_bytes(), "image/png")}
+        for path, title in paths.items()
+        if path.is_file()
+    ]
 
 
 def settings(material: Material) -> Section:

@@ -21,6 +21,7 @@ Points = NDArray[np.float64]
 
 class Panel(NamedTuple):
     title: str
+    explanation: str  # for a reader who does not know the terms
     curves: dict[str, str]  # record key → label
     limits: tuple[float | None, float | None] = (None, None)
     scale: Literal["linear", "log"] = "linear"
@@ -29,33 +30,57 @@ class Panel(NamedTuple):
 SHARE = "adversary_share_in_loss_adversary"
 MIN_SHARE = 1e-6  # smaller shares are drawn here; the adversaries are asleep either way
 PANELS = (
-    Panel("loss", {"loss": "encoder", "loss_adversary": "adversaries"}),
+    Panel(
+        "loss",
+        "Adversaries increase the loss that the encoder decreases.",
+        {"loss": "encoder", "loss_adversary": "adversaries"},
+    ),
     Panel(
         "embeddings (spread 0 = collapsed)",
+        "Cosine: similarity of two views of an image. Spread: 0 if all embeddings are equal, 1 if they are uniform.",
         {"positive_cosine": "cosine of positives", "spread": "spread"},
         (None, 1.02),
     ),
     Panel(
-        "effective rank (dimensions)", {"effective_rank": "embeddings", "backbone_effective_rank": "backbone features"}
+        "effective rank (dimensions)",
+        "How many dimensions the embeddings of a batch use.",
+        {"effective_rank": "embeddings", "backbone_effective_rank": "backbone features"},
     ),
     Panel(
-        "top-1 (%)", {"knn_top1": "kNN, held-out training images", "instance_top1": "instance: own key in the batch"}
+        "top-1 (%)",
+        "kNN: classes predicted from the nearest labelled images. Instance: how often an image's two views find each "
+        "other in the batch; this needs no labels.",
+        {"knn_top1": "kNN, held-out training images", "instance_top1": "instance: own key in the batch"},
     ),
-    Panel("top-1 on validation images (%)", {"validation_top1": "validation images"}),
-    Panel("loss on validation images", {"validation_loss": "validation images"}),
+    Panel(
+        "top-1 on validation images (%)",
+        "Accuracy on labelled images that are not trained on.",
+        {"validation_top1": "validation images"},
+    ),
+    Panel(
+        "loss on validation images",
+        "Cross-entropy on labelled images that are not trained on.",
+        {"validation_loss": "validation images"},
+    ),
     Panel(
         "adversaries' share of the softmax",
+        "How much of the loss comes from the adversaries. Near 0 in their own loss, they are no longer trained.",
         {"adversary_share_in_loss": "encoder's loss", SHARE: "adversaries' loss"},
         (MIN_SHARE, 1.5),
         "log",
     ),
-    Panel("cosine of the hardest adversary", {"hardest_adversary_cosine": "mean over queries"}),
+    Panel(
+        "cosine of the hardest adversary",
+        "Similarity of an image to the adversary nearest to it, mean over the batch.",
+        {"hardest_adversary_cosine": "mean over queries"},
+    ),
     Panel(
         "norms of the adversaries",
+        "Lengths of the adversaries' weight vectors; the loss uses their directions only.",
         {"adversary_norm_max": "max", "adversary_norm_mean": "mean", "adversary_norm_min": "min"},
     ),
-    Panel("learning rate", {"lr": "encoder"}),
-    Panel("images per second", {"images_per_second": "images"}, (0, None)),
+    Panel("learning rate", "Of the encoder.", {"lr": "encoder"}),
+    Panel("images per second", "Training speed, over all devices.", {"images_per_second": "images"}, (0, None)),
 )
 COLOURS = ("#0b6e99", "#d1495b", "#8d96a3")
 COLUMNS = 3
@@ -85,19 +110,19 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
     write_bytes(path, png.getvalue())
 
 
-def draw_panels(records: Sequence[Record]) -> dict[str, str]:
-    """Return each panel that has data as an SVG picture of its own, by its title."""
+def draw_panels(records: Sequence[Record]) -> list[tuple[Panel, str]]:
+    """Return each panel that has data, with an SVG picture of its own."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    pictures = {}
+    pictures = []
     for panel in _panels(records):
         figure = Figure(figsize=(4.2, 2.7), layout="constrained")  # inches
         _draw(figure.add_subplot(), panel, records)
         svg = io.StringIO()
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.title}):  # text as text; the same file each time
             figure.savefig(svg, format="svg", metadata={"Date": None})
-        pictures[panel.title] = svg.getvalue()
+        pictures.append((panel, svg.getvalue()))
     return pictures
 
 
@@ -138,7 +163,9 @@ def _draw(axes: "Axes", panel: Panel, records: Sequence[Record]) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(axes.get_legend_handles_labels()[1]) > 1:
+    if panel.scale == "linear":
+        axes.ticklabel_format(axis="y", useOffset=False)
+    if len(panel.curves) > 1:  # even if only one of them has data: the title does not say which
         axes.legend(fontsize=8, frameon=False)
 
 
