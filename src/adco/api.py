@@ -77,7 +77,7 @@ def pretrain(
         changed_data: with `resume`, go on although files of the folder are gone or were added since the run began.
         settings: the settings of the run; they override the recipe's. See `adco pretrain --help`. `data` may also be
             the images themselves: a uint8 array [n, H, W, C]; a list of PIL images or arrays; a torch data set with a
-            length, whose items are images or tuples that begin with one; a Hugging Face data set; or a
+            length, whose items are images or tuples that begin with one; a Hugging Face data set; or an
             `adco.data.sources.protocol.Source`.
 
     Returns:

@@ -287,7 +287,7 @@ def _bare(flag: str) -> str:
 
 
 def _as_given(kind: Any) -> Any:
-    """Return the type of a setting in which `Unset` is None."""
+    """Return the type of a setting, with `Unset` replaced by None."""
     return kind[None] if getattr(kind, "__parameters__", ()) else kind
 
 

@@ -33,6 +33,7 @@ from adco.files import check_writable, replacing
 from adco.launcher import is_first_rank, layout
 from adco.quiet import quiet_lightning
 from adco.ranks import decided_by_first, together
+from adco.words import counted
 
 logger = logging.getLogger("adco")
 
@@ -99,7 +100,7 @@ def embed_to_file(run: Path | None, settings: EmbedSettings) -> Path:
         with replacing(out) as file:
             write(file, table)
         parts.delete()
-        logger.info(f"{table.rows:,} embeddings of width {table.width}: {out}")
+        logger.info(f"{counted(table.rows, 'embedding')} of width {table.width}: {out}")
         return out
 
     with together(count_processes(accelerator, devices), accelerator) as group:

@@ -73,7 +73,9 @@ class Network:
     def preprocessing(self) -> dict[str, str]:
         """Return what a file should say of itself: the images that it takes, as words and as JSON."""
         channels, size = len(self.info.mean), self.image_size
-        kind = "uint8, pixels" if self.normalize else "float32, (pixels / 255 - mean) / std"
+        mean, std = ([round(value, 6) for value in values] for values in (self.info.mean, self.info.std))
+        normalised = f"float32, (pixels / 255 - mean) / std with mean {mean} and std {std}"
+        kind = "uint8, pixels" if self.normalize else normalised
         return {
             "images": f"[N, {channels}, {size}, {size}] {kind}" + (", RGB" if channels == 3 else ""),
             "resize": f"shorter side to {size} * 256 / 224 px (bilinear, antialiased), centre crop of {size} px; "

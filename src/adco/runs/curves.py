@@ -79,7 +79,7 @@ PANELS = (
         "Lengths of the adversaries' weight vectors; the loss uses their directions only.",
         {"adversary_norm_max": "max", "adversary_norm_mean": "mean", "adversary_norm_min": "min"},
     ),
-    Panel("learning rate", "Of the encoder.", {"lr": "encoder"}),
+    Panel("learning rate", "The step size of the encoder's optimizer.", {"lr": "encoder"}),
     Panel("images per second", "Training speed, over all devices.", {"images_per_second": "images"}, (0, None)),
 )
 COLOURS = ("#0b6e99", "#d1495b", "#8d96a3")

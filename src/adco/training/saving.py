@@ -172,7 +172,7 @@ class StopOnSignal(Callback):
         self.previous: dict[int, Any] = {}
 
     def take_signals(self) -> None:
-        """Install the handlers. A signal before the first step is acted on after it."""
+        """Install the handlers. A signal that arrives before the first step is handled after that step."""
         for number in STOPPING:
             self.previous[number] = signal.signal(number, self._receive)
 

@@ -44,14 +44,14 @@ class Listing:
     set_aside: tuple[str, ...] = ()
 
     def warning(self) -> str:
-        """Return one line about folders that cannot be listed and images in unsupported formats, "" for neither."""
+        """Return one line about folders that cannot be listed and unsupported images; "" if there are none."""
         parts = [f"{display_path(Path(e.filename))}/ cannot be listed ({e.strerror})" for e in self.unlisted]
         if any(suffix in OF_IMAGES for suffix in self.left_out):
             parts.append(self.describe_left_out())
         return "; ".join(parts)
 
     def describe_left_out(self) -> str:
-        """Return what was left out, "" for nothing: suffixes, then folders."""
+        """Return what was left out, suffixes before folders; "" if nothing was."""
         return describe_left_out(self.left_out, self.set_aside)
 
     def to_arrays(self) -> Arrays:
