@@ -146,7 +146,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"sheet": "sheet.pdf"}, r"sheet sheet\.pdf must end with \.jpg, \.jpeg, \.png, \.webp"),
     ({"out": "/proc/none/table.csv"}, r"out /proc/none/table\.csv cannot be written .*: choose another --out"),
     ({"k": 0}, "k 0 must be at least 1"),
-    ({"query": "nowhere.jpg"}, r"^query nowhere\.jpg: data 'nowhere\.jpg' is neither a folder nor"),
+    ({"query": "nowhere.jpg"}, r"^query nowhere\.jpg: data 'nowhere\.jpg' does not exist$"),
 ]
 
 

@@ -18,6 +18,8 @@ from adco.cli.main import run as command
 from adco.exporting.export import Exported
 from adco.exporting.registry import format_of
 from adco.models.backbone import BackboneInfo, build_backbone, save_backbone
+from adco.models.classifier import CLASSIFIER, Classifier, save_classifier
+from adco.runs.directory import RunDirectory
 from tiny import NETWORK, SETTINGS
 
 pytestmark = pytest.mark.slow  # other processes, which import torch
@@ -162,6 +164,39 @@ def test_a_classifier_can_be_added_in_timm(small_run: Path, tmp_path: Path) -> N
     with torch.no_grad():
         expected = backbone(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+# Each network with a classifier, and the formats in which it may be a case of its own.
+CLASSIFIERS = {
+    "resnet with CIFAR stem": (BackboneInfo("resnet18", 32, MEAN, STD, NETWORK), ["timm", "hf", "onnx", "torch"]),
+    "resnet of torchvision": (BackboneInfo("resnet18", 64, MEAN, STD, stem="standard"), ["torchvision", "hf"]),
+    "vit": (BackboneInfo("test_vit", 64, MEAN, STD), ["timm", "torch"]),
+    "convnext": (BackboneInfo("test_convnext", 96, MEAN, STD), ["timm", "onnx"]),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_fine_tuned_run_is_exported_with_its_classifier(name: str, tmp_path: Path) -> None:
+    info, formats = CLASSIFIERS[name]
+    formats = installed(*formats)
+    backbone, _ = adco.load_backbone(weights_of(info, tmp_path))
+    images = normalised(pixels(3, info.image_size))
+    with torch.no_grad():
+        features = backbone(torch.from_numpy(images)).numpy()
+    classes = ("zebra", "cat", "ünïcode")
+    head = torch.nn.Linear(features.shape[1], len(classes))
+    run = RunDirectory.create(tmp_path / "tuned")
+    run.write_config({"command": "finetune"})
+    save_classifier(run.path / CLASSIFIER, Classifier(backbone, head, classes, info))
+    exports = [adco.export(run.path, to=to, out=tmp_path / f"c{format_of(to).SUFFIX}") for to in formats]
+    assert {export.classes for export in exports} == {classes}
+    weight, bias = (parameter.detach().numpy() for parameter in head.parameters())
+    expected = features @ weight.T + bias
+    found = in_another_process([(f"{export.line}; features = logits", images) for export in exports], tmp_path)
+    for to, logits in zip(formats, found, strict=True):
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=to)
+    folders = [export.path / "config.json" for export in exports if export.path.is_dir()]
+    assert all(json.loads(file.read_text())["label_names"] == list(classes) for file in folders)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "test_convnext"])

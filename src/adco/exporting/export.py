@@ -1,4 +1,4 @@
-"""Export a backbone to a file or folder that other programs load, and check what was written."""
+"""Export a backbone or a classifier to a file or folder that other programs load, and check what was written."""
 
 import shutil
 import tempfile
@@ -18,6 +18,7 @@ from adco.exporting.format import Format
 from adco.exporting.network import Network
 from adco.exporting.registry import format_of
 from adco.models.backbone import feature_width
+from adco.models.classifier import CLASSIFIER, load_classifier
 from adco.runs.directory import RunDirectory, newest_run
 
 
@@ -27,29 +28,32 @@ class Exported:
 
     Args:
         path: the file or folder.
-        line: a line of Python that loads it and maps `images` to `features`; it does not need adco.
+        line: a line of Python that loads it and maps `images` to `features`, or to `logits` if it is a classifier; it
+            does not need adco.
         images: the images that it takes, in words.
-        difference: the largest difference of its features from the backbone's, of noise images, as a share of the
-            largest feature.
+        classes: of a classifier, in the order of its logits; none if it is a backbone.
+        difference: the largest difference of its output from that of the network that was exported, of noise images, as
+            a share of the largest value.
     """
 
     path: Path
     line: str
     images: str
+    classes: tuple[str, ...]
     difference: float
 
 
 def export(settings: ExportSettings, run: Path | None) -> Exported:
-    """Export a backbone, and check that what was written gives the same features.
+    """Export a backbone, or the classifier of a fine-tuned run, and check that what was written gives the same output.
 
     Args:
         settings: the format, where to write, and the backbone if it is not that of a run.
-        run: run directory, checkpoint or backbone.safetensors. If None, the network named by the settings is used or,
-            if they name none, the newest run.
+        run: run directory, checkpoint or backbone.safetensors; of the last two, only the backbone is exported. If None,
+            the network named by the settings is used or, if they name none, the newest run.
 
     Raises:
         InputError: a setting is impossible, the format cannot hold this network, a package is missing, or `out` exists.
-        AdcoError: what was written gives other features; it is deleted.
+        AdcoError: what was written gives another output; it is deleted.
     """
     settings.check()
     kind = format_of(settings.to)
@@ -62,7 +66,8 @@ def export(settings: ExportSettings, run: Path | None) -> Exported:
         with silence():
             kind.write(network, part)
         difference = measure_difference(kind, network, part)
-    return Exported(path, kind.line(network, path), network.preprocessing()["images"], difference)
+    line = kind.line(network, path.absolute())  # works in any directory
+    return Exported(path, line, network.preprocessing()["images"], network.classes, difference)
 
 
 def _check_options(kind: Format, settings: ExportSettings) -> None:
@@ -76,17 +81,33 @@ def _check_options(kind: Format, settings: ExportSettings) -> None:
 
 def _network(settings: ExportSettings, run: RunDirectory | None, path: Path | None) -> Network:
     """Return the network to export."""
+    head, classes = None, tuple[str, ...]()
     if run is None:
         backbone, info = named_backbone(settings, lambda: _usual_size(settings.backbone))
     elif settings.names_backbone:
         raise InputError(f"take either the run {path} or backbone and weights by name, not both")
+    elif _is_classifier(run, path):
+        classifier = load_classifier(run.path)
+        backbone, info, head, classes = classifier.backbone, classifier.info, classifier.head, classifier.classes
     else:
         backbone, info = run_backbone(run, path)
     image_size = settings.image_size or info.image_size
     feature_width(backbone, info, image_size)  # only a check that the network takes images of this size
     return Network(
-        backbone=backbone.eval(), info=info, image_size=image_size, normalize=settings.normalize, half=settings.half
+        backbone=backbone.eval(),
+        info=info,
+        image_size=image_size,
+        head=head,
+        classes=classes,
+        normalize=settings.normalize,
+        half=settings.half,
     )
+
+
+def _is_classifier(run: RunDirectory, path: Path | None) -> bool:
+    """Return whether `path` means the classifier of a fine-tuned run, and not only its backbone."""
+    named = path is None or path.is_dir() or path.name == CLASSIFIER
+    return named and run.read_config().get("command") == "finetune"
 
 
 def _usual_size(name: str | None) -> int:
@@ -109,7 +130,7 @@ def _path(settings: ExportSettings, kind: Format, network: Network, run: RunDire
 
 def _file_name(kind: Format, network: Network) -> str:
     options = [name for name in ("normalize", "half") if getattr(network, name)]
-    return "-".join([network.architecture, *options]) + kind.SUFFIX
+    return "-".join([network.architecture, *(["classifier"] if network.head else []), *options]) + kind.SUFFIX
 
 
 @contextmanager

@@ -29,8 +29,9 @@ class Format:
         raise NotImplementedError
 
     def line(self, network: Network, path: Path) -> str:
-        """Return a line of Python that loads what is at a path and maps `images` [N, C, S, S] to `features` [N, F].
+        """Return a line of Python that loads what is at a path and maps `images` [N, C, S, S] to the network's output.
 
-        It needs neither adco nor any other name than `images`.
+        It gives the output the name `features` or `logits`, see `Network.output`. It needs neither adco nor any other
+        name than `images`.
         """
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""A network to export: a backbone, the images that it takes, and what is built into it.
+"""A network to export: a backbone or a classifier, the images that it takes, and what is built into it.
 
-Shapes: N images, C channels, S side of the images in pixels, F feature width.
+Shapes: N images, C channels, S side of the images in pixels, F feature width, K classes.
 """
 
 import copy
@@ -24,6 +24,8 @@ class Network:
         backbone: maps normalised images [N, C, S, S] to features [N, F]; in eval mode and on the CPU.
         info: describes the backbone.
         image_size: S.
+        head: of a classifier: maps the features to logits [N, K]; None for a backbone.
+        classes: the K class names, in the order of the logits.
         normalize: whether the exported network takes uint8 pixels and normalises them itself.
         half: whether the exported network has 16-bit weights.
     """
@@ -31,8 +33,20 @@ class Network:
     backbone: nn.Module
     info: BackboneInfo
     image_size: int
+    head: nn.Linear | None = None
+    classes: tuple[str, ...] = ()
     normalize: bool = False
     half: bool = False
+
+    @property
+    def output(self) -> str:
+        """What the network gives of images: "features" [N, F] or "logits" [N, K]."""
+        return "logits" if self.head else "features"
+
+    @property
+    def model(self) -> nn.Module:
+        """The network: normalised images → its output."""
+        return nn.Sequential(self.backbone, self.head) if self.head else self.backbone
 
     @property
     def architecture(self) -> str:
@@ -54,7 +68,7 @@ class Network:
         return str(usual) != str(self.backbone)
 
     def program(self) -> nn.Module:
-        """Return a module of its own weights with everything built in: images → features [N, F] float32."""
+        """Return a module of its own weights with everything built in: images → the output, float32."""
         return Program(self).eval()
 
     def images(self, count: int) -> Tensor:
@@ -64,11 +78,11 @@ class Network:
         pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         return pixels if self.normalize else _normalize(pixels, *self._statistics())
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the backbone's own features [N, F] of such images."""
+    def outputs(self, images: Tensor) -> Tensor:
+        """Return the network's own output of such images."""
         with torch.no_grad():
-            features: Tensor = self.backbone(_normalize(images, *self._statistics()) if self.normalize else images)
-        return features
+            outputs: Tensor = self.model(_normalize(images, *self._statistics()) if self.normalize else images)
+        return outputs
 
     def preprocessing(self) -> dict[str, str]:
         """Return what a file should say of itself: the images that it takes, as words and as JSON."""
@@ -82,7 +96,8 @@ class Network:
             f"images of {size} x {size} px as they are",
             "mean": json.dumps(list(self.info.mean)),
             "std": json.dumps(list(self.info.std)),
-            "features": "[N, F] float32",
+            self.output: f"[N, {'K' if self.head else 'F'}] float32",
+            **({"classes": json.dumps(self.classes)} if self.head else {}),
             "backbone": json.dumps(asdict(self.info)),
         }
 
@@ -93,17 +108,17 @@ class Network:
 
 
 class Program(nn.Module):
-    """A backbone with its normalisation and precision built in. Input and output are never 16-bit floats."""
+    """A network with its normalisation and precision built in. Input and output are never 16-bit floats."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self.backbone = copy.deepcopy(network.backbone)
+        self.model = copy.deepcopy(network.model)
         self.normalize, self.half_precision = network.normalize, network.half
         if network.half:
-            self.backbone.half()
+            self.model.half()
         mean, std = network._statistics()
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -113,8 +128,8 @@ class Program(nn.Module):
             images = _normalize(images, self.mean, self.std)
         if self.half_precision:
             images = images.half()
-        features: Tensor = self.backbone(images)
-        return features.float()
+        outputs: Tensor = self.model(images)
+        return outputs.float()
 
 
 def _normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

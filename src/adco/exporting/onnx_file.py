@@ -13,7 +13,7 @@ LARGEST = 2**31  # bytes; protobuf, and so an ONNX file, cannot be larger
 
 
 class OnnxFile(Format):
-    """An .onnx file with the input `images` and the output `features`, for any number of images.
+    """An .onnx file with the input `images` and the output `features` or `logits`, for any number of images.
 
     Its metadata says how to prepare the images.
     """
@@ -38,7 +38,7 @@ class OnnxFile(Format):
             dynamo=True,
             dynamic_shapes=({0: Dim("N")},),
             input_names=["images"],
-            output_names=["features"],
+            output_names=[network.output],
             verbose=False,
         )
         assert program is not None
@@ -47,4 +47,4 @@ class OnnxFile(Format):
 
     def line(self, network: Network, path: Path) -> str:
         model = f"onnxruntime.InferenceSession({str(path)!r})"
-        return f'import onnxruntime; model = {model}; features = model.run(None, {{"images": images}})[0]'
+        return f'import onnxruntime; model = {model}; {network.output} = model.run(None, {{"images": images}})[0]'

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import save
 from timm.models import get_pretrained_cfg
 
+from adco.exporting.classifier import with_classifier
 from adco.exporting.format import Format
 from adco.exporting.network import Network
 from adco.files import write_bytes, write_json, write_text
@@ -35,15 +36,19 @@ if not timm.is_model("{name}"):  # by another folder
 '''
 NOTE = "# Written by adco (MIT licence): {name}, for timm. It needs timm and torch alone.\n"
 FOR_TRANSFORMERS = '''\
-"""With trust_remote_code=True, transformers' AutoModel uses this class."""
+"""With trust_remote_code=True, transformers' AutoModel and AutoModelForImageClassification use these classes."""
 
-from transformers import TimmWrapperModel
+from transformers import TimmWrapperForImageClassification, TimmWrapperModel
 
 from .load import {name}  # noqa: F401 (which registers it)
 
 
 class CifarStem(TimmWrapperModel):
     """{name}, in transformers."""
+
+
+class CifarStemClassifier(TimmWrapperForImageClassification):
+    """{name} with a classifier, in transformers."""
 '''
 
 
@@ -53,7 +58,8 @@ class TimmFolder(Format):
     SUFFIX = "-timm"
 
     def write(self, network: Network, path: Path) -> None:
-        weights = {name: tensor.detach().contiguous() for name, tensor in network.backbone.state_dict().items()}
+        model = with_classifier(network) if network.head else network.backbone
+        weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
         write_bytes(path / "model.safetensors", save(weights, {"format": "pt"}))
         write_json(path / "config.json", _config(network))
         if network.has_cifar_stem:
@@ -69,11 +75,11 @@ class TimmFolder(Format):
             else "import timm"
         )
         model = f"timm.create_model({f'local-dir:{path}'!r}, pretrained=True).eval()"
-        return f"{first}; model = {model}; features = model(images)"
+        return f"{first}; model = {model}; {network.output} = model(images)"
 
 
 class TransformersFolder(TimmFolder):
-    """The same folder, loaded by `transformers.AutoModel`, as its TimmWrapper."""
+    """The same folder, loaded by transformers as its TimmWrapper: by AutoModel or AutoModelForImageClassification."""
 
     SUFFIX = "-hf"
     PACKAGES = ("transformers",)
@@ -81,8 +87,11 @@ class TransformersFolder(TimmFolder):
 
     def line(self, network: Network, path: Path) -> str:
         trust = ", trust_remote_code=True" if network.has_cifar_stem else ""
-        model = f"AutoModel.from_pretrained({str(path)!r}{trust})"
-        return f"from transformers import AutoModel; model = {model}; features = model(images).pooler_output"
+        loader, output = (
+            ("AutoModelForImageClassification", "logits") if network.head else ("AutoModel", "pooler_output")
+        )
+        model = f"{loader}.from_pretrained({str(path)!r}{trust})"
+        return f"from transformers import {loader}; model = {model}; {network.output} = model(images).{output}"
 
 
 def _name(network: Network) -> str:
@@ -106,11 +115,13 @@ def _config(network: Network) -> dict[str, Any]:
         "std": list(network.info.std),
     }
     layers = {name: getattr(usual, name, None) for name in ("first_conv", "classifier")}
-    code = {"auto_map": {"AutoModel": "for_transformers.CifarStem"}} if network.has_cifar_stem else {}
+    loaders = {"AutoModel": "CifarStem", "AutoModelForImageClassification": "CifarStemClassifier"}
+    code = {"auto_map": {loader: f"for_transformers.{name}" for loader, name in loaders.items()}}
     return {
         "architecture": _name(network),
-        "num_classes": 0,
+        "num_classes": len(network.classes),
+        **({"label_names": list(network.classes)} if network.head else {}),
         "model_args": network.arguments,
-        **code,
-        "pretrained_cfg": {**images, **layers, "num_classes": 0},
+        **(code if network.has_cifar_stem else {}),
+        "pretrained_cfg": {**images, **layers, "num_classes": len(network.classes)},
     }

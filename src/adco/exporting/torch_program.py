@@ -27,4 +27,4 @@ class TorchProgram(Format):
         write_bytes(path, content.getvalue())
 
     def line(self, network: Network, path: Path) -> str:
-        return f"import torch; model = torch.export.load({str(path)!r}).module(); features = model(images)"
+        return f"import torch; model = torch.export.load({str(path)!r}).module(); {network.output} = model(images)"

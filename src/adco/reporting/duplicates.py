@@ -30,5 +30,6 @@ def duplicates(material: Material) -> Section:
     if recall:
         text += f"Of copies made of these images to choose that threshold, {100 * np.mean(recall):.0f} % are found. "
     if found.choice.found and found.choice.false is not None:
-        text += f"{counted(found.choice.found, 'pair')} in all, of which {found.choice.false:.1f} may be false."
+        false = "fewer than one" if found.choice.false < 1 else f"about {found.choice.false:.0f}"
+        text += f"{counted(found.choice.found, 'pair')} in all, of which {false} may be false."
     return Section("Duplicates", text, "rows.html", {"rows": rows})

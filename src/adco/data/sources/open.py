@@ -273,6 +273,8 @@ def _folder(data: str | Path) -> Path:
     """Return the absolute path of an existing folder. Absolute, because a worker may have another current directory."""
     path = Path(data).expanduser().absolute()
     if not path.is_dir():
+        if is_image(path.name) and not path.exists():
+            raise InputError(f"data {str(data)!r} does not exist")
         near = difflib.get_close_matches(str(data).lower(), NAMED, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         if ":" in str(data):
