@@ -13,6 +13,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from adco.errors import InputError
+from adco.words import unicode
 
 PART = ".part"  # suffix of the temporary files of `replacing`
 PARTS = f"*.{'[0-9a-f]' * 32}{PART}"  # their names
@@ -112,8 +113,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode())
+    """Write a text file in UTF-8 atomically."""
+    write_bytes(path, unicode(text).encode())
 
 
 def link(file: Path, path: Path) -> None:

@@ -10,3 +10,11 @@ def counted(number: int, one: str, many: str | None = None) -> str:
         many: the plural; by default, the singular with an s.
     """
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def unicode(text: str) -> str:
+    """Return a text in which bytes of a file's name that are not UTF-8 are shown by their numbers, such as \\udcff.
+
+    Python keeps such bytes in a text, which then cannot be written to a file, printed or drawn.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -146,11 +146,18 @@ def _keep_pages() -> None:
 
 
 def _configure_output() -> None:
-    """Print on stderr what the package logs, and warnings; all but a run's progress with the prefix `adco: `."""
+    """Print on stderr what the package logs, and warnings; all but a run's progress with the prefix `adco: `.
+
+    Names of files that are not UTF-8 are printed as on stderr, with the numbers of such bytes.
+    """
+    import io
     import logging
     import warnings
 
     from adco.quiet import StderrHandler
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     for name, layout in {"adco": "adco: %(message)s", "adco.progress": "%(message)s"}.items():
         logger = logging.getLogger(name)

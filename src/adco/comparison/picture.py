@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from adco.comparison.table import Entry, Table
 from adco.config.registry import settings_of
 from adco.files import write_bytes
-from adco.words import counted
+from adco.words import counted, unicode
 
 SPAN = 10.0  # minimal height of the y axis in points, so that small differences are not exaggerated
 LINES = ("--", ":")  # line styles of the higher and the lower floor
@@ -96,4 +96,4 @@ def _set_limits(axes: Axes) -> None:
 def _title(table: Table) -> str:
     trained, images = ", ".join(table.trained_on), table.test_images
     tested = "" if images is None else f" ({counted(images, 'test image')})"
-    return f"trained on {trained}, evaluated on {table.evaluated_on}{tested}"
+    return unicode(f"trained on {trained}, evaluated on {table.evaluated_on}{tested}")

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from adco.embeddings.embeddings import Embeddings
 from adco.errors import InputError
 from adco.untrusted import check_memory, read_npz, reading
+from adco.words import unicode
 
 OTHER = "is not a file of adco embed, or is damaged"
 
@@ -149,7 +150,7 @@ def _write_parquet(file: BinaryIO, table: Table) -> None:
     schema = pa.schema([("path", pa.string()), ("label", pa.string()), ("embedding", embedding)])
     with pq.ParquetWriter(file, schema) as writer:
         for part in table.parts():
-            paths = [path.encode("utf-8", "replace").decode() for path in part.paths]
+            paths = [unicode(path) for path in part.paths]
             flat = pa.array(part.embeddings.reshape(-1))
             columns = [pa.array(paths), pa.array(_label_names(part), pa.string())]
             writer.write_table(

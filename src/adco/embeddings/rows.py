@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from adco.embeddings.formats import import_pyarrow
 from adco.errors import InputError
 from adco.files import check_writable, replacing
+from adco.words import unicode
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -72,4 +73,4 @@ def _write_parquet(file: BinaryIO, columns: Mapping[str, type], parts: Iterable[
 
 def _storable(values: Sequence[Any]) -> list[Any]:
     """Replace what is not Unicode in a path, which Parquet cannot hold."""
-    return [value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values]
+    return [unicode(value) if isinstance(value, str) else value for value in values]

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from adco.data.images import Pixels
 from adco.files import replacing
+from adco.words import unicode
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 ROWS = 20
@@ -34,7 +35,7 @@ def draw_sheet(rows: Sequence[Sequence[Cell]]) -> Image.Image:
             left, top = place(number, column)
             tile = ImageOps.contain(_rgb(pixels), (TILE, TILE), Image.Resampling.BICUBIC)
             sheet.paste(tile, (left + (TILE - tile.width) // 2, top + (TILE - tile.height) // 2))
-            draw.text((left, top + TILE + 2), shortened(text, font), "black", font)
+            draw.text((left, top + TILE + 2), shortened(unicode(text), font), "black", font)
     return sheet
 
 

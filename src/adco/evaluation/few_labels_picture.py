@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adco.files import write_bytes
+from adco.words import unicode
 
 PIXELS = "raw pixels"
 FLOOR_COLOURS = {PIXELS: "#b5bac2", "random weights": "#7d8590"}
@@ -35,7 +36,8 @@ def save_picture(path: Path, result: Mapping[str, Any]) -> None:
     axes.set_xticks([], minor=True)
     axes.set_xlabel(f"labels, in {len(result['protocol']['classes'])} classes")
     axes.set_ylabel("top-1 of a linear probe (%)")
-    axes.set_title(f"{result['data']}: {result['protocol']['test_images']:,} test images", fontsize=10, loc="left")
+    tested = f"{unicode(result['data'])}: {result['protocol']['test_images']:,} test images"
+    axes.set_title(tested, fontsize=10, loc="left")
     axes.grid(color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.data.sources.listing import Listing, display_path
-from adco.words import counted
+from adco.words import counted, unicode
 
 # If a larger share of the images is in no class folder, the folders are used as classes only if the user asks for it.
 MAX_STRAY_SHARE = 0.1
@@ -55,7 +55,7 @@ def find_classes(listing: Listing, level: int = 0) -> Classes:
     chosen = level or _first_level(list(parts_of.values()))
     if chosen is None:
         return Classes((), None, None, f"no classes: {_why_no_classes(listing.root, parts_of)}")
-    at_level = [parts[chosen - 1] if len(parts) >= chosen else None for parts in parts_of.values()]
+    at_level = [unicode(parts[chosen - 1]) if len(parts) >= chosen else None for parts in parts_of.values()]
     names = tuple(sorted({name for name in at_level if name is not None}))
     if not names:
         return Classes((), None, None, f"no classes: no image is in a folder at class_level {chosen}")
