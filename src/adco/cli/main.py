@@ -101,6 +101,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         if name not in COMMANDS:
             raise InputError(_unknown_command(name))
+        _check_current_directory()
         command: Callable[[Sequence[str]], int] = getattr(import_module(f"adco.cli.{name}"), name)
         return command(rest)
     except AdcoError as error:
@@ -120,6 +121,14 @@ def run(arguments: Sequence[str]) -> int:
             continues = "; the same command continues from there" if name in CONTINUING else ""
             print(f"adco: stopped{continues}", file=sys.stderr)
         return stopped.args[0] if stopped.args else 128 + signal.SIGINT
+
+
+def _check_current_directory() -> None:
+    """Raise an InputError if the current directory is gone: torch could not even be imported."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError as error:
+        raise InputError("the current directory has been deleted: change to another one") from error
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -28,7 +28,7 @@ from adco.comparison.report import markdown, to_json
 from adco.comparison.table import Table, collect, is_done, results
 from adco.comparison.timing import known_timings
 from adco.config.commands import EvaluateSettings
-from adco.data.workers import STOPPING
+from adco.data.workers import heeded
 from adco.errors import AdcoError, InputError
 from adco.evaluation.evaluate import evaluate
 from adco.files import write_json, write_text
@@ -154,7 +154,7 @@ def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:
         received.append(number)
         process.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in STOPPING}
+    previous = {number: signal.signal(number, forward) for number in heeded()}
     try:
         code = process.wait()
     finally:

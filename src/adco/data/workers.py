@@ -14,9 +14,16 @@ from unittest.mock import patch
 
 from adco.errors import AdcoError, InputError
 
-# The training process saves a checkpoint and stops. SLURM sends SIGUSR1, which Windows does not have, if asked to.
-STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+# The training process saves a checkpoint and stops. SLURM sends SIGUSR1 if asked to, a terminal sends SIGHUP when it is
+# closed. Windows has neither.
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+_HANG_UP = getattr(signal, "SIGHUP", None)
 logger = logging.getLogger("adco")
+
+
+def heeded() -> list[int]:
+    """Return the signals that stop a run: `STOPPING`, but not SIGHUP if it is ignored, as nohup asks for."""
+    return [number for number in STOPPING if number != _HANG_UP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 class WorkerLost(AdcoError):

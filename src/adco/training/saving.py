@@ -1,6 +1,7 @@
 """Saving a run: at fixed steps, when a signal stops it, and at its end."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from adco.data.batch import Batch
-from adco.data.workers import STOPPING
+from adco.data.workers import heeded
 from adco.models.backbone import BackboneInfo, save_backbone
 from adco.runs.curves import plot_curves
 from adco.runs.directory import RunDirectory
@@ -170,10 +171,11 @@ class StopOnSignal(Callback):
         self.checkpoints, self.agree_every, self.command = checkpoints, agree_every, command
         self.received, self.received_at = 0, math.inf  # number of the signal, and the time in seconds
         self.previous: dict[int, Any] = {}
+        self.on_terminal = [file for file in (1, 2) if os.isatty(file)]  # stdout, stderr
 
     def take_signals(self) -> None:
         """Install the handlers. A signal that arrives before the first step is handled after that step."""
-        for number in STOPPING:
+        for number in heeded():
             self.previous[number] = signal.signal(number, self._receive)
 
     def take_back(self) -> None:
@@ -184,8 +186,17 @@ class StopOnSignal(Callback):
         if number == signal.SIGINT and time.monotonic() - self.received_at > AGAIN:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        if number == getattr(signal, "SIGHUP", None):
+            self._leave_terminal()
         if not self.received:
             self.received, self.received_at = number, time.monotonic()
+
+    def _leave_terminal(self) -> None:
+        """Print nowhere from now on: the terminal is closed, so that printing would be an error."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for file in self.on_terminal:
+            os.dup2(nowhere, file)
+        os.close(nowhere)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
