@@ -73,7 +73,10 @@ WRONG = [
     (["pretrain", "cifar10_demo"], "data 'cifar10_demo' is a recipe: try adco pretrain --recipe cifar10_demo"),
     (["pretrain", "digits", "--lr", "0.1"], "unknown flag --lr: it is called --learning_rate here"),
     (["pretrain", "digits", "--output-dir=a"], "unknown flag --output-dir: it is called --out here"),
-    (["pretrain", "digits", "--weights", "a.pth"], "weights 'a.pth' is neither a file nor a run directory"),
+    (
+        ["pretrain", "digits", "--image_size", "32", "--weights", "a.pth"],
+        "weights 'a.pth' is neither a file nor a run directory",
+    ),
     (["evaluate", "knn", "--arch", "resnet18"], "unknown flag --arch: it is called --backbone here"),
     (["compare", "cifar10_table5", "--output", "a"], "unknown flag --output: it is called --out here"),
     (["demo", "--lr", "3"], "unknown flag --lr; see --help"),
@@ -89,7 +92,7 @@ WRONG = [
     (["pretrain", "--method", "mocov9"], "method 'mocov9' must be one of adco"),
     (["pretrain", "--recipe", "cifar10_dmo"], "recipe 'cifar10_dmo' is neither a file nor a recipe"),
     (["pretrain", "--resume", "nowhere"], "'nowhere' is not a run directory: it has no config.yaml"),
-    (["pretrain", "digits", "--method="], "method '' must be one of adco, moco, simclr"),
+    (["pretrain", "digits", "--method="], "method '' must be one of adco, caco, moco"),
     (["pretrain", "digits", "--recipe", ""], "recipe '' is neither a file nor a recipe"),  # of an unset shell variable
     (["pretrain", "--resume", ""], "'' is not a run directory: it has no config.yaml"),
     (["pretrain", "--resume", "nowhere", "--seed", "3"], "resume takes its settings from the run directory"),

@@ -18,9 +18,10 @@ from torch._C._distributed_c10d import TCPStore
 
 import program
 import tiny
+from adco.cli import main as cli
 from adco.devices import placement
 from adco.errors import InputError
-from adco.launcher import Layout, agent, layout, place
+from adco.launcher import Layout, agent, is_first_rank, layout, place
 from adco.ranks import fresh_store
 from adco.runs.directory import RunDirectory
 from program import descendants, forkserver
@@ -387,3 +388,28 @@ def wait_for(run: RunDirectory, processes: Sequence[BaseProcess], records: int =
     while len(run.records()) < records:
         assert all(process.is_alive() for process in processes)
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"])
+def test_a_variable_of_a_launcher_that_is_no_number_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for known in (*KNOWN, "SLURM_NTASKS"):
+        monkeypatch.delenv(known, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "1") if name == "SLURM_PROCID" else None
+    monkeypatch.setenv(name, "many")
+    assert cli.run(["recipes"]) == 2
+    assert f"adco: the environment variable {name} is 'many', which is no number: unset it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [{"NODE_RANK": "1"}, {"RANK": "3"}, {"LOCAL_RANK": "2"}])
+def test_a_process_alone_is_the_first_whatever_a_shell_has_left(
+    left: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for known in KNOWN:
+        monkeypatch.delenv(known, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_rank()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert not is_first_rank()

@@ -22,8 +22,11 @@ class Layout(NamedTuple):
 
 
 def is_first_rank() -> bool:
-    """Return True on global rank 0. Works before torch.distributed is initialised."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in RANKS)
+    """Return True on global rank 0, and where one process trains alone. torch.distributed need not be initialised."""
+    try:
+        return place()[1] == 1 or all(_number(name, 0) == 0 for name in RANKS)
+    except InputError:  # which every process tells
+        return True
 
 
 def layout() -> Layout | None:
@@ -43,7 +46,11 @@ def layout() -> Layout | None:
 
 
 def place() -> tuple[int, int]:
-    """Return the rank of this process and the number of all, as the launcher says; (0, 1) without a launcher."""
+    """Return the rank of this process and the number of all, as the launcher says; (0, 1) without a launcher.
+
+    Raises:
+        InputError: if an environment variable of a launcher is no number.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ and _is_started_by_srun():
         return _number("SLURM_PROCID", 0), _number("SLURM_NTASKS")
     # Lightning deletes WORLD_SIZE after a run of processes that no launcher has started.
@@ -119,4 +126,8 @@ def _equal(launcher: str, nodes: int, per_node: int, processes: int) -> Layout:
 
 
 def _number(name: str, default: int = 1) -> int:
-    return int(os.environ.get(name, default))
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"the environment variable {name} is {text!r}, which is no number: unset it") from error

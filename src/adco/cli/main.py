@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from adco.errors import AdcoError, InputError
-from adco.launcher import is_first_rank
+from adco.launcher import is_first_rank, place
 
 COMMANDS = (
     "pretrain",
@@ -88,6 +88,7 @@ def run(arguments: Sequence[str]) -> int:
     # Threads that wait in a busy loop take the core from other processes: training beside another busy process was 20
     # times slower that way. Torch's OpenMP reads this variable when it is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files, so that no window system is needed
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -102,6 +103,7 @@ def run(arguments: Sequence[str]) -> int:
         if name not in COMMANDS:
             raise InputError(_unknown_command(name))
         _check_current_directory()
+        place()  # whose error is told before anything is imported
         command: Callable[[Sequence[str]], int] = getattr(import_module(f"adco.cli.{name}"), name)
         return command(rest)
     except AdcoError as error:
