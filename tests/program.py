@@ -8,11 +8,14 @@ ADCO_TEST_LIMIT is the seconds after which a batch is taken for hanging.
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).parent))
+Result = TypeVar("Result")
 
 
 def main() -> None:
@@ -50,6 +53,16 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["preloaded"])
     return context
+
+
+def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a process of its own, in which further processes start as in any other.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: the process crashed.
+    """
+    with ProcessPoolExecutor(1, forkserver(), multiprocessing.set_start_method, (None, True)) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def serve(arguments: list[str], environment: dict[str, str], said: str) -> None:

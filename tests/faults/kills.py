@@ -74,7 +74,7 @@ def killed_runs(folder: Path, kind: str, number: int) -> Iterator[tuple[str | No
             _kill(_start(run, kind, log), after=draw.uniform(0.05, seconds), number=draw.choice(SIGNALS))
         code = _ended(_start(run, kind, log))
         yield f"exit code {code}" if code else difference(run, whole), log.read_text().splitlines()
-        shutil.rmtree(run.path)
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _start(run: RunDirectory, kind: str, log: Path) -> BaseProcess:

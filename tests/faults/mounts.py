@@ -3,13 +3,12 @@
 import ctypes
 import subprocess
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from program import forkserver
+from program import in_own_process
 
 NEW_MOUNTS = 0x20000  # CLONE_NEWNS of Linux
 Result = TypeVar("Result")
@@ -21,11 +20,11 @@ class NotPossibleError(Exception):
 
 def with_mounts(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a function in a process that may mount file systems; skip the test where that is not possible."""
-    with ProcessPoolExecutor(1, forkserver()) as pool:
-        try:
-            return pool.submit(_in_namespace, function, arguments).result()
-        except NotPossibleError as error:
-            pytest.skip(f"mounts file systems, which is not possible here: {error}")
+    try:
+        result: Result = in_own_process(_in_namespace, function, arguments)
+    except NotPossibleError as error:
+        pytest.skip(f"mounts file systems, which is not possible here: {error}")
+    return result
 
 
 def _in_namespace(function: Callable[..., Result], arguments: tuple[object, ...]) -> Result:

@@ -5,15 +5,15 @@ row.
 """
 
 import json
+import re
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from os import environ
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from program import forkserver
+from program import in_own_process
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.jsonl"
 FULL = bool(environ.get("ADCO_FAULTS"))  # `make faults`: everything is tried, and rows are written
@@ -37,8 +37,7 @@ def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
     Raises:
         concurrent.futures.process.BrokenProcessPool: the process crashed.
     """
-    with ProcessPoolExecutor(1, forkserver()) as pool:
-        return pool.submit(_with_memory, function, arguments).result()
+    return in_own_process(_with_memory, function, arguments)
 
 
 def _with_memory(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
@@ -59,7 +58,7 @@ def report(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None
     def add(**values: Any) -> None:
         if says := values.get("says"):
             line = f"adco: {says}" if isinstance(says, Exception) else says
-            values["says"] = line.replace(f"{tmp_path}/", "")
+            values["says"] = re.sub(r"-\d{8}-\d{6}", "-DATE-TIME", line.replace(f"{tmp_path}/", ""))
         request.node.user_properties.extend(values.items())
 
     return add

@@ -92,6 +92,7 @@ class Reached(AdcoError):
 
 # What begins the work of a command: it is replaced by `_reached`.
 WORK = (
+    "adco.ranks._start_others",
     "lightning.Trainer.fit",
     "adco.training.rehearsal.TrialTraining._train",
     "adco.evaluation.evaluate.extract_features",
