@@ -1,6 +1,7 @@
 """Write checkpoints atomically, and read them."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
@@ -42,7 +43,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not is_zipfile(path):
             raise ValueError("torch.save did not write it")
         refuse_compressed(path)
-        state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        except UnpicklingError as error:  # its message advises to read the file without protection
+            raise ValueError("it holds something other than tensors and plain values") from error
         if missing := [name for name in PARTS if name not in state]:
             raise ValueError(f"it is not that of a run: it has no {missing[0]}")
         weights = state["state_dict"]
