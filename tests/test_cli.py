@@ -296,6 +296,23 @@ def test_a_stop_and_a_loss_that_is_no_number_have_exit_codes(
         assert line.endswith(words)
 
 
+def test_what_an_interrupt_leaves_half_made_says_nothing() -> None:
+    code = """
+from adco import api
+from adco.cli import main as cli
+class HalfMade:
+    def __del__(self):
+        self.missing
+def stopped(**settings):
+    half_made = HalfMade()
+    raise KeyboardInterrupt
+api.pretrain = stopped
+cli.run(["pretrain", "--data", "digits"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "adco: starting …\nadco: stopped\n"
+
+
 @pytest.mark.slow
 def test_the_start_is_announced_before_torch_is_imported() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "adco", "pretrain"]

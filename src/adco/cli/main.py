@@ -119,6 +119,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"adco: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:  # outside training, which handles both signals itself
+        _forget(stopped)
         if is_first_rank():
             continues = "; the same command continues from there" if name in CONTINUING else ""
             print(f"adco: stopped{continues}", file=sys.stderr)
@@ -136,6 +137,15 @@ def _check_current_directory() -> None:
 def _stop(number: int, frame: FrameType | None) -> None:
     """Stop a command on SIGTERM as on Ctrl-C."""
     raise KeyboardInterrupt(128 + number)
+
+
+def _forget(stopped: BaseException) -> None:
+    """Delete what an interrupt has left half-made, such as a Trainer, whose deletion fails with a traceback."""
+    import traceback
+    from unittest.mock import patch
+
+    with patch.object(sys, "unraisablehook", lambda failure: None):
+        traceback.clear_frames(stopped.__traceback__)
 
 
 def _unknown_command(name: str) -> str:
