@@ -74,7 +74,7 @@ WRONG = [
     (["pretrain", "digits", "--lr", "0.1"], "unknown flag --lr: it is called --learning_rate here"),
     (["pretrain", "digits", "--output-dir=a"], "unknown flag --output-dir: it is called --out here"),
     (
-        ["pretrain", "digits", "--image_size", "32", "--weights", "a.pth"],
+        ["pretrain", "digits", "--precision", "32-true", "--weights", "a.pth"],
         "weights 'a.pth' is neither a file nor a run directory",
     ),
     (["evaluate", "knn", "--arch", "resnet18"], "unknown flag --arch: it is called --backbone here"),
