@@ -40,6 +40,7 @@ def in_a_terminal(command: list[str]) -> tuple[int, Callable[[], None]]:
     return process, lambda: os.close(terminal)
 
 
+@pytest.mark.fault("the terminal of a run is closed, without and with nohup")
 @pytest.mark.parametrize("nohup", [False, True])
 def test_a_closed_terminal_saves_the_run_unless_nohup_keeps_it(nohup: bool, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
@@ -58,8 +59,10 @@ def test_a_closed_terminal_saves_the_run_unless_nohup_keeps_it(nohup: bool, tmp_
     assert saved == [record["step"] for record in run.records() if "loss" in record][-1]
 
 
-def test_a_deleted_current_directory_is_told(tmp_path: Path) -> None:
+@pytest.mark.fault("the current directory has been deleted")
+def test_a_deleted_current_directory_is_told(tmp_path: Path, report: Callable[..., None]) -> None:
     script = f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir {tmp_path}/gone; {sys.executable} -m adco pretrain few"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    report(says=done.stderr.strip())
     assert done.returncode == 2
     assert done.stderr == "adco: the current directory has been deleted: change to another one\n"
