@@ -16,7 +16,7 @@ def test_killed_runs_end_as_if_they_had_not_been_killed(kind: str, tmp_path: Pat
     number, wrong, says = scaled(1, 17), list[str](), ""
     for problem, said in killed_runs(tmp_path, kind, number):
         wrong += [problem] if problem else []
-        assert not any("Traceback" in line for line in said), said
+        assert not any("Traceback" in line for line in said), "\n".join(said)
         says = next((line for line in said if "continue with" in line), says)
     report(tried=number, survived=number - len(wrong), says=says)
     assert not wrong
