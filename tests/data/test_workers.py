@@ -1,6 +1,7 @@
 """Loader workers: with every start method, in every amount of shared memory, and when their parent ends."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from adco.data import shared_memory
 from adco.data.loader import Loader, Order
 from adco.data.sources.arrays import ArraySource
 from adco.data.views import View
+from adco.data.workers import STOPPING, signals_held
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +76,7 @@ import numpy as np
 from adco.data.loader import Loader, Order
 from adco.data.sources.arrays import ArraySource
 from adco.data.views import View
+from adco.data.workers import STOPPING, signals_held
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     source = ArraySource("noise", np.zeros((64, 8, 8, 3), np.uint8), None, ())
@@ -139,6 +142,7 @@ logging.basicConfig(level=logging.INFO)
 from adco.data.loader import Loader, Order
 from adco.data.sources.arrays import ArraySource
 from adco.data.views import View
+from adco.data.workers import STOPPING, signals_held
 source = ArraySource("noise", np.zeros((64, 8, 8, 3), np.uint8), None, ())
 loader = Loader(source, [View(size=128)], Order(64, batch_size=16, seed=0), workers=2)
 print(json.dumps([list(batch.views[0].shape) for batch in loader]))
@@ -158,3 +162,22 @@ def test_batches_larger_than_shared_memory_pass_through_pipes(report: Callable[.
     line = "loader workers pass batches through pipes, because these may need 5 MB of /dev/shm, which has 1 MB"
     assert line in done.stderr
     report(says=f"adco: {line}")
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_ends_no_worker_that_has_just_started_and_reaches_the_run(number: int) -> None:
+    received = []
+    before = signal.signal(number, lambda *arguments: received.append(number))
+    try:
+        with signals_held():
+            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.3,))
+            worker.start()
+            assert worker.pid is not None
+            for process in (worker.pid, os.getpid()):
+                os.kill(process, number)
+            assert not received
+        assert received == [number]
+        worker.join()
+        assert worker.exitcode == 0
+    finally:
+        signal.signal(number, before)

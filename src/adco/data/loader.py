@@ -23,7 +23,7 @@ from adco.data.draws import permutation
 from adco.data.shared_memory import fits_shared_memory
 from adco.data.sources.protocol import Source, Unreadable
 from adco.data.views import View, views_of
-from adco.data.workers import script_not_repeated, start_worker
+from adco.data.workers import script_not_repeated, signals_held, start_worker
 from adco.errors import InputError
 
 
@@ -157,7 +157,7 @@ class Loader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         others = multiprocessing.active_children()
-        with script_not_repeated(self.maker) if self.num_workers else nullcontext():
+        with script_not_repeated(self.maker) if self.num_workers else nullcontext(), signals_held():
             items = super().__iter__()
         for worker in multiprocessing.active_children():
             if worker not in others:

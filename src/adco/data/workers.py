@@ -42,6 +42,22 @@ def start_worker(number: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold the signals that stop a run until the block has ended; processes that start in it never get them.
+
+    A worker would otherwise be ended by one that comes before `start_worker` has ignored it, and the run with it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent() -> None:
     """End this process when its parent has ended, however that was.
 
