@@ -100,6 +100,7 @@ def test_it_is_logged_after_the_first_steps_and_at_a_fiftieth_of_the_run(
 
 def test_other_ranks_say_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     rank_zero_info("reading photos …")
     assert caplog.messages == []
 

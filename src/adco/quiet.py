@@ -1,5 +1,6 @@
 """What is written to stderr: nothing by Lightning, because a run logs its own lines."""
 
+import errno
 import logging
 import sys
 import warnings
@@ -19,7 +20,18 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Raise the error, as print() does: the command ends when the reader has closed the pipe."""
-        raise
+        with closed_terminal_ignored():
+            raise
+
+
+@contextmanager
+def closed_terminal_ignored() -> Iterator[None]:
+    """Ignore that nothing can be printed because the terminal is closed: its signal comes a moment later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 @contextmanager

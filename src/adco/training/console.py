@@ -16,6 +16,7 @@ from adco.config.pretrain import Resolved
 from adco.data.sources.protocol import Source
 from adco.launcher import is_first_rank
 from adco.methods.method import Method
+from adco.quiet import closed_terminal_ignored
 from adco.training.module import ends_step
 from adco.words import counted
 
@@ -170,8 +171,9 @@ class Bar(ProgressBar):
         self.progress.disable = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.progress.start()
-        self.progress.console.show_cursor(True)  # it would stay hidden if the process is killed
+        with closed_terminal_ignored():
+            self.progress.start()
+            self.progress.console.show_cursor(True)  # it would stay hidden if the process is killed
         self._draw(trainer)
 
     def on_train_batch_end(
@@ -181,17 +183,19 @@ class Bar(ProgressBar):
             self._draw(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.progress.stop()
+        with closed_terminal_ignored():
+            self.progress.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.progress.stop()
+        self.on_train_end(trainer, pl_module)
 
     def _draw(self, trainer: L.Trainer) -> None:
         numbers = [f"loss {self.latest['loss']:.3f}"] if "loss" in self.latest else []
         numbers += [f"{self.latest['images_per_second']:.0f} images/s"] if "images_per_second" in self.latest else []
         numbers += [self.clock.words] if self.clock.words else []
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.progress.update(
-            self.task, completed=trainer.global_step, description=epoch, numbers="  ".join(numbers), refresh=True
-        )
+        with closed_terminal_ignored():
+            self.progress.update(
+                self.task, completed=trainer.global_step, description=epoch, numbers="  ".join(numbers), refresh=True
+            )
         self.drawn = time.monotonic()
