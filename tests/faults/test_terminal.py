@@ -25,10 +25,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def in_a_terminal(command: list[str]) -> tuple[int, Callable[[], None]]:
-    """Start a command in a terminal of its own; return its process and what closes the terminal."""
+def in_a_terminal(folder: Path, command: list[str]) -> tuple[int, Callable[[], None]]:
+    """Start a command in a folder and in a terminal of its own; return its process and what closes the terminal."""
     process, terminal = pty.fork()
     if not process:
+        os.chdir(folder)  # where nohup writes a file
         os.execv(command[0], command)
 
     def read() -> None:
@@ -46,7 +47,7 @@ def test_a_closed_terminal_saves_the_run_unless_nohup_keeps_it(nohup: bool, tmp_
     run = RunDirectory(tmp_path / "run")
     flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
     command = [sys.executable, "-m", "adco", "pretrain", *flags, f"--out={run.path}"]
-    process, close = in_a_terminal(["/usr/bin/nohup", *command] if nohup else command)
+    process, close = in_a_terminal(tmp_path, ["/usr/bin/nohup", *command] if nohup else command)
     end = time.monotonic() + 120
     while len(run.records()) < 5 if run.metrics.is_file() else True:
         assert time.monotonic() < end, "the run has not begun"
