@@ -30,6 +30,7 @@ def in_a_terminal(folder: Path, command: list[str]) -> tuple[int, Callable[[], N
     process, terminal = pty.fork()
     if not process:
         os.chdir(folder)  # where nohup writes a file
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may be run under nohup themselves
         os.execv(command[0], command)
 
     def read() -> None:
