@@ -396,7 +396,8 @@ def test_a_variable_of_a_launcher_that_is_no_number_is_named(
 ) -> None:
     for known in (*KNOWN, "SLURM_NTASKS"):
         monkeypatch.delenv(known, raising=False)
-    monkeypatch.setenv("SLURM_NTASKS", "1") if name == "SLURM_PROCID" else None
+    if name == "SLURM_PROCID":
+        monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv(name, "many")
     assert cli.run(["recipes"]) == 2
     assert f"adco: the environment variable {name} is 'many', which is no number: unset it" in capsys.readouterr().err

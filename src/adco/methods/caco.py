@@ -26,7 +26,6 @@ from adco.config.checks import require
 from adco.config.pretrain import RunLength
 from adco.config.topics import MOST, TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
-from adco.distributed import rank
 from adco.losses.contrastive import cooperative_info_nce
 from adco.methods.method import MethodArguments, StepOutput
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
@@ -135,16 +134,14 @@ class CaCo(QueryKeyMethod):
 
     def step(self, batch: Batch) -> StepOutput:
         self.update_momentum_encoder(batch)
-        own = slice(rank() * len(batch.indices), (rank() + 1) * len(batch.indices))
-        keys = [self.embed_keys(batch, view)[own] for view in range(self.num_key_views)]  # each [n, D]
-        queries = [self.embed_queries(batch.views[1 - view]) for view in range(self.num_key_views)]  # each [n, D]
+        queries, keys, own = self.embed_both(batch)
         losses = [
-            cooperative_info_nce(query, key, self.bank.weight, temperature=self.temperature)
+            cooperative_info_nce(query, key[own], self.bank.weight, temperature=self.temperature)
             for query, key in zip(queries, keys, strict=True)
         ]
         of_encoder, of_bank = (torch.stack(terms) for terms in zip(*losses, strict=True))
         # The published code adds up the two gradients of the bank.
-        return StepOutput({"loss": of_encoder.mean(), "loss_bank": of_bank.sum()}, queries[0].detach(), keys[0])
+        return StepOutput({"loss": of_encoder.mean(), "loss_bank": of_bank.sum()}, queries[0].detach(), keys[0][own])
 
     def decay_of(self, step: int) -> float:
         return rising_decay(self.ema_decay, step, self.schedule.steps)

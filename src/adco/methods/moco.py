@@ -20,7 +20,6 @@ from adco.config.checks import require
 from adco.config.pretrain import RunLength
 from adco.config.topics import MOST, TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
-from adco.distributed import rank
 from adco.losses.contrastive import info_nce
 from adco.methods.method import MethodArguments, StepOutput
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
@@ -104,9 +103,7 @@ class MoCo(QueryKeyMethod):
 
     def step(self, batch: Batch) -> StepOutput:
         self.update_momentum_encoder(batch)
-        keys = [self.embed_keys(batch, view) for view in range(self.num_key_views)]  # each [N, D]
-        queries = [self.embed_queries(batch.views[1 - view]) for view in range(self.num_key_views)]  # each [n, D]
-        own = slice(rank() * len(batch.indices), (rank() + 1) * len(batch.indices))
+        queries, keys, own = self.embed_both(batch)
         losses = [
             info_nce(query, key[own], self.queue, temperature=self.temperature, in_batch_negatives=False)
             for query, key in zip(queries, keys, strict=True)

@@ -18,7 +18,7 @@ from adco.config.pretrain import Devices, PretrainSettings, RunLength
 from adco.config.topics import TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
 from adco.data.draws import permutation
-from adco.distributed import world_size
+from adco.distributed import rank, world_size
 from adco.errors import InputError
 from adco.methods.method import Method, MethodArguments
 from adco.models.batchnorm import (
@@ -167,6 +167,17 @@ class QueryKeyMethod(Method):
             order.to(batch.indices.device),
             across_ranks=self.shuffle,
         )
+
+    def embed_both(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], slice]:
+        """Embed the first two views of a batch, of which the first is the key, and both in turn if symmetric.
+
+        Returns:
+            The queries of this rank's images, each [n, D]; the keys of the other view of all ranks' images, each
+            [N, D]; and the rows of this rank's images in the keys.
+        """
+        keys = [self.embed_keys(batch, view) for view in range(self.num_key_views)]
+        queries = [self.embed_queries(batch.views[1 - view]) for view in range(self.num_key_views)]
+        return queries, keys, slice(rank() * len(batch.indices), (rank() + 1) * len(batch.indices))
 
     def fill(self, bank: Adversaries, batches: Iterable[Batch]) -> None:
         """Fill all rows of a bank with keys of these batches. They are those of all ranks, the same on every rank.
