@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -165,19 +166,24 @@ def test_batches_larger_than_shared_memory_pass_through_pipes(report: Callable[.
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_ends_no_worker_that_has_just_started_and_reaches_the_run(number: int) -> None:
+@pytest.mark.parametrize("threads", [0, 4])
+def test_a_signal_ends_no_worker_that_has_just_started_and_reaches_the_run(number: int, threads: int) -> None:
+    """With more threads, as those of PyTorch, one of them may take the signal inside the block."""
     received = []
+    done = threading.Event()
     before = signal.signal(number, lambda *arguments: received.append(number))
     try:
+        for _ in range(threads):
+            threading.Thread(target=done.wait, daemon=True).start()
         with signals_held():
             worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.3,))
             worker.start()
             assert worker.pid is not None
             for process in (worker.pid, os.getpid()):
                 os.kill(process, number)
-            assert not received
-        assert received == [number]
         worker.join()
         assert worker.exitcode == 0
+        assert received == [number]
     finally:
+        done.set()
         signal.signal(number, before)

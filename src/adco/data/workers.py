@@ -44,9 +44,10 @@ def start_worker(number: int) -> None:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold the signals that stop a run until the block has ended; processes that start in it never get them.
+    """Keep the signals that stop a run from the processes that start in the block.
 
     A worker would otherwise be ended by one that comes before `start_worker` has ignored it, and the run with it.
+    This process gets them when the block has ended, or at once if another of its threads takes them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
