@@ -8,6 +8,7 @@ The benchmark compares, for N = 256 queries of width D = 128 in float32:
   temperature, three products, and the adversaries' gradient written out by hand
 - autograd: the same formula with both gradients by autograd
 - ours: `adversarial_info_nce` and one backward
+- ours, bf16: the same under bf16 autocast, where the processor multiplies bf16
 - products: only its three matrix products, without any softmax
 
 Times are medians of calls in turns. Memory is the peak growth of the resident set beyond the inputs and their two
@@ -73,6 +74,12 @@ def ours(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
     queries.grad, adversaries.grad = torch.autograd.grad(loss.encoder + loss.adversary, (queries, adversaries))
 
 
+def ours_bf16(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
+    """Compute the same with products of bf16 values."""
+    with torch.autocast("cpu", torch.bfloat16):
+        ours(queries, keys, adversaries)
+
+
 @torch.no_grad()
 def products(queries: Tensor, keys: Tensor, adversaries: Tensor) -> None:
     """Compute the three matrix products: the cosines, and the products that give each player's gradient."""
@@ -84,6 +91,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
     "published": published,
     "autograd": autograd,
     "ours": ours,
+    "ours, bf16": ours_bf16,
     "products": products,
 }
 

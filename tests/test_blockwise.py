@@ -13,6 +13,7 @@ from torch import Tensor
 from adco.adversaries import adversarial_info_nce
 from adco.losses.blockwise import TwoPlayerLoss
 from adco.losses.contrastive import info_nce
+from adco.processor import multiplies_bf16
 
 
 def drawn(n: int, m: int, k: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -95,10 +96,10 @@ def test_rows_without_a_key_or_an_adversary_nearby_keep_their_loss() -> None:
         assert [float(part) for part in loss] == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
-def test_autocast_changes_nothing() -> None:
+def test_autocast_to_float16_changes_nothing() -> None:
     inputs = drawn(8, 8, 40, 16, seed=2, dtype=torch.float32)
     expected = adversarial_info_nce(*inputs, temperature=0.12, adversary_temperature=0.02)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.float16):
         found = adversarial_info_nce(*inputs, temperature=0.12, adversary_temperature=0.02)
     assert torch.equal(torch.stack(found), torch.stack(expected))
 
@@ -144,3 +145,24 @@ def test_nan_is_not_hidden() -> None:
     queries[2, 1] = torch.nan
     loss = adversarial_info_nce(queries, keys, adversaries, temperature=0.12, adversary_temperature=0.02)
     assert all(part.isnan() for part in loss)
+
+
+@pytest.mark.skipif(not multiplies_bf16(), reason="the processor does not multiply bf16")
+@pytest.mark.parametrize("tau_adv", [0.02, 0.2])
+def test_products_of_bf16_change_gradients_by_a_few_hundredths(tau_adv: float) -> None:
+    """Under autocast alone, and nothing is left behind; float32 runs stay exact."""
+    width = 128
+    given = drawn(64, 64, 3000, width, 5, torch.float32)
+    truth = plain([part.detach().double().requires_grad_() for part in given], 0.12, tau_adv)
+
+    def worst() -> float:
+        pair = adversarial_info_nce(*given, temperature=0.12, adversary_temperature=tau_adv)
+        gradients = torch.autograd.grad(pair.encoder + 3 * pair.adversary, given)
+        pairs = zip([*pair, *gradients], truth, strict=True)
+        return max(float((ours - right).norm() / right.norm()) for ours, right in pairs)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = worst()
+    assert 1e-4 < rough < 0.03
+    assert worst() < 1e-5
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -33,6 +33,7 @@ ROOMS = [  # from the top
     "data",
     "ranks",
     "devices",
+    "processor",
     "distributed",
     "files",
     "quiet",

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adco.losses.blockwise import TwoPlayerLoss, widened
+from adco.processor import bf16_products
 
 
 class Adversaries(nn.Module):
@@ -66,8 +67,9 @@ def adversarial_info_nce(
 ) -> AdversarialLoss:
     """Return the losses of encoder and adversaries. `(loss.encoder + loss.adversary).backward()` gives both gradients.
 
-    Both are computed in one blockwise pass, in float32 or wider even under autocast. They support one backward pass,
-    and no second derivatives (`create_graph=True`).
+    Both are computed in one blockwise pass, in float32 or wider even under autocast. Under bf16 autocast on a processor
+    that multiplies bf16, the matrix products are of bf16 values, added up in float32. The losses support one backward
+    pass, and no second derivatives (`create_graph=True`).
 
     Args:
         queries: [N, D] unit-norm embeddings.
@@ -97,7 +99,8 @@ def adversarial_info_nce(
     inputs = [tensor.to(dtype) for tensor in (queries, keys, adversaries)]
     if not torch.is_grad_enabled():
         inputs = [tensor.detach() for tensor in inputs]
-    # With cosines rounded to bfloat16, the adversaries' gradient would be off by 15 % at τ_adv = 0.02.
-    with torch.autocast(queries.device.type, enabled=False):
+    # With cosines rounded to bfloat16, the adversaries' gradient would be off by 15 % at τ_adv = 0.02. With embeddings
+    # rounded to it, it is off by about one.
+    with bf16_products(queries.device), torch.autocast(queries.device.type, enabled=False):
         losses = TwoPlayerLoss.apply(*inputs, temperature, adversary_temperature, first_positive, in_batch_negatives)
     return AdversarialLoss(*losses)

@@ -10,6 +10,7 @@ import torch
 
 from adco.errors import InputError
 from adco.launcher import is_started_by_launcher, layout, place
+from adco.processor import multiplies_bf16
 from adco.quiet import quiet_lightning
 from adco.words import counted
 
@@ -118,8 +119,7 @@ def best_precision(accelerator: str) -> Literal["bf16-mixed", "16-mixed", "32-tr
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     if device.type == "mps":
         return "32-true"
-    supported = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return "bf16-mixed" if any(ask() for ask in supported if ask) else "32-true"
+    return "bf16-mixed" if multiplies_bf16() else "32-true"
 
 
 def cores() -> int:
