@@ -35,7 +35,7 @@ from adco.training.bare import BareTraining
 from adco.training.build import make_method, make_views
 from adco.training.module import autocast
 from adco.training.pretrain import pretrain_run
-from adco.training.train import make_trainer
+from adco.training.trainer import make_trainer
 from measure import save, show
 
 ROUNDS = 3
@@ -94,7 +94,9 @@ class InTurns(L.Callback):
 def measured(settings: Given, source: Source) -> dict[str, list[float]]:
     """Return the seconds of each epoch and of the bare passes."""
     with tempfile.TemporaryDirectory() as folder:
-        records = {"log_every": resolve(settings, source).log_every}  # as often as in a run of all epochs
+        records: dict[str, Any] = {
+            "log_every": resolve(settings, source).log_every
+        }  # as often as in a run of all epochs
         given = replace(settings, epochs=1 + ROUNDS, out=str(Path(folder) / "run"), **records)
         timer = InTurns(BarePasses(resolve(given, source), source))
 

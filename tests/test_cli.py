@@ -45,6 +45,7 @@ def test_a_commands_help_shows_its_settings(command: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     out = done.stdout
     flags = {"pretrain": "--temperature", "evaluate": "--floors", "probe": "--against", "finetune": "--patience"}
+    flags["cost"] = "--images"
     assert flags.get(command, "--out") in out
 
 

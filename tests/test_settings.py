@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from adco.comparison.claims import Claim
-from adco.config.commands import CompareSettings, DemoSettings, EvaluateSettings
+from adco.config.commands import CompareSettings, CostSettings, DemoSettings, EvaluateSettings
 from adco.config.load import Parser
 from adco.config.pretrain import PretrainSettings, to_dict
 from adco.config.registry import METHODS, settings_of
@@ -112,6 +112,7 @@ def test_an_impossible_evaluation_is_named(settings: EvaluateSettings | Evaluati
         *map(evaluation_of, EVALUATIONS),
         Claim,
         CompareSettings,
+        CostSettings,
         DemoSettings,
     ],
 )

@@ -22,6 +22,7 @@ import tiny
 from adco.cli.main import run as run_command
 from adco.config.commands import (
     CompareSettings,
+    CostSettings,
     DuplicatesSettings,
     EmbedSettings,
     EvaluateSettings,
@@ -101,6 +102,7 @@ WORK = (
     "adco.exporting.export._replacing",
     "adco.comparison.run.known_timings",
     "adco.comparison.dry.dry_run",
+    "adco.comparison.costs.in_a_process",
 )
 
 
@@ -115,6 +117,7 @@ def kinds() -> dict[str, tuple[list[str], list[type[Any]]]]:
         "export": (["export", "run"], [ExportSettings]),
         "finetune": (["finetune", "run"], [FinetuneSettings]),
         "compare": (["compare", "compare.yaml"], [CompareSettings]),
+        "cost": (["cost", "compare.yaml"], [CostSettings]),
         "check": (["check"], []),
     }
     found |= {f"pretrain {name}": (["pretrain", "--method", name], [settings_of(name)]) for name in METHODS}

@@ -23,6 +23,7 @@ COMMANDS = (
     "duplicates",
     "export",
     "compare",
+    "cost",
     "check",
     "demo",
     "recipes",
@@ -45,6 +46,7 @@ commands:
   duplicates find altered copies among images, or between two folders
   export     write a backbone for timm, transformers, torchvision, ONNX or torch alone
   compare    train the rows of a table alike, several seeds each, and print it
+  cost       estimate the hours and memory of a recipe's runs
   check      read all images of a folder, and list the damaged ones
   recipes    list the recipes, or show one
 
@@ -63,6 +65,7 @@ examples, of which those without a run take the newest:
   adco duplicates --data photos/ --out duplicates.csv
   adco export --to onnx
   adco compare cifar10_table5
+  adco cost imagenet_table5 --devices 8
 """
 
 

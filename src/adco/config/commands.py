@@ -256,6 +256,25 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CostSettings:
+    """What to estimate the cost of.
+
+    Args:
+        devices: number of devices that train together, each like the one of this machine, which trains the share of
+            one; by default those that the recipe asks for.
+        images: number of training images, if they are not on this machine; by default as the recipe says.
+    """
+
+    devices: int | None = None
+    images: int | None = None
+
+    def check(self) -> None:
+        """Raise an InputError that names the first impossible setting, its value, and what is allowed."""
+        require(self, "devices", at_least=1)
+        require(self, "images", at_least=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """Settings of the demo.
 

@@ -14,18 +14,18 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from adco.config.pretrain import Given, Resolved
-from adco.config.resolve import processes_of, resolve, resolve_for_images
+from adco.config.resolve import default_workers, processes_of, resolve, resolve_for_images
 from adco.config.topics import MOST
 from adco.data.batch import Batch
 from adco.data.loader import Loader, Order
 from adco.data.sources.protocol import Source
-from adco.devices import training_device
+from adco.devices import placement, training_device
 from adco.errors import InputError, same_in_all_processes
 from adco.launcher import layout
 from adco.training.bare import BareTraining
@@ -50,14 +50,12 @@ class TrialTraining:
         asked: settings of the run.
         source: its images.
         steps: steps per call; with loader workers, at least four per worker. Fewer if there are not enough images.
+        processes: that train together, one per device; by default as asked for.
     """
 
-    def __init__(self, asked: Given, source: Source, steps: int = STEPS) -> None:
-        chosen = resolve_for_images(asked, source)
-        assert chosen.batch_size is not None
-        processes = processes_of(asked)
-        share = replace(chosen, devices=1, num_nodes=1, batch_size=chosen.batch_size // processes)
-        self.settings = settings = resolve(share.for_one_device(processes), source)
+    def __init__(self, asked: Given, source: Source, steps: int = STEPS, processes: int | None = None) -> None:
+        self.processes = processes or processes_of(asked)
+        self.settings = settings = share_of(asked, source, self.processes)
         self.device, self.batch_size = training_device(settings.accelerator), settings.batch_size
         torch.manual_seed(0)
         check_fits_memory(settings)
@@ -121,6 +119,29 @@ class TrialTraining:
         return sum(p.numel() for player in self.method.players() for p in player.parameters if p.requires_grad)
 
 
+def share_of(asked: Given, source: Source, processes: int) -> Resolved:
+    """Return the settings with which one device trains its share of a run on several.
+
+    Args:
+        asked: settings of the run.
+        source: its images.
+        processes: that train together, one per device.
+
+    Raises:
+        InputError: if the images of a step cannot be divided among them.
+    """
+    chosen = resolve_for_images(asked, source)
+    assert chosen.batch_size is not None
+    if chosen.batch_size % processes:
+        raise InputError(f"batch_size {chosen.batch_size} cannot be divided among {processes} devices")
+    workers = chosen.workers
+    if workers is None:  # the processes of a machine share its cores
+        nodes = placement(asked.devices, asked.num_nodes)[1]
+        workers = default_workers(source, processes_of(asked) // nodes)
+    share = replace(chosen, devices=1, num_nodes=1, batch_size=chosen.batch_size // processes, workers=workers)
+    return resolve(share.for_one_device(processes), source)
+
+
 @dataclass(frozen=True)
 class Cost:
     """The duration of the parts of a run, in seconds."""
@@ -133,22 +154,22 @@ class Cost:
         return self.before_first_step + epochs * self.epoch
 
 
-def measure(settings: Resolved, source: Source, training: TrialTraining, budget: float = MEASURING) -> Cost:
+def measure(source: Source, training: TrialTraining, budget: float = MEASURING) -> Cost:
     """Estimate the cost of a run from some of its steps and a part of its kNN.
 
     Args:
-        settings: the settings of the run.
         source: the images.
-        training: built from the same settings and source.
+        training: of the run's settings, on these images.
         budget: approximate seconds for the steps.
     """
-    step = training.seconds_per_step(budget)
-    start = step / 2 * settings.images_before_first_step / training.batch_size  # one view, no backward pass
-    return Cost(start, step, len(source) // training.batch_size * step + _knn_seconds(settings, source, training))
+    step, images = training.seconds_per_step(budget), training.batch_size * training.processes
+    start = step / 2 * training.settings.images_before_first_step / images  # one view, no backward pass
+    return Cost(start, step, len(source) // images * step + _knn_seconds(source, training))
 
 
-def _knn_seconds(settings: Resolved, source: Source, training: TrialTraining) -> float:
+def _knn_seconds(source: Source, training: TrialTraining) -> float:
     """Estimate the seconds of the kNN at the end of an epoch, from about a tenth of its images."""
+    settings = training.settings
     images = min(settings.knn_images, len(source))
     took = 0.0
     part = min(images, 512)
@@ -179,8 +200,7 @@ def fit_epochs(settings: Given, source: Source, spent: float = 0.0) -> Given:
     if processes_of(settings) > 1:
         raise InputError(f"minutes {minutes:g} needs a run on one device: give --epochs, or --devices 1")
     begun = time.perf_counter()
-    resolved = resolve(settings, source)
-    cost = measure(resolved, source, TrialTraining(settings, source), min(MEASURING, 6 * minutes))
+    cost = measure(source, TrialTraining(settings, source), min(MEASURING, 6 * minutes))
     left = 60 * minutes * (1 - RESERVE) - spent - (time.perf_counter() - begun)
     epochs = max(1, int(min(MOST, (left - cost.before_first_step) / cost.epoch)))
     if cost.seconds(epochs) > left:
@@ -206,7 +226,7 @@ def dry_run(settings: Given) -> str:
     resolved = resolve(settings, source)
     log_images_and_warnings(resolved, source)
     training = TrialTraining(settings, source)
-    cost = measure(resolved, source, training)
+    cost = measure(source, training)
     memory = peak_since(0.0, training.device)
     facts = summary(resolved, source, training.method, training.device, processes_of(settings))
     total = duration(cost.seconds(resolved.epochs))
@@ -238,11 +258,11 @@ def peak_megabytes(settings: Given) -> float | None:
     return in_a_process(_peak, settings)
 
 
-def in_a_process(function: Callable[[Given], Found], settings: Given) -> Found:
+def in_a_process(function: Callable[..., Found], *arguments: Any) -> Found:
     """Call a function in a subprocess, in which log messages of level INFO and below are off."""
     context = multiprocessing.get_context("spawn")  # processes of a multiprocessing Pool could not start loader workers
     with ProcessPoolExecutor(1, context, initializer=logging.disable, initargs=(logging.INFO,)) as executor:
-        return executor.submit(function, settings).result()
+        return executor.submit(function, *arguments).result()
 
 
 def _peak(settings: Given) -> float | None:
