@@ -20,6 +20,7 @@ import yaml
 from adco.comparison.plan import read_plan
 from adco.config.pretrain import Given, to_dict
 from adco.runs.directory import RunDirectory
+from folders import data_of
 from measure import save, show
 
 ROWS = ("SimCLR", "MoCo v2", "BYOL", "SimSiam", "AdCo 8192")
@@ -29,7 +30,7 @@ ROUNDS, EPOCHS = 3, 4
 def speed(settings: Given, devices: int, folder: Path) -> float:
     """Train and return the images per second of the second half of a run."""
     recipe = folder / "recipe.yaml"
-    asked = replace(settings, data="cifar10-5000", epochs=EPOCHS, log_every=1, knn_images=0)
+    asked = replace(settings, data=data_of("cifar10-5000"), epochs=EPOCHS, log_every=1, knn_images=0)
     recipe.write_text(yaml.safe_dump({**to_dict(asked), "accelerator": "cpu", "devices": devices}))
     run = folder / f"run-{devices}"
     subprocess.run(
