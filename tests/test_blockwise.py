@@ -59,7 +59,7 @@ def test_equals_the_plain_formula(
 ) -> None:
     first = seed % (more + 1)
     inputs = drawn(n, n + more, k, d, seed)
-    encoder, adversary = TwoPlayerLoss.apply(*inputs, tau, tau_adv, first, in_batch, rows, columns)
+    encoder, adversary = TwoPlayerLoss.apply(*inputs, tau, tau_adv, first, in_batch, None, rows, columns)
     found = [encoder, adversary, *torch.autograd.grad(encoder + 3 * adversary, inputs)]
     expected = plain(inputs, tau, tau_adv, first_positive=first, in_batch_negatives=in_batch)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

@@ -32,7 +32,7 @@ from adco.models.encoder import Encoder, mlp
 from adco.optim.players import Schedule
 from adco.training.module import Pretraining
 
-IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 8, 4, 6, 20, 3
+IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 8, 4, 6, 21, 3
 # Where LOCAL_RANK of the second process is 0, a positive looked up by it is another image's.
 LAYOUTS = {
     "one node": ({"devices": 2, "num_nodes": 1}, [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}]),
@@ -138,7 +138,10 @@ def train(method: Method, batches: list[Batch], **trainer_arguments: Any) -> dic
         **trainer_arguments,
     )
     trainer.fit(Pretraining(method), UserList(batches))
-    return {"losses": torch.tensor(losses.values, dtype=torch.float64), **method.state_dict()}
+    state = method.state_dict()
+    names = {weight: name for name, weight in method.named_parameters()}
+    whole = {names[bank.weight]: bank.of_all_ranks() for bank in method.banks()}
+    return {"losses": torch.tensor(losses.values, dtype=torch.float64), **state, **whole}
 
 
 def warm_start(method: AdCo, rank: int, world_size: int) -> dict[str, Tensor]:

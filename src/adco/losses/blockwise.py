@@ -14,7 +14,12 @@ least 0, so exp cannot overflow. The nearest key is at most the headroom below t
 underflow, and the sum cannot vanish. The shift over τ_adv is rounded to bf16: where products are in bf16, adversaries
 and keys would otherwise be shifted differently, by up to 8 % of their weights at 0.03.
 
-Shapes: N queries, M keys, K adversaries, D width; n queries and c adversaries per block.
+If the adversaries are divided among ranks, each rank does this for the queries of all ranks and its own adversaries.
+Per block of queries, the ranks exchange the queries with their shifts, the denominators at τ_adv and the sums of step 1,
+of which each rank needs those of its own queries only. The gradient of a rank's adversaries is then that of the mean
+loss of all ranks. Nothing with K rows or columns is exchanged.
+
+Shapes: N queries, M keys, K adversaries, D width; n queries and c adversaries per block, r · n queries of r ranks.
 """
 
 import math
@@ -22,6 +27,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from adco.shards import Shards
 
 # Block sizes, measured on two cores. COLUMNS: adversaries per block; 4 096 was the fastest between 512 and 8 192.
 # KEPT_WEIGHTS: number of weights kept at τ_adv, queries per block × K, 24 MB in float32; a third more made no
@@ -54,7 +61,8 @@ class TwoPlayerLoss(torch.autograd.Function):
     """The losses of encoder and adversaries as a function of unit-norm queries, unit-norm keys and raw adversaries.
 
     `forward` also computes the gradients of the inputs that need one. `backward` returns each of them once.
-    `rows` and `columns` are the largest numbers of queries and adversaries in a block.
+    `shards` is the division of the adversaries among ranks, each of which passes its own rows and the same number of
+    queries; by default, all are here. `rows` and `columns` are the largest numbers of queries and adversaries in a block.
     """
 
     @staticmethod
@@ -67,13 +75,15 @@ class TwoPlayerLoss(torch.autograd.Function):
         adversary_temperature: float,
         first_positive: int,
         in_batch_negatives: bool,
+        shards: Shards | None = None,
         rows: int | None = None,
         columns: int = COLUMNS,
     ) -> tuple[Tensor, Tensor]:
+        shards = shards or Shards(len(adversaries))
         needs_gradient = ctx.needs_input_grad
         num_queries, width = queries.shape
-        columns = min(columns, len(adversaries))
-        rows = min(rows or max(MIN_ROWS, KEPT_WEIGHTS // len(adversaries)), num_queries)
+        columns = max(1, min(columns, len(adversaries)))
+        rows = min(rows or max(MIN_ROWS, KEPT_WEIGHTS // shards.rows), num_queries)
         query_gradient = torch.empty_like(queries)
         key_gradient = torch.zeros_like(keys) if needs_gradient[1] else None
         adversary_gradient = torch.empty_like(adversaries) if needs_gradient[2] else None
@@ -82,8 +92,8 @@ class TwoPlayerLoss(torch.autograd.Function):
         inverse_norms = torch.linalg.vector_norm(adversaries, dim=1, keepdim=True).clamp_min_(1e-12).reciprocal_()
         # One block of unit-norm adversaries and a column of ones, [c, D + 1]; the ones shift and sum.
         unit_and_one = queries.new_ones(columns, width + 1)
-        logits = queries.new_empty(rows * columns)
-        weights = queries.new_empty(rows * len(adversaries))  # at τ_adv, all blocks of adversaries
+        logits = queries.new_empty(shards.ranks * rows * columns)
+        weights = queries.new_empty(shards.ranks * rows * len(adversaries))  # at τ_adv, all blocks of adversaries
         ratio = adversary_temperature / temperature
 
         for start in range(0, num_queries, rows):
@@ -101,23 +111,26 @@ class TwoPlayerLoss(torch.autograd.Function):
             weighted_sum = key_weights @ keys if in_batch_negatives else key_weights * keys[positive_rows]
             # The last column becomes the denominator of the softmax.
             weighted_sum = torch.cat([weighted_sum, key_weights.sum(1, keepdim=True)], 1)  # [n, D + 1]
-            scaled = torch.cat([q / adversary_temperature, -scaled_shift], 1)  # [n, D + 1]
+            scaled = shards.gather(torch.cat([q / adversary_temperature, -scaled_shift], 1))  # [r · n, D + 1]
+            # The sums over keys are in the part of this rank, so that the sum over ranks has them once.
+            total_adversary, weighted_sum = shards.spread(total_adversary), shards.spread(weighted_sum)
 
             for first in range(0, len(adversaries), columns):
                 block = slice(first, first + columns)
                 unit = unit_and_one[: len(adversaries[block])]
                 torch.mul(adversaries[block], inverse_norms[block], out=unit[:, :-1])
-                encoder_weights = logits[: len(q) * len(unit)].view(len(q), -1)  # [n, c]
-                adversary_weights = weights[len(q) * first :][: len(q) * len(unit)].view_as(encoder_weights)
+                encoder_weights = logits[: len(scaled) * len(unit)].view(len(scaled), -1)  # [r · n, c]
+                adversary_weights = weights[len(scaled) * first :][: len(scaled) * len(unit)].view_as(encoder_weights)
                 torch.mm(scaled, unit.T, out=encoder_weights)  # still the logits at τ_adv
                 torch.exp(encoder_weights, out=adversary_weights)
                 total_adversary += adversary_weights.sum(1, keepdim=True)
                 encoder_weights.mul_(ratio).exp_()
                 weighted_sum.addmm_(encoder_weights, unit)
 
+            total_adversary, weighted_sum = shards.sum(total_adversary), shards.sum_own(weighted_sum)
             weighted_sum, total = weighted_sum[:, :-1], weighted_sum[:, -1:]
             losses[0] += ((shift - positive) / temperature + total.log()).sum()
-            losses[1] += ((shift - positive) / adversary_temperature + total_adversary.log()).sum()
+            losses[1] += ((shift - positive) / adversary_temperature + shards.own_batch(total_adversary).log()).sum()
             factor = 1 / (num_queries * temperature)
             query_gradient[start : start + len(q)] = (weighted_sum / total - keys[positive_rows]) * factor
             if key_gradient is not None:
@@ -128,10 +141,12 @@ class TwoPlayerLoss(torch.autograd.Function):
                 else:
                     key_gradient[positive_rows] += key_weights * q * factor
             if adversary_gradient is not None:
-                scaled_queries = q / (total_adversary * (num_queries * adversary_temperature))  # [n, D]
+                divisor = total_adversary * (num_queries * shards.ranks)
+                scaled_queries = scaled[:, :-1] / divisor  # [r · n, D]
                 for first in range(0, len(adversaries), columns):
                     gradient = adversary_gradient[first : first + columns]
-                    adversary_weights = weights[len(q) * first :][: len(q) * len(gradient)].view(len(q), -1)
+                    adversary_weights = weights[len(scaled) * first :][: len(scaled) * len(gradient)]
+                    adversary_weights = adversary_weights.view(len(scaled), -1)
                     torch.addmm(gradient, adversary_weights.T, scaled_queries, beta=float(start > 0), out=gradient)
 
         if adversary_gradient is not None:
@@ -156,7 +171,7 @@ class TwoPlayerLoss(torch.autograd.Function):
                 if gradient is None:
                     raise RuntimeError("the AdCo loss supports one backward pass only: compute the loss again")
                 gradients[index] = gradient.mul_(scale)  # in place, because the adversaries' gradient is large
-        return (*gradients, None, None, None, None, None, None)
+        return (*gradients, *[None] * 7)
 
 
 def _through_normalisation(gradient: Tensor, adversaries: Tensor, inverse_norms: Tensor) -> None:

@@ -19,7 +19,7 @@ Departures from the published code: the adversaries' gradient is exact, that is,
 normalisation; the warm start fills every row, with new views if there are fewer images than rows; and
 `warm_start_trains: false` fills the rows without training the encoder.
 
-Shapes: n images of a rank, N of all ranks, D the width of the embeddings, K adversaries.
+Shapes: n images of a rank, N of all ranks, D the width of the embeddings, K adversaries, c of them on a rank.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -235,7 +235,7 @@ class AdCo(QueryKeyMethod):
         queries = {view: self.embed_queries(batch.views[view]) for view in sorted({query for query, _ in self.pairs})}
         first_own = rank() * len(batch.indices)  # row of this rank's first image in the keys
         # The rows are filled in place below, and the backward pass, which comes later, needs them as they were.
-        weight = self.adversaries.weight.clone() if in_warm_start else self.adversaries.weight  # [K, D]
+        weight = self.adversaries.weight.clone() if in_warm_start else self.adversaries.weight  # [c, D]
         losses = [
             adversarial_info_nce(
                 queries[query],
@@ -245,6 +245,7 @@ class AdCo(QueryKeyMethod):
                 adversary_temperature=self.adversary_temperature,
                 first_positive=first_own,
                 in_batch_negatives=self.in_batch_negatives,
+                shards=self.adversaries.shards,
             )
             for query, key in self.pairs
         ]
@@ -260,15 +261,17 @@ class AdCo(QueryKeyMethod):
         return adversary_hardness(
             queries,
             keys,
-            self.adversaries.weight,
+            self.adversaries.of_all_ranks(),
             temperature=self.temperature,
             adversary_temperature=self.adversary_temperature,
             in_batch_negatives=self.in_batch_negatives,
         )
 
-    @torch.no_grad()
+    def banks(self) -> list[Adversaries]:
+        return [self.adversaries]
+
     def adversary_directions(self) -> Tensor:
-        return F.normalize(self.adversaries.weight)
+        return F.normalize(self.adversaries.of_all_ranks())
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
         """Fill all adversaries with keys of these batches, see `fill`."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from adco.adversaries import Adversaries
 from adco.data.batch import Batch, normalize
 from adco.models.encoder import Encoder
 from adco.models.vectors import vectors
@@ -96,11 +97,18 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def metrics(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
-        """Return the method's own metrics for the records, from the queries and keys of a step."""
+        """Return the method's own metrics for the records, from the queries and keys of a step. All ranks must call it."""
         return {}
 
+    def banks(self) -> list[Adversaries]:
+        """Return the banks of negatives whose rows are divided among the ranks, if several train."""
+        return []
+
     def adversary_directions(self) -> Tensor | None:
-        """Return the directions of the method's trained negatives, [K, D] of unit norm; None if it has none."""
+        """Return the directions of the method's trained negatives, [K, D] of unit norm; None if it has none.
+
+        All ranks must call it.
+        """
         return None
 
     def warm_start(self, batches: Iterable[Batch]) -> None:

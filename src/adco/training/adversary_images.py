@@ -47,12 +47,13 @@ class AdversaryImages(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self.run is None or trainer.global_step not in self.moments or not ends_step(trainer, batch_idx):
+        if trainer.global_step not in self.moments or not ends_step(trainer, batch_idx):
             return
         method = method_of(pl_module)
         directions = method.adversary_directions()  # of all adversaries: not computed in every step
-        found = None if directions is None else self._look(method.encoder, directions, trainer.global_step)
-        if found:
+        if self.run is None or directions is None:
+            return
+        if found := self._look(method.encoder, directions, trainer.global_step):
             write_nearest(self.run.adversaries, found)
 
     def _look(self, encoder: Encoder, directions: Tensor, step: int) -> NearestImages | None:

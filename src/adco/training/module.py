@@ -6,15 +6,22 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import nn
 
+from adco.adversaries import Adversaries
 from adco.data.batch import Batch
+from adco.distributed import gather_objects, world_size
 from adco.methods.method import Method
 from adco.optim.optimizers import make_optimizer
+from adco.training.dividing import divide, join
 from adco.training.errors import NotFiniteError
 
 
 class Pretraining(L.LightningModule):
     """A method as a LightningModule. Checkpoints contain the state of the method, whose keys have no prefix.
+
+    If several ranks train, the method's banks of negatives are divided among them (`training/dividing.py`). Checkpoints
+    contain the rows of all ranks.
 
     Args:
         method: the method to train.
@@ -24,6 +31,18 @@ class Pretraining(L.LightningModule):
     def __init__(self, method: Method, optimizer: str = "sgd") -> None:
         super().__init__()
         self.method, self.optimizer = method, optimizer
+        self.divided: list[Adversaries] = []  # among the ranks
+        self.hidden: list[nn.Parameter] = []  # from DDP, until it has wrapped the module
+
+    def setup(self, stage: str) -> None:
+        """Hide the banks from DDP, which leaves the gradients of parameters alone that need none when it wraps a module.
+
+        It copies the first rank's rows to all ranks then, so the banks are divided after that.
+        """
+        self.divided = self.method.banks() if world_size() > 1 else []
+        self.hidden = [bank.weight for bank in self.divided if bank.weight.requires_grad]
+        for weight in self.hidden:
+            weight.requires_grad_(False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         step = self.method.step(batch)
@@ -37,13 +56,25 @@ class Pretraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Set the learning rates of the next step: those in a checkpoint may follow the schedule of another length."""
+        """Divide the banks among the ranks, and set the learning rates of the next step.
+
+        Those in a checkpoint may follow the schedule of another length.
+        """
+        for weight in self.hidden:
+            weight.requires_grad_()
+        for bank in self.divided:
+            divide(bank, self.trainer.optimizers[0])
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         for group, base, factor in zip(
             schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
         ):
             group["lr"] = base * factor(schedule.last_epoch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Replace the rows of this rank by those of all ranks. Lightning calls it on all ranks."""
+        for bank in self.divided:
+            join(bank, self.method, self.trainer.optimizers[0], checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set Lightning's counters of epochs and batches to what follows from the number of steps.
@@ -106,13 +137,13 @@ def losses_of(outputs: Any) -> dict[str, float]:
 
 
 def require_finite(step: int, losses: dict[str, float], module: L.LightningModule) -> None:
-    """Raise NotFiniteError unless the losses and all weights are finite.
+    """Raise NotFiniteError on all ranks unless the losses and all weights of all ranks are finite.
 
     The losses were computed before the optimizer's step, so they can be finite although the weights no longer are.
     """
     # A sum is finite only if all of its terms are, and takes far less time than looking at each of them.
     weights_finite = torch.stack([weights.sum() for weights in module.parameters()]).isfinite().all()
-    if all(map(math.isfinite, losses.values())) and weights_finite:
+    if all(gather_objects(all(map(math.isfinite, losses.values())) and bool(weights_finite))):
         return
     raise NotFiniteError(
         f"the loss is {losses}, or a weight is not finite, at step {step}: try a lower learning_rate or precision "

@@ -13,6 +13,7 @@ from adco.data.batch import Batch
 from adco.health.advice import ADVICE, advice
 from adco.health.numbers import embedding_health
 from adco.health.verdict import Verdict, looks_collapsed, verdict
+from adco.ranks import is_lost
 from adco.runs.directory import RunDirectory
 from adco.runs.records import History
 from adco.training.console import TimeLeft, progress
@@ -180,6 +181,8 @@ class Monitor(Callback):
         try:
             return measure()
         except RuntimeError as error:
+            if is_lost(error):  # some metrics need all ranks
+                raise
             reason = str(error).partition("\n")[0]
             if reason not in self.failures:
                 self.failures.add(reason)
