@@ -24,12 +24,13 @@ from adco.errors import InputError
 from adco.launcher import Layout, agent, is_first_rank, layout, place
 from adco.ranks import fresh_store
 from adco.runs.directory import RunDirectory
+from adco.runs.nearest_images import read_nearest
 from program import descendants, forkserver
 
 SETTINGS: dict[str, Any] = {
     **tiny.SETTINGS,
     "data": "few",
-    "adversaries": 32,
+    "adversaries": 33,
     "epochs": 3,
     "batch_size": 24,
     "log_every": 1,
@@ -62,6 +63,11 @@ def torchrun(nodes: int, per_node: int, **more: str) -> list[dict[str, str]]:
         for node in range(nodes)
         for local in range(per_node)
     ]
+
+
+def processes(number: int, **more: str) -> list[dict[str, str]]:
+    """The variables of so many processes on a node, of which one alone needs no launcher."""
+    return [more] if number == 1 else torchrun(1, number, **more)
 
 
 @pytest.fixture
@@ -97,10 +103,23 @@ def said(folder: Path, rank: int, name: str = "said") -> list[str]:
     return (folder / f"{name}-{rank}").read_text().splitlines()
 
 
-def assert_same(run: Path, other: Path) -> None:
-    found, expected = (load_file(path / "backbone.safetensors") for path in (run, other))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+def assert_same(path: Path, other: Path, atol: float = 0) -> None:
+    """The same backbone, weights and optimizer in the checkpoint, numbers of the adversaries, and images near them."""
+    found, expected = (everything(RunDirectory(run)) for run in (path, other))
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
+def everything(run: RunDirectory) -> list[Any]:
+    checkpoint = torch.load(run.checkpoint, weights_only=True)
+    assert checkpoint["state_dict"]["adversaries.weight"].shape == (SETTINGS["adversaries"], 128)
+    numbers = ("adversary_norm_min", "adversary_norm_mean", "adversary_norm_max", "adversary_concentration")
+    return [
+        load_file(run.backbone),
+        checkpoint["state_dict"],
+        checkpoint["optimizer_states"],
+        [[record[name] for name in numbers] for record in run.records() if numbers[0] in record],
+        [moment.nearest for moment in read_nearest(run.adversaries)],
+    ]
 
 
 # What launchers tell
@@ -266,20 +285,21 @@ def test_when_a_process_is_killed_the_other_says_so_and_both_go_on(
 
 
 @pytest.mark.slow
-@pytest.mark.fault("a run of one process is stopped, and resumed by two")
+@pytest.mark.fault("a run of one, two or four processes is stopped, and resumed by two or one")
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2)])
 def test_a_run_goes_on_in_another_number_of_processes(
-    tmp_path: Path, start: Callable[..., list[BaseProcess]], report: Callable[..., None]
+    tmp_path: Path, start: Callable[..., list[BaseProcess]], before: int, after: int, report: Callable[..., None]
 ) -> None:
     """A network without BatchNorm, which normalises the images of a process, gets the same weights."""
     network = {"backbone": "test_vit", "backbone_args": {"patch_size": 4}, "projector_norm": "false"}
     settings = flags(**network, precision="64-true", optimizer="sgd", learning_rate=3e-4)
     assert end(start([{}], *settings, "--out=whole", said="whole")) == [0], said(tmp_path, 0, "whole")
     stop = {"ADCO_TEST_SIGNAL": f"0,7,{int(signal.SIGTERM)}"}
-    assert end(start([stop], *settings, "--out=run", said="first")) == [128 + signal.SIGTERM]
+    first = start(processes(before, **stop), *settings, "--out=run", said="first")
+    assert end(first) == [128 + signal.SIGTERM] * before
     report(says=said(tmp_path, 0, "first")[-1])
-    assert end(start(torchrun(1, 2), "pretrain", "--resume=run")) == [0, 0], said(tmp_path, 0)
-    found, expected = (load_file(tmp_path / name / "backbone.safetensors") for name in ("run", "whole"))
-    assert all(torch.allclose(found[name], expected[name], rtol=0, atol=1e-9) for name in expected)
+    assert end(start(processes(after), "pretrain", "--resume=run")) == [0] * after, said(tmp_path, 0)
+    assert_same(tmp_path / "run", tmp_path / "whole", atol=1e-9)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import UserList
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,16 @@ LAYOUTS = {
         [{"NODE_RANK": node, "LOCAL_RANK": local} for node in "01" for local in "01"],
     ),
 }
-VARIANTS = {  # of AdCo: number of views, and whether the loss is symmetric
-    "plain": (2, False),
-    "multi-crop": (3, False),
-    "symmetric": (2, True),
-    "symmetric multi-crop": (3, True),
+VARIANTS: dict[str, dict[str, Any]] = {  # of AdCo
+    "plain": {},
+    "multi-crop": {"views": 3},
+    "symmetric": {"symmetric": True},
+    "symmetric multi-crop": {"views": 3, "symmetric": True},
+    "warm start": {"warm_steps": 2},
+    "positives alone": {"in_batch_negatives": False},
+    "fewer adversaries than processes": {"adversaries": 3},
 }
+SETUPS = {"shuffled": (True, 1), "not shuffled": (False, 1), "accumulated": (False, 2)}  # batches of a step
 BASELINES = ["caco", "caco plain", "moco", "moco plain", "simclr", "byol", "simsiam"]
 pytestmark = [
     pytest.mark.slow,
@@ -75,21 +80,15 @@ def make_batches(rank: int = 0, world_size: int = 1) -> list[Batch]:
 COMMON = MethodArguments(schedule=Schedule(peak=0.5, final=0.05, warmup_steps=0, steps=STEPS))
 
 
-def make_adco(shuffle: bool, adversary_seed: int = 0, variant: str = "symmetric multi-crop") -> AdCo:
-    views, symmetric = VARIANTS[variant]
+def make_adco(
+    shuffle: bool, accumulate: int = 1, *, adversaries: int = ADVERSARIES, adversary_seed: int = 0, **variant: Any
+) -> AdCo:
     torch.manual_seed(0)
     encoder = Encoder(Pixels(), mlp(Pixels.num_features, 12, DIM)).double()
     torch.manual_seed(adversary_seed)
-    return AdCo(
-        encoder,
-        Adversaries(ADVERSARIES, DIM).double(),
-        COMMON,
-        views=views,
-        symmetric=symmetric,
-        ema_decay=0.9,
-        groups=2,
-        shuffle=shuffle,
-    ).double()
+    common = replace(COMMON, accumulate=accumulate)
+    bank = Adversaries(adversaries, DIM)
+    return AdCo(encoder, bank, common, ema_decay=0.9, groups=2, shuffle=shuffle, **variant).double()
 
 
 def make_baseline(name: str) -> Method:
@@ -123,13 +122,14 @@ class Losses(L.Callback):
 
 
 def train(method: Method, batches: list[Batch], **trainer_arguments: Any) -> dict[str, Tensor]:
-    """Losses [steps, 2], and all weights after the last step."""
+    """Losses [steps, 2], the number of rows of each bank here, and all weights of all processes after the last step."""
     losses = Losses()
     trainer = L.Trainer(
         accelerator="cpu",
         precision="64-true",
         max_epochs=1,
         callbacks=[losses],
+        accumulate_grad_batches=method.accumulate,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
@@ -138,10 +138,10 @@ def train(method: Method, batches: list[Batch], **trainer_arguments: Any) -> dic
         **trainer_arguments,
     )
     trainer.fit(Pretraining(method), UserList(batches))
-    state = method.state_dict()
     names = {weight: name for name, weight in method.named_parameters()}
     whole = {names[bank.weight]: bank.of_all_ranks() for bank in method.banks()}
-    return {"losses": torch.tensor(losses.values, dtype=torch.float64), **state, **whole}
+    rows = torch.tensor([len(bank.weight) for bank in method.banks()])
+    return {"losses": torch.tensor(losses.values, dtype=torch.float64), "rows": rows, **method.state_dict(), **whole}
 
 
 def warm_start(method: AdCo, rank: int, world_size: int) -> dict[str, Tensor]:
@@ -160,11 +160,9 @@ def be_rank(folder: Path, layout: str, rank: int, port: int) -> None:
     torch.set_num_threads(1)
     batches = make_batches(rank, size)
     found = {
-        f"{variant}, shuffle {shuffle}": train(
-            make_adco(shuffle, variant=variant), with_views(batches, views), strategy="ddp", **devices
-        )
-        for shuffle in (True, False)
-        for variant, (views, _) in VARIANTS.items()
+        f"{name}, {setup}": train(make_adco(*arguments, **variant), batches, strategy="ddp", **devices)
+        for setup, arguments in SETUPS.items()
+        for name, variant in VARIANTS.items()
     }
     for name in BASELINES:
         found[name] = train(make_baseline(name), with_views(batches), strategy="ddp", **devices)
@@ -212,12 +210,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("setup", SETUPS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_processes_train_like_one(found: Found, layout: str, shuffle: bool, variant: str) -> None:
-    views, _ = VARIANTS[variant]
-    one = train(make_adco(shuffle=False, variant=variant), with_views(make_batches(), views))
-    assert_like_one([rank[f"{variant}, shuffle {shuffle}"] for rank in found[layout]], one)
+def test_processes_train_like_one(found: Found, layout: str, setup: str, variant: str) -> None:
+    _, accumulate = SETUPS[setup]
+    one = train(make_adco(False, accumulate, **VARIANTS[variant]), make_batches())
+    ranks = [rank[f"{variant}, {setup}"] for rank in found[layout]]
+    rows = [int(rank["rows"]) for rank in ranks]
+    assert sum(rows) == int(one["rows"])
+    assert max(rows) - min(rows) <= 1
+    assert_like_one(ranks, one)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -229,11 +231,11 @@ def test_processes_train_a_baseline_like_one(found: Found, layout: str, name: st
 
 def assert_like_one(ranks: list[dict[str, Tensor]], one: dict[str, Tensor]) -> None:
     losses = torch.stack([rank["losses"] for rank in ranks])
-    torch.testing.assert_close(losses.mean(0), one["losses"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(losses.mean(0), one["losses"], rtol=0, atol=1e-12)
     assert not torch.allclose(losses[0], losses[1])  # each had images of its own
-    for name in set(one) - {"losses"}:
+    for name in set(one) - {"losses", "rows"}:
         assert all(torch.equal(ranks[0][name], other[name]) for other in ranks[1:]), name
-        torch.testing.assert_close(ranks[0][name], one[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(ranks[0][name], one[name], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
