@@ -8,7 +8,7 @@ Each has its own temperature, so there are two losses. The encoder's loss has no
 adversaries' loss has none for the encoder. One backward pass of their sum therefore gives both gradients, at the same
 values of all parameters.
 
-Shapes: N queries of this rank, M keys of all ranks, K adversaries, c of them on this rank, D the width of the embeddings.
+Shapes: N queries of this rank, M keys of all ranks, K adversaries, c of them on this rank, D width.
 """
 
 from typing import NamedTuple

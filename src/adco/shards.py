@@ -82,5 +82,5 @@ class Shards:
         most = self._first(1)  # the first ranks have the most rows
         padded = part.new_zeros(most, *part.shape[1:])
         padded[: len(part)] = part
-        parts = gather(padded).split(most)
+        parts = gather(padded).chunk(self.ranks)
         return torch.cat([rows[: self._first(rank + 1) - self._first(rank)] for rank, rows in enumerate(parts)])

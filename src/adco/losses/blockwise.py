@@ -15,9 +15,9 @@ underflow, and the sum cannot vanish. The shift over τ_adv is rounded to bf16: 
 and keys would otherwise be shifted differently, by up to 8 % of their weights at 0.03.
 
 If the adversaries are divided among ranks, each rank does this for the queries of all ranks and its own adversaries.
-Per block of queries, the ranks exchange the queries with their shifts, the denominators at τ_adv and the sums of step 1,
-of which each rank needs those of its own queries only. The gradient of a rank's adversaries is then that of the mean
-loss of all ranks. Nothing with K rows or columns is exchanged.
+For each block of queries, the ranks exchange the queries with their shifts, the denominators at τ_adv, and the sums of
+step 1, of which each rank needs only those of its own queries. The gradient of a rank's adversaries is then that of the
+mean loss of all ranks. Nothing with K rows or columns is exchanged.
 
 Shapes: N queries, M keys, K adversaries, D width; n queries and c adversaries per block, r · n queries of r ranks.
 """
@@ -62,7 +62,8 @@ class TwoPlayerLoss(torch.autograd.Function):
 
     `forward` also computes the gradients of the inputs that need one. `backward` returns each of them once.
     `shards` is the division of the adversaries among ranks, each of which passes its own rows and the same number of
-    queries; by default, all are here. `rows` and `columns` are the largest numbers of queries and adversaries in a block.
+    queries; by default, all rows are here. `rows` and `columns` are the largest numbers of queries and adversaries in a
+    block.
     """
 
     @staticmethod

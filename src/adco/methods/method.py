@@ -97,7 +97,10 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def metrics(self, queries: Tensor, keys: Tensor) -> dict[str, float]:
-        """Return the method's own metrics for the records, from the queries and keys of a step. All ranks must call it."""
+        """Return the method's own metrics for the records, from the queries and keys of a step.
+
+        All ranks must call it.
+        """
         return {}
 
     def banks(self) -> list[Adversaries]:

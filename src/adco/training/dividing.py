@@ -13,7 +13,7 @@ from adco.methods.method import Method
 
 
 def divide(bank: Adversaries, optimizer: torch.optim.Optimizer) -> None:
-    """Keep only this rank's rows of a bank, and of the optimizer's averages for it, which a checkpoint may have given."""
+    """Keep only this rank's rows of a bank and of the optimizer's averages for it, which are those of a checkpoint."""
     whole = bank.weight.shape
     bank.divide()
     state = optimizer.state.get(bank.weight, {})

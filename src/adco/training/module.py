@@ -35,14 +35,21 @@ class Pretraining(L.LightningModule):
         self.hidden: list[nn.Parameter] = []  # from DDP, until it has wrapped the module
 
     def setup(self, stage: str) -> None:
-        """Hide the banks from DDP, which leaves the gradients of parameters alone that need none when it wraps a module.
+        """Hide the banks from DDP: when it wraps a module, it leaves out the parameters that need no gradient then.
 
-        It copies the first rank's rows to all ranks then, so the banks are divided after that.
+        It still copies all values of the first rank to the other ranks, so the banks are divided later.
         """
         self.divided = self.method.banks() if world_size() > 1 else []
         self.hidden = [bank.weight for bank in self.divided if bank.weight.requires_grad]
         for weight in self.hidden:
             weight.requires_grad_(False)
+
+    def divide(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the banks among the ranks, after DDP has wrapped the module."""
+        for weight in self.hidden:
+            weight.requires_grad_()
+        for bank in self.divided:
+            divide(bank, optimizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         step = self.method.step(batch)
@@ -60,10 +67,7 @@ class Pretraining(L.LightningModule):
 
         Those in a checkpoint may follow the schedule of another length.
         """
-        for weight in self.hidden:
-            weight.requires_grad_()
-        for bank in self.divided:
-            divide(bank, self.trainer.optimizers[0])
+        self.divide(self.trainer.optimizers[0])
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         for group, base, factor in zip(
