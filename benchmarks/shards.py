@@ -45,7 +45,7 @@ from measure import in_turns, save, show
 
 RANKS, D, K = 2, 128, 65_536
 ROUNDS, STEPS = 5, 10  # STEPS: those whose memory is measured
-MILLION, LEARNING_RATE = 2**20, 0.3
+MILLION = 2**20
 ENCODERS = {"linear": (8, (256, 4096)), "resnet18": (32, (64,))}  # side in pixels; images of a step, all ranks
 GPUS = 64
 
@@ -111,18 +111,21 @@ class Training:
                 build_backbone(BackboneInfo("resnet18", side, (0.5,) * 3, (0.25,) * 3, {}, "cifar")), mlp(512, 512, D)
             ),
         }
-        common = MethodArguments(schedule=Schedule(peak=0.03, final=0.03, warmup_steps=0, steps=1), std=(255.0,) * 3)
-        module = Pretraining(KINDS[kind](made[encoder](), Adversaries(adversaries, D), common))
+        constant = Schedule(peak=0.3, final=0.3, warmup_steps=0, steps=1)
+        common = MethodArguments(schedule=constant, mean=(0.5,) * 3, std=(0.3,) * 3)
+        bank = Adversaries(adversaries, D)
+        module = Pretraining(KINDS[kind](made[encoder](), bank, common, adversary_temperature=0.2))
         module.setup("fit")
         self.parallel = DistributedDataParallel(Losses(module))
         self.optimizer: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]
-        for group, rate in zip(self.optimizer.param_groups, (LEARNING_RATE, 3.0), strict=True):
+        for group, rate in zip(self.optimizer.param_groups, (0.3, 3.0), strict=True):
             group["lr"] = rate
         module.divide(self.optimizer)
         own = images // RANKS
         generator = torch.Generator().manual_seed(dist.get_rank())
-        views = [torch.randint(256, (own, 3, side, side), generator=generator, dtype=torch.uint8) for _ in range(2)]
-        self.batch = Batch(views, torch.arange(own), 0)
+        first = torch.randint(256, (own, 3, side, side), generator=generator, dtype=torch.uint8)
+        second = first + torch.randint(40, first.shape, generator=generator, dtype=torch.uint8)
+        self.batch = Batch([first, second], torch.arange(own), 0)
 
     def __call__(self) -> list[float]:
         self.optimizer.zero_grad()
