@@ -39,6 +39,7 @@ from adco.methods.method import MethodArguments
 from adco.models.backbone import BackboneInfo, build_backbone
 from adco.models.encoder import Encoder, mlp
 from adco.optim.players import Schedule
+from adco.shards import Rows
 from adco.training.module import Pretraining
 from adco.training.rehearsal import high_water
 from measure import in_turns, save, show
@@ -53,7 +54,7 @@ GPUS = 64
 class Whole(AdCo):
     """AdCo with all adversaries on every rank."""
 
-    def banks(self) -> list[Adversaries]:
+    def banks(self) -> list[Rows]:
         return []
 
 

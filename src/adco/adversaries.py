@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from adco.losses.blockwise import TwoPlayerLoss, widened
 from adco.processor import bf16_products
-from adco.shards import Shards
+from adco.shards import Rows, Shards
 
 
 class Adversaries(nn.Module):
     """A bank of trainable negatives, `weight` [K, D]. The loss normalises its rows.
 
-    If several ranks train, each may keep only some of the rows: `weight` is then [c, D], see `divide`.
+    If several ranks train, each may keep only some of the rows (`rows.divide()`): `weight` is then [c, D].
 
     Train it with `torch.optim.SGD([{"params": adversaries.parameters(), "maximize": True}], lr=3.0, momentum=0.9,
     weight_decay=1e-4)`. These are the paper's values.
@@ -43,21 +43,12 @@ class Adversaries(nn.Module):
         if num_adversaries < 1 or dim < 1:
             raise ValueError(f"num_adversaries and dim must be at least 1, got {num_adversaries} and {dim}")
         self.weight = nn.Parameter(F.normalize(torch.randn(num_adversaries, dim)))  # [K, D]
-        self.shards = Shards(num_adversaries)
-
-    def divide(self) -> None:
-        """Keep only this rank's rows, of the same parameter. Their gradient is then complete: no sum over ranks."""
-        self.shards = Shards.of_processes(len(self.weight))
-        self.weight.data = self.weight.data[self.shards.own].clone()
-
-    def of_all_ranks(self) -> Tensor:
-        """Return the rows of all ranks, [K, D], without gradient. If they are divided, all ranks must call it."""
-        return self.shards.join(self.weight.detach())
+        self.rows = Rows(self.weight)
 
     @torch.no_grad()
     def fill(self, keys: Tensor, start: int = 0) -> None:
         """Copy keys [M, D] into the rows from `start` on. Keys that would go past the last row are ignored."""
-        own = self.shards.own
+        own = self.rows.shards.own
         first, stop = max(start, own.start), min(start + len(keys), own.stop)
         if first < stop:
             self.weight[first - own.start : stop - own.start] = keys[first - start : stop - start]
@@ -96,9 +87,9 @@ def adversarial_info_nce(
         first_positive: row of the first query's positive; N times the global rank if keys come from all ranks.
         in_batch_negatives: whether keys of other images are negatives too (published code: yes; the paper's formula:
             no).
-        shards: if each rank passes only its rows of the adversaries, how they are divided; `Adversaries.shards`. Then
-            all ranks must call this, with as many queries each. The adversaries' gradient is that of the mean over
-            ranks of their losses.
+        shards: if each rank passes only its own adversaries, [c, D], how they are divided: `Adversaries.rows.shards`.
+            Then all ranks must call this, with as many queries each, and the adversaries' gradient is that of the mean
+            over ranks of their losses.
 
     Raises:
         ValueError: if the shapes do not match, or a temperature is below 0.0016, where exp may overflow float64.

@@ -1,8 +1,8 @@
-"""A bank of negatives divided among the ranks: each holds and trains only its own rows.
+"""Negatives divided among the ranks: each holds and trains only its own rows.
 
 The ranks exchange embeddings and sums over rows, which are much smaller than the gradient of all rows.
 
-Shapes: R ranks, n rows of a batch on each of them, N = R · n; K rows of the bank, c of them on this rank; D width.
+Shapes: R ranks, n rows of a batch on each of them, N = R · n; K negatives, c of them on this rank; D width.
 """
 
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from adco.distributed import gather, rank, world_size
+from adco.distributed import exchange, gather, gather_with_gradient, rank, world_size
 
 
 @dataclass(frozen=True)
 class Shards:
     """The division of K rows among ranks, in rank order. The numbers of rows of the ranks differ by at most one.
 
-    With one rank, nothing is exchanged, and each function returns its argument. With several, all of them must call it.
+    With one rank, nothing is exchanged: what is passed is returned. With several, all ranks must call a function.
 
     Args:
         rows: K.
@@ -49,8 +49,12 @@ class Shards:
         return batch.chunk(self.ranks)[self.rank]
 
     def gather(self, own: Tensor) -> Tensor:
-        """Return the batch of all ranks in rank order, [n, …] → [N, …]."""
+        """Return the batch of all ranks in rank order, [n, …] → [N, …], without gradient."""
         return own if self.ranks == 1 else gather(own)
+
+    def gather_with_gradient(self, own: Tensor) -> Tensor:
+        """Return the batch of all ranks in rank order, [n, …] → [N, …]; the gradients of all ranks are added up."""
+        return own if self.ranks == 1 else gather_with_gradient(own)
 
     def spread(self, own: Tensor) -> Tensor:
         """Return this rank's batch among zeros for the other ranks', [n, …] → [N, …]."""
@@ -67,13 +71,31 @@ class Shards:
         return batch
 
     def sum_own(self, batch: Tensor) -> Tensor:
-        """Return this rank's part of the sum over ranks, [N, …] → [n, …]."""
+        """Return this rank's part of the sum over ranks, [N, …] → [n, …]. Differentiable."""
         if self.ranks == 1:
             return batch
-        # A reduce-scatter has another name in torch 2.6 than in 2.14. This sends as many bytes.
-        parts = torch.empty_like(batch)
-        dist.all_to_all_single(parts, batch)
-        return parts.view(self.ranks, -1, *batch.shape[1:]).sum(0)
+        # torch's reduce-scatter has another name in torch 2.6 than in 2.14. This sends as many bytes.
+        return exchange(batch).view(self.ranks, -1, *batch.shape[1:]).sum(0)
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Return logits of this rank's batch that have the same softmax denominators as those over all K rows.
+
+        They are the logits themselves with one rank, else one per rank: the logarithm of its denominator.
+        Differentiable.
+
+        Args:
+            logits: [N, c], of the batch of all ranks, over the rows of this rank.
+
+        Returns:
+            [n, K] with one rank, else [n, R].
+        """
+        if self.ranks == 1:
+            return logits
+        return exchange(logits.logsumexp(1)).view(self.ranks, -1).T
+
+    def is_highest(self, values: Tensor) -> Tensor:
+        """Return where this rank's values are the highest of all ranks, [N] → [N]; of equal ones, the first rank's."""
+        return self.gather(values[None]).argmax(0) == self.rank
 
     def join(self, part: Tensor) -> Tensor:
         """Return the rows of all ranks, [c, …] → [K, …]."""
@@ -84,3 +106,23 @@ class Shards:
         padded[: len(part)] = part
         parts = gather(padded).chunk(self.ranks)
         return torch.cat([rows[: self._first(rank + 1) - self._first(rank)] for rank, rows in enumerate(parts)])
+
+
+class Rows:
+    """The K rows of a parameter, of which each rank may keep only its own.
+
+    Args:
+        weight: [K, D]; [c, D] once it is divided. It stays the same object.
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight, self.shards = weight, Shards(len(weight))
+
+    def divide(self) -> None:
+        """Keep only this rank's rows."""
+        self.shards = Shards.of_processes(len(self.weight))
+        self.weight.data = self.weight.data[self.shards.own].clone()
+
+    def of_all_ranks(self) -> Tensor:
+        """Return all rows, [K, D], without gradient. If they are divided, all ranks must call it."""
+        return self.shards.join(self.weight.detach())

@@ -267,6 +267,8 @@ def golden_curve(name: str) -> dict[str, list[float]]:
     try:
         method = made(name)
         for weight, parameter in method.named_parameters():  # the same in an encoder and its momentum copy
+            if weight == "queue":  # its rows are no weights
+                continue
             if parameter.ndim > 1:
                 draws = torch.from_numpy(uniform(*parameter.shape, draws=parameter.numel())).view_as(parameter)
                 parameter.data = (draws - 0.5) * (12 / parameter[0].numel()) ** 0.5

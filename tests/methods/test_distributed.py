@@ -53,7 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of AdCo
     "fewer adversaries than processes": {"adversaries": 3},
 }
 SETUPS = {"shuffled": (True, 1), "not shuffled": (False, 1), "accumulated": (False, 2)}  # batches of a step
-BASELINES = ["caco", "caco plain", "moco", "moco plain", "simclr", "byol", "simsiam"]
+BASELINES = ["caco", "caco plain", "moco", "moco plain", "moco of three keys", "simclr", "byol", "simsiam"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),  # Lightning's, of torch's
@@ -100,6 +100,7 @@ def make_baseline(name: str) -> Method:
         "caco plain": lambda: CaCo(encoder, Adversaries(19, DIM), COMMON, symmetric=False),
         "moco": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), COMMON, symmetric=True),
         "moco plain": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(19, DIM)), COMMON, symmetric=False),
+        "moco of three keys": lambda: MoCo(encoder, nn.functional.normalize(torch.randn(3, DIM)), COMMON),
         "simclr": lambda: SimCLR(encoder, COMMON),
         "byol": lambda: BYOL(encoder, mlp(DIM, 12, DIM), COMMON),
         "simsiam": lambda: SimSiam(encoder, mlp(DIM, 12, DIM), COMMON),
@@ -226,7 +227,11 @@ def test_processes_train_like_one(found: Found, layout: str, setup: str, variant
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_processes_train_a_baseline_like_one(found: Found, layout: str, name: str) -> None:
     one = train(make_baseline(name), with_views(make_batches()))
-    assert_like_one([rank[name] for rank in found[layout]], one)
+    ranks = [rank[name] for rank in found[layout]]
+    rows = torch.stack([rank["rows"] for rank in ranks])  # none, or of the only bank
+    assert torch.equal(rows.sum(0), one["rows"])
+    assert rows.numel() == 0 or rows.max() - rows.min() <= 1
+    assert_like_one(ranks, one)
 
 
 def assert_like_one(ranks: list[dict[str, Tensor]], one: dict[str, Tensor]) -> None:

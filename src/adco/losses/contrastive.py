@@ -1,11 +1,14 @@
-"""Losses as pure functions: no state, no device handling, no communication between ranks.
+"""Losses as pure functions: no state, no device handling, no communication between ranks but through `shards`.
 
-Shapes: N queries, M keys (of all ranks), K negatives, D the width of the embeddings; rows have unit norm.
+Shapes: N queries, M keys (of all ranks), K negatives, c of them on this rank, D the width of the embeddings; rows have
+unit norm.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from adco.shards import Shards
 
 
 def info_nce(
@@ -16,6 +19,7 @@ def info_nce(
     temperature: float,
     first_positive: int = 0,
     in_batch_negatives: bool = True,
+    shards: Shards | None = None,
 ) -> Tensor:
     """Return InfoNCE (van den Oord et al. 2018): cross-entropy of each query's positive among keys and negatives.
 
@@ -26,22 +30,24 @@ def info_nce(
         temperature: softmax temperature, > 0.
         first_positive: row of the first query's positive; N times the global rank if keys come from all ranks.
         in_batch_negatives: whether the other keys are negatives too.
+        shards: how the negatives are divided, if each rank passes only its own, [c, D]; see `adversarial_info_nce`.
 
     Returns:
         A scalar: the mean over the queries.
     """
+    shards = shards or Shards(len(negatives))
     positives = torch.arange(first_positive, first_positive + len(queries), device=queries.device)
     # Cosines rounded to bfloat16 are too coarse for a softmax at a low temperature.
     with torch.autocast(queries.device.type, enabled=False):
-        if in_batch_negatives:
-            logits = queries @ torch.cat([keys, negatives]).T  # [N, M + K]
-            return F.cross_entropy(logits / temperature, positives)
-        positive_logits = (queries * keys[positives]).sum(1, keepdim=True)  # [N, 1]
-        logits = torch.cat([positive_logits, queries @ negatives.T], 1)  # [N, 1 + K]
-        return F.cross_entropy(logits / temperature, torch.zeros_like(positives))
+        to_keys = queries @ keys.T if in_batch_negatives else (queries * keys[positives]).sum(1, keepdim=True)
+        to_negatives = shards.logits(shards.gather_with_gradient(queries) @ negatives.T / temperature)
+        logits = torch.cat([to_keys / temperature, to_negatives], 1)  # [N, M or 1 + K]
+        return F.cross_entropy(logits, positives if in_batch_negatives else torch.zeros_like(positives))
 
 
-def cooperative_info_nce(queries: Tensor, keys: Tensor, bank: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+def cooperative_info_nce(
+    queries: Tensor, keys: Tensor, bank: Tensor, *, temperature: float, shards: Shards | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the losses of the encoder and of the bank in CaCo (Wang et al. 2022, arXiv 2203.14370).
 
     Both have the value of the cross-entropy of each query's positive among all rows of the bank. The positive is the
@@ -51,20 +57,48 @@ def cooperative_info_nce(queries: Tensor, keys: Tensor, bank: Tensor, *, tempera
         queries, keys: [N, D].
         bank: [K, D] rows of any norm; they are normalised here.
         temperature: softmax temperature, > 0.
+        shards: how the rows of the bank are divided, if each rank passes only its own, [c, D], of which it has at least
+            one; see `adversarial_info_nce`.
 
     Returns:
         Two scalars: the encoder's, to minimise, is differentiable in the queries only; the bank's, to maximise, in the
         bank only. The gradient of positives has the other sign in it, so that they minimise the loss.
     """
+    shards = shards or Shards(len(bank))
     with torch.autocast(queries.device.type, enabled=False):
         rows = F.normalize(bank)
+        if shards.ranks > 1 and rows.requires_grad:
+            # The losses of all ranks add up in its gradient.
+            rows.register_hook(lambda gradient: gradient / shards.ranks)  # type: ignore[no-untyped-call]
+        queries = shards.gather_with_gradient(queries)  # [r · N, D] of r ranks
         with torch.no_grad():
-            positives = (keys @ rows.T).argmax(1)
-        encoder = F.cross_entropy(queries @ rows.detach().T / temperature, positives)
-        cosines = queries.detach() @ rows.T  # [N, K]
+            nearest, positives = (shards.gather(keys) @ rows.T).max(1)
+            is_here = shards.is_highest(nearest)
+        encoder = _cross_entropy(queries @ rows.detach().T / temperature, positives, is_here, shards)
+        cosines = queries.detach() @ rows.T  # [r · N, c]
         own = cosines.gather(1, positives[:, None])
-        reversed_own = cosines.scatter(1, positives[:, None], 2 * own.detach() - own)
-        return encoder, F.cross_entropy(reversed_own / temperature, positives)
+        reversed_own = cosines.scatter(
+            1, positives[:, None], torch.where(is_here[:, None], 2 * own.detach() - own, own)
+        )
+        return encoder, _cross_entropy(reversed_own / temperature, positives, is_here, shards)
+
+
+def _cross_entropy(logits: Tensor, positives: Tensor, is_here: Tensor, shards: Shards) -> Tensor:
+    """Return the mean cross-entropy of this rank's queries over the columns of all ranks.
+
+    Args:
+        logits: [r · N, c] of the queries of all ranks, over the rows of this rank.
+        positives: [r · N], a column of each query.
+        is_here: [r · N], whether this column is the query's positive: on one of the ranks only.
+        shards: the division of the rows.
+    """
+    if shards.ranks == 1:
+        return F.cross_entropy(logits, positives)
+    columns, is_here = positives[:, None], is_here[:, None]
+    own = logits.gather(1, columns)
+    others = shards.logits(logits.scatter(1, columns, own.masked_fill(is_here, -torch.inf)))  # [N, r]
+    positive = shards.sum_own(own.masked_fill(~is_here, 0))  # [N, 1]
+    return F.cross_entropy(torch.cat([positive, others], 1), positives.new_zeros(len(positive)))
 
 
 def nt_xent(

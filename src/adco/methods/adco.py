@@ -45,6 +45,7 @@ from adco.methods.method import MethodArguments, StepOutput
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
 from adco.models.encoder import Encoder, mlp
 from adco.optim.players import Player
+from adco.shards import Rows
 
 LOWEST_TEMPERATURE = 0.0016  # below it, not even float64 holds exp(cosine / temperature)
 
@@ -245,7 +246,7 @@ class AdCo(QueryKeyMethod):
                 adversary_temperature=self.adversary_temperature,
                 first_positive=first_own,
                 in_batch_negatives=self.in_batch_negatives,
-                shards=self.adversaries.shards,
+                shards=self.adversaries.rows.shards,
             )
             for query, key in self.pairs
         ]
@@ -261,17 +262,17 @@ class AdCo(QueryKeyMethod):
         return adversary_hardness(
             queries,
             keys,
-            self.adversaries.of_all_ranks(),
+            self.adversaries.rows.of_all_ranks(),
             temperature=self.temperature,
             adversary_temperature=self.adversary_temperature,
             in_batch_negatives=self.in_batch_negatives,
         )
 
-    def banks(self) -> list[Adversaries]:
-        return [self.adversaries]
+    def banks(self) -> list[Rows]:
+        return [self.adversaries.rows]
 
     def adversary_directions(self) -> Tensor:
-        return F.normalize(self.adversaries.of_all_ranks())
+        return F.normalize(self.adversaries.rows.of_all_ranks())
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
         """Fill all adversaries with keys of these batches, see `fill`."""

@@ -23,15 +23,17 @@ from torch import Tensor, nn
 from adco.adversaries import Adversaries
 from adco.config import defaults
 from adco.config.checks import require
-from adco.config.pretrain import RunLength
+from adco.config.pretrain import Devices, RunLength
 from adco.config.topics import MOST, TO_BE_CHOSEN, Unset
 from adco.data.batch import Batch
+from adco.errors import InputError
 from adco.losses.contrastive import cooperative_info_nce
 from adco.methods.method import MethodArguments, StepOutput
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
 from adco.models.encoder import Encoder, mlp
 from adco.models.momentum import rising_decay
 from adco.optim.players import Player, Schedule
+from adco.shards import Rows
 
 PAPER_BANK = 65_536
 
@@ -70,6 +72,11 @@ class CaCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             "bank": min(PAPER_BANK, defaults.power_of_two(run.images)),
             "ema_decay": defaults.ema_decay(run.steps, published=0.99),
         }
+
+    def choose_for_devices(self, devices: Devices) -> dict[str, Any]:
+        if self.bank is not None and self.bank < devices.processes:
+            raise InputError(f"bank {self.bank} must be at least {devices.processes}, a row for each process")
+        return super().choose_for_devices(devices)
 
     def build(self: "CaCoSettings[Never]", backbone: nn.Module, width: int, common: MethodArguments) -> "CaCo":
         norm = self.projector_norm
@@ -136,7 +143,9 @@ class CaCo(QueryKeyMethod):
         self.update_momentum_encoder(batch)
         queries, keys, own = self.embed_both(batch)
         losses = [
-            cooperative_info_nce(query, key[own], self.bank.weight, temperature=self.temperature)
+            cooperative_info_nce(
+                query, key[own], self.bank.weight, temperature=self.temperature, shards=self.bank.rows.shards
+            )
             for query, key in zip(queries, keys, strict=True)
         ]
         of_encoder, of_bank = (torch.stack(terms) for terms in zip(*losses, strict=True))
@@ -146,9 +155,11 @@ class CaCo(QueryKeyMethod):
     def decay_of(self, step: int) -> float:
         return rising_decay(self.ema_decay, step, self.schedule.steps)
 
-    @torch.no_grad()
+    def banks(self) -> list[Rows]:
+        return [self.bank.rows]
+
     def adversary_directions(self) -> Tensor:
-        return F.normalize(self.bank.weight)
+        return F.normalize(self.bank.rows.of_all_ranks())
 
     def warm_start(self, batches: Iterable[Batch]) -> None:
         """Fill the bank with keys of these batches, see `fill`."""

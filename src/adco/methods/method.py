@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from adco.adversaries import Adversaries
 from adco.data.batch import Batch, normalize
 from adco.models.encoder import Encoder
 from adco.models.vectors import vectors
 from adco.optim.players import Player, Schedule
+from adco.shards import Rows
 
 
 class StepOutput(NamedTuple):
@@ -103,8 +103,8 @@ class Method(nn.Module):
         """
         return {}
 
-    def banks(self) -> list[Adversaries]:
-        """Return the banks of negatives whose rows are divided among the ranks, if several train."""
+    def banks(self) -> list[Rows]:
+        """Return the negatives that are divided among the ranks, if several train."""
         return []
 
     def adversary_directions(self) -> Tensor | None:

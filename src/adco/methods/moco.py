@@ -5,7 +5,7 @@
 The negatives Q are a queue of the keys of earlier batches. The batch's own keys join the queue after the loss, in place
 of the oldest.
 
-Shapes: n images of a rank, N of all ranks, D width, K keys in the queue.
+Shapes: n images of a rank, N of all ranks, D width, K keys in the queue, c of them on a rank.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from adco.losses.contrastive import info_nce
 from adco.methods.method import MethodArguments, StepOutput
 from adco.methods.query_key import QueryKeyMethod, QueryKeySettings
 from adco.models.encoder import Encoder, mlp
+from adco.shards import Rows
 
 PAPER_QUEUE = 65_536
 
@@ -81,7 +82,6 @@ class MoCo(QueryKeyMethod):
         temperature: τ.
     """
 
-    queue: Tensor
     oldest: Tensor
 
     def __init__(
@@ -97,7 +97,9 @@ class MoCo(QueryKeyMethod):
         temperature: float = 0.2,
     ) -> None:
         super().__init__(encoder, common, symmetric=symmetric, ema_decay=ema_decay, groups=groups, shuffle=shuffle)
-        self.register_buffer("queue", queue)
+        # Not a buffer: DDP copies the buffers of the first rank to all ranks in every step.
+        self.queue = nn.Parameter(queue, requires_grad=False)  # [c, D]
+        self.rows = Rows(self.queue)
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # index of a row of the queue
         self.temperature = temperature
 
@@ -105,7 +107,14 @@ class MoCo(QueryKeyMethod):
         self.update_momentum_encoder(batch)
         queries, keys, own = self.embed_both(batch)
         losses = [
-            info_nce(query, key[own], self.queue, temperature=self.temperature, in_batch_negatives=False)
+            info_nce(
+                query,
+                key[own],
+                self.queue,
+                temperature=self.temperature,
+                in_batch_negatives=False,
+                shards=self.rows.shards,
+            )
             for query, key in zip(queries, keys, strict=True)
         ]
         loss = torch.stack(losses).mean()
@@ -115,8 +124,15 @@ class MoCo(QueryKeyMethod):
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
         """Replace the oldest rows of the queue by keys [M, D]; if M > K, by the last K of them."""
-        keys = keys[-len(self.queue) :]
-        places = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        shards = self.rows.shards
+        keys = keys[-shards.rows :]
+        places = (self.oldest + torch.arange(len(keys), device=keys.device)) % shards.rows
+        self.oldest = (self.oldest + len(keys)) % shards.rows
+        if shards.ranks > 1:
+            here = (places >= shards.own.start) & (places < shards.own.stop)
+            keys, places = keys[here], places[here] - shards.own.start
         # Not in place: the backward pass, which comes later, needs the queue as it was.
-        self.queue = self.queue.index_copy(0, places, keys.to(self.queue.dtype))
-        self.oldest = (self.oldest + len(keys)) % len(self.queue)
+        self.queue.data = self.queue.data.index_copy(0, places, keys.to(self.queue.dtype))
+
+    def banks(self) -> list[Rows]:
+        return [self.rows]

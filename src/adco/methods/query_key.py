@@ -190,9 +190,9 @@ class QueryKeyMethod(Method):
             keys = self.embed_keys(batch, 0)
             bank.fill(keys, filled)
             filled += len(keys)
-            if filled >= bank.shards.rows:
+            if filled >= bank.rows.shards.rows:
                 return
-        raise ValueError(f"{filled} keys do not fill {bank.shards.rows} rows: give more batches")
+        raise ValueError(f"{filled} keys do not fill {bank.rows.shards.rows} rows: give more batches")
 
     def _parts(self, encoder: Encoder) -> tuple[Forward, Forward]:
         """Return the part of an encoder that takes images in their order, and the part that takes them shuffled.

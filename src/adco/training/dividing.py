@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adco.adversaries import Adversaries
 from adco.methods.method import Method
+from adco.shards import Rows
 
 
-def divide(bank: Adversaries, optimizer: torch.optim.Optimizer) -> None:
+def divide(bank: Rows, optimizer: torch.optim.Optimizer) -> None:
     """Keep only this rank's rows of a bank and of the optimizer's averages for it, which are those of a checkpoint."""
     whole = bank.weight.shape
     bank.divide()
@@ -22,7 +22,7 @@ def divide(bank: Adversaries, optimizer: torch.optim.Optimizer) -> None:
             state[name] = average[bank.shards.own].clone()
 
 
-def join(bank: Adversaries, method: Method, optimizer: torch.optim.Optimizer, checkpoint: dict[str, Any]) -> None:
+def join(bank: Rows, method: Method, optimizer: torch.optim.Optimizer, checkpoint: dict[str, Any]) -> None:
     """Replace this rank's rows of a bank in a checkpoint by those of all ranks, which must all call this.
 
     Args:

@@ -8,11 +8,11 @@ import lightning as L
 import torch
 from torch import nn
 
-from adco.adversaries import Adversaries
 from adco.data.batch import Batch
 from adco.distributed import gather_objects, world_size
 from adco.methods.method import Method
 from adco.optim.optimizers import make_optimizer
+from adco.shards import Rows
 from adco.training.dividing import divide, join
 from adco.training.errors import NotFiniteError
 
@@ -31,7 +31,7 @@ class Pretraining(L.LightningModule):
     def __init__(self, method: Method, optimizer: str = "sgd") -> None:
         super().__init__()
         self.method, self.optimizer = method, optimizer
-        self.divided: list[Adversaries] = []  # among the ranks
+        self.divided: list[Rows] = []  # among the ranks
         self.hidden: list[nn.Parameter] = []  # from DDP, until it has wrapped the module
 
     def setup(self, stage: str) -> None:
