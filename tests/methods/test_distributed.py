@@ -31,7 +31,8 @@ from adco.methods.simclr import SimCLR
 from adco.methods.simsiam import SimSiam
 from adco.models.encoder import Encoder, mlp
 from adco.optim.players import Schedule
-from adco.training.module import Pretraining
+from adco.training.errors import NotFiniteError
+from adco.training.module import Pretraining, require_finite
 
 IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 8, 4, 6, 21, 3
 # Where LOCAL_RANK of the second process is 0, a positive looked up by it is another image's.
@@ -152,6 +153,22 @@ def warm_start(method: AdCo, rank: int, world_size: int) -> dict[str, Tensor]:
     return {"before": before, "after": method.adversaries.weight.detach().clone()}
 
 
+def refused_weights(broken: bool) -> list[bool]:
+    """Whether weights are refused in this process: at first, and when the last process has some that are not finite."""
+    module = Pretraining(make_adco(shuffle=False))
+    refused = []
+    for _ in range(2):
+        try:
+            require_finite(1, {"loss": 1.0}, module)
+        except NotFiniteError:
+            refused.append(True)
+        else:
+            refused.append(False)
+        if broken:
+            module.method.encoder.projector.requires_grad_(False)[0].weight.fill_(math.inf)
+    return refused
+
+
 def be_rank(folder: Path, layout: str, rank: int, port: int) -> None:
     """What one of several processes does."""
     devices, environment = LAYOUTS[layout]
@@ -167,7 +184,8 @@ def be_rank(folder: Path, layout: str, rank: int, port: int) -> None:
     }
     for name in BASELINES:
         found[name] = train(make_baseline(name), with_views(batches), strategy="ddp", **devices)
-    for shuffle in (True, False):  # the process group is still up
+    found["not finite"] = {"refused": torch.tensor(refused_weights(rank == size - 1))}  # the process group is still up
+    for shuffle in (True, False):
         found[f"warm start, shuffle {shuffle}"] = warm_start(make_adco(shuffle, adversary_seed=rank), rank, size)
     torch.save(found, folder / f"{layout}, rank {rank}.pt")
 
@@ -241,6 +259,11 @@ def assert_like_one(ranks: list[dict[str, Tensor]], one: dict[str, Tensor]) -> N
     for name in set(one) - {"losses", "rows"}:
         assert all(torch.equal(ranks[0][name], other[name]) for other in ranks[1:]), name
         torch.testing.assert_close(ranks[0][name], one[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_processes_end_when_the_weights_of_one_are_not_finite(found: Found, layout: str) -> None:
+    assert [rank["not finite"]["refused"].tolist() for rank in found[layout]] == [[False, True]] * len(found[layout])
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
