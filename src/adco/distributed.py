@@ -28,6 +28,27 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def shuffle(x: Tensor, order: Tensor) -> Tensor:
+    """Return this rank's part of the rows of all ranks in another order, [n, ...] → [n, ...], without gradient.
+
+    A row is sent only to the rank that gets it.
+
+    Args:
+        x: this rank's rows.
+        order: a permutation of the rows of all ranks, on the CPU, the same on every rank.
+    """
+    if world_size() == 1:
+        return x[order.to(x.device)]
+    goes = order.view(world_size(), len(x))  # the rows that each rank gets
+    from_here = goes // len(x) == rank()
+    sources = goes[rank()] // len(x)
+    sent = x[(goes[from_here] - rank() * len(x)).to(x.device)].contiguous()  # all of x: each row goes to one rank
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, sources.bincount(minlength=world_size()).tolist(), from_here.sum(1).tolist())
+    arrival = sources.argsort(stable=True).to(x.device)  # the places of the received rows, which are in rank order
+    return torch.empty_like(received).index_copy_(0, arrival, received)
+
+
 def gather_objects(part: Part) -> list[Part]:
     """Return what each rank passed, in rank order."""
     if world_size() == 1:

@@ -165,7 +165,7 @@ def refused_weights(broken: bool) -> list[bool]:
         else:
             refused.append(False)
         if broken:
-            module.method.encoder.projector.requires_grad_(False)[0].weight.fill_(math.inf)
+            next(module.parameters()).data.fill_(math.inf)
     return refused
 
 

@@ -164,7 +164,7 @@ class QueryKeyMethod(Method):
             shuffled,
             unshuffled(batch.views[view]),
             self.groups,
-            order.to(batch.indices.device),
+            order,
             across_ranks=self.shuffle,
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from adco.config.defaults import BACKBONE
-from adco.distributed import gather, rank, world_size
+from adco.distributed import gather, shuffle
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Forward = Callable[[Tensor], Tensor]  # images [n, ...] → embeddings [n, D]
@@ -109,17 +109,16 @@ def forward_shuffled(forward: Forward, x: Tensor, groups: int, order: Tensor, ac
         forward: the momentum encoder, or its part that has BatchNorm.
         x: [n, ...] images of this rank, or the features of this part's input.
         groups: number of groups per rank.
-        order: a permutation, the same on every rank: of N images if `across_ranks`, else of n.
+        order: a permutation on the CPU, the same on every rank: of N images if `across_ranks`, else of n.
         across_ranks: whether to shuffle images across ranks.
 
     Returns:
         Embeddings [N, D] in rank order: image i of rank r is row r · n + i.
     """
     if not across_ranks:
-        return gather(_unshuffle(forward_groups(forward, x[order], groups), order))
-    shuffled = gather(x)[order].chunk(world_size())[rank()]
-    return _unshuffle(gather(forward_groups(forward, shuffled, groups)), order)
+        return gather(_unshuffle(forward_groups(forward, x[order.to(x.device)], groups), order))
+    return _unshuffle(gather(forward_groups(forward, shuffle(x, order), groups)), order)
 
 
 def _unshuffle(shuffled: Tensor, order: Tensor) -> Tensor:
-    return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
+    return torch.empty_like(shuffled).index_copy_(0, order.to(shuffled.device), shuffled)
