@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 import tiny
 from adco.adversaries import Adversaries
-from adco.config.pretrain import PretrainSettings
+from adco.config.pretrain import Devices, PretrainSettings
 from adco.config.resolve import resolve
 from adco.data.batch import Batch
+from adco.errors import InputError
 from adco.methods.byol import BYOL, BYOLSettings
-from adco.methods.caco import CaCo
+from adco.methods.caco import CaCo, CaCoSettings
 from adco.methods.method import MethodArguments
 from adco.methods.moco import MoCo, MoCoSettings
 from adco.methods.simclr import SimCLR, SimCLRSettings
@@ -93,6 +94,13 @@ def test_caco_equals_loops_and_positives_cooperate(symmetric: bool) -> None:
     sum(losses.values()).backward()  # type: ignore[union-attr]
     assert method.bank.weight.grad is not None
     np.testing.assert_allclose(method.bank.weight.grad.numpy(), ascent, atol=1e-12)
+
+
+def test_a_bank_of_fewer_rows_than_processes_is_refused() -> None:
+    devices = Devices(processes=4, images_per_forward=64, can_sync_batch_norm=False)
+    CaCoSettings(bank=4).choose_for_devices(devices)
+    with pytest.raises(InputError, match=r"^bank 3 must be at least 4, a row for each process$"):
+        CaCoSettings(bank=3).choose_for_devices(devices)
 
 
 def test_the_losses_of_caco_reach_one_player_each() -> None:
