@@ -51,6 +51,7 @@ RESULTS = (
     Result("peers.json", "peers.py", (*STEP, *VIEWS, LOADER)),
     Result("processes.json", "processes.py", (*STEP, "src/adco/ranks.py", "src/adco/distributed.py")),
     Result("search.jsonl", "search.py", RUN),
+    Result("shards.json", "shards.py", ("src/adco/shards.py", "src/adco/training/dividing.py", *LOSSES)),
     Result("step.json", "step.py", STEP),
     Result("two_views.png", "two_views.py", VIEWS),
     Result("verdicts.json", "verdicts.py", ("src/adco/health",)),

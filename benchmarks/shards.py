@@ -45,9 +45,9 @@ from adco.training.rehearsal import high_water
 from measure import in_turns, save, show
 
 RANKS, D, K = 2, 128, 65_536
-ROUNDS, STEPS = 5, 10  # STEPS: those whose memory is measured
+ROUNDS, STEPS = 9, 10  # STEPS: those whose memory is measured
 MILLION = 2**20
-ENCODERS = {"linear": (8, (256, 4096)), "resnet18": (32, (64,))}  # side in pixels; images of a step, all ranks
+ENCODERS = {"linear": (8, (256, 1024)), "resnet18": (32, (64,))}  # side in pixels; images of a step, all ranks
 GPUS = 64
 
 

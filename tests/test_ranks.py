@@ -39,6 +39,11 @@ SETTINGS: dict[str, Any] = {
     "seed": 3,
     "precision": "32-true",
 }
+NEGATIVES = {  # by method: the name of the weights, and the setting that is their number
+    "adco": ("adversaries.weight", "adversaries"),
+    "caco": ("bank.weight", "bank"),
+    "moco": ("queue", "queue"),
+}
 KNOWN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "NODE_RANK")
 
 
@@ -110,8 +115,9 @@ def assert_same(path: Path, other: Path, atol: float = 0) -> None:
 
 
 def everything(run: RunDirectory) -> list[Any]:
-    checkpoint = torch.load(run.checkpoint, weights_only=True)
-    assert checkpoint["state_dict"]["adversaries.weight"].shape == (SETTINGS["adversaries"], 128)
+    checkpoint, settings = torch.load(run.checkpoint, weights_only=True), run.read_config()
+    name, count = NEGATIVES[settings["method"]]
+    assert checkpoint["state_dict"][name].shape == (settings[count], 128)
     numbers = ("adversary_norm_min", "adversary_norm_mean", "adversary_norm_max", "adversary_concentration")
     return [
         load_file(run.backbone),
@@ -286,13 +292,23 @@ def test_when_a_process_is_killed_the_other_says_so_and_both_go_on(
 
 @pytest.mark.slow
 @pytest.mark.fault("a run of one, two or four processes is stopped, and resumed by two or one")
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("before", "after", "method"), [(1, 2, "adco"), (2, 1, "adco"), (4, 2, "adco"), (2, 1, "caco"), (2, 1, "moco")]
+)
 def test_a_run_goes_on_in_another_number_of_processes(
-    tmp_path: Path, start: Callable[..., list[BaseProcess]], before: int, after: int, report: Callable[..., None]
+    tmp_path: Path,
+    start: Callable[..., list[BaseProcess]],
+    before: int,
+    after: int,
+    method: str,
+    report: Callable[..., None],
 ) -> None:
     """A network without BatchNorm, which normalises the images of a process, gets the same weights."""
     network = {"backbone": "test_vit", "backbone_args": {"patch_size": 4}, "projector_norm": "false"}
-    settings = flags(**network, precision="64-true", optimizer="sgd", learning_rate=3e-4)
+    negatives = {NEGATIVES[method][1]: SETTINGS["adversaries"]}
+    shared = {name: value for name, value in SETTINGS.items() if name != "adversaries"}
+    own = {**shared, **network, **negatives, "precision": "64-true", "optimizer": "sgd", "learning_rate": 3e-4}
+    settings = ["pretrain", f"--method={method}", *(f"--{name}={value}" for name, value in own.items())]
     assert end(start([{}], *settings, "--out=whole", said="whole")) == [0], said(tmp_path, 0, "whole")
     stop = {"ADCO_TEST_SIGNAL": f"0,7,{int(signal.SIGTERM)}"}
     first = start(processes(before, **stop), *settings, "--out=run", said="first")

@@ -43,7 +43,7 @@ class Adversaries(nn.Module):
         if num_adversaries < 1 or dim < 1:
             raise ValueError(f"num_adversaries and dim must be at least 1, got {num_adversaries} and {dim}")
         self.weight = nn.Parameter(F.normalize(torch.randn(num_adversaries, dim)))  # [K, D]
-        self.rows = Rows(self.weight)
+        self.rows = Rows(self, "weight")
 
     @torch.no_grad()
     def fill(self, keys: Tensor, start: int = 0) -> None:

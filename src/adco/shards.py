@@ -112,11 +112,18 @@ class Rows:
     """The K rows of a parameter, of which each rank may keep only its own.
 
     Args:
-        weight: [K, D]; [c, D] once it is divided. It stays the same object.
+        module: has the parameter, [K, D]; [c, D] once it is divided, and still the same object.
+        name: of the parameter.
     """
 
-    def __init__(self, weight: nn.Parameter) -> None:
-        self.weight, self.shards = weight, Shards(len(weight))
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name = module, name
+        self.shards = Shards(len(self.weight))
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter."""
+        return self.module.get_parameter(self.name)
 
     def divide(self) -> None:
         """Keep only this rank's rows."""

@@ -99,7 +99,7 @@ class MoCo(QueryKeyMethod):
         super().__init__(encoder, common, symmetric=symmetric, ema_decay=ema_decay, groups=groups, shuffle=shuffle)
         # Not a buffer: DDP copies the buffers of the first rank to all ranks in every step.
         self.queue = nn.Parameter(queue, requires_grad=False)  # [c, D]
-        self.rows = Rows(self.queue)
+        self.rows = Rows(self, "queue")
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))  # index of a row of the queue
         self.temperature = temperature
 

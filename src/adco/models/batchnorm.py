@@ -115,10 +115,11 @@ def forward_shuffled(forward: Forward, x: Tensor, groups: int, order: Tensor, ac
     Returns:
         Embeddings [N, D] in rank order: image i of rank r is row r · n + i.
     """
+    places = order.to(x.device)
     if not across_ranks:
-        return gather(_unshuffle(forward_groups(forward, x[order.to(x.device)], groups), order))
-    return _unshuffle(gather(forward_groups(forward, shuffle(x, order), groups)), order)
+        return gather(_unshuffle(forward_groups(forward, x[places], groups), places))
+    return _unshuffle(gather(forward_groups(forward, shuffle(x, order), groups)), places)
 
 
-def _unshuffle(shuffled: Tensor, order: Tensor) -> Tensor:
-    return torch.empty_like(shuffled).index_copy_(0, order.to(shuffled.device), shuffled)
+def _unshuffle(shuffled: Tensor, places: Tensor) -> Tensor:
+    return torch.empty_like(shuffled).index_copy_(0, places, shuffled)

@@ -36,7 +36,7 @@ def join(bank: Rows, method: Method, optimizer: torch.optim.Optimizer, checkpoin
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = {parameter: number for number, parameter in enumerate(parameters)}
     states: dict[int, dict[str, Any]] = checkpoint["optimizer_states"][0]["state"]
-    if (number := numbers[bank.weight]) in states:
+    if (number := numbers.get(bank.weight)) in states:
         states[number] = {  # a new one: the old one is the optimizer's own
             name: bank.shards.join(value) if isinstance(value, Tensor) and value.shape == bank.weight.shape else value
             for name, value in states[number].items()
