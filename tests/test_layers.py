@@ -29,6 +29,7 @@ ROOMS = [  # from the top
     "health",
     "adversaries",
     "losses",
+    "shards",
     "config",
     "data",
     "ranks",
