@@ -35,7 +35,7 @@ def test_rows_seeds_epochs_and_devices_are_counted(tmp_path: Path) -> None:
     assert (two.row, two.runs, two.epochs) == ("two", 2, 5)
     assert one.cost.epoch == pytest.approx(one.cost.step * (1000 // 16))
     assert two.seconds == pytest.approx(two.cost.before_first_step + 5 * two.cost.epoch)
-    assert (two.exchanged - one.exchanged) * 1e6 == pytest.approx(4 * (50 * 128), abs=1e4)  # the adversaries
+    assert two.exchanged == pytest.approx(one.exchanged, rel=0.02)  # the gradients of adversaries are not
     (shared,) = measured(recipe(tmp_path / "run.yaml", **SMALL, **rows["one"], data="gone/"), devices=2, images=2000)
     assert (shared.row, shared.processes) == ("run", 2)
     assert shared.cost.epoch == pytest.approx(shared.cost.step * (2000 // 16))

@@ -87,7 +87,7 @@ def _measure(row: Row, processes: int, count: int | None) -> RowCost:
             epochs=row.settings.epochs,
             cost=cost,
             megabytes=peak_since(0.0, training.device),
-            exchanged=4e-6 * training.trained_parameters(),
+            exchanged=4e-6 * training.exchanged_parameters(),
             device=training.device.type,
             precision=training.settings.precision,
         )

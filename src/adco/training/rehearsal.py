@@ -118,6 +118,11 @@ class TrialTraining:
         """Return the number of trained parameters."""
         return sum(p.numel() for player in self.method.players() for p in player.parameters if p.requires_grad)
 
+    def exchanged_parameters(self) -> int:
+        """Return the number of parameters whose gradients devices exchange: all trained ones but the negatives."""
+        banks = sum(bank.weight.numel() for bank in self.method.banks() if bank.weight.requires_grad)
+        return self.trained_parameters() - banks
+
 
 def share_of(asked: Given, source: Source, processes: int) -> Resolved:
     """Return the settings with which one device trains its share of a run on several.
