@@ -146,6 +146,18 @@ def test_a_step_of_several_batches_is_recorded_once(run: RunDirectory) -> None:
     assert [record["step"] for record in run.records()] == [1, 2, 4]
 
 
+def test_a_lost_process_is_no_metric_that_is_left_out(run: RunDirectory) -> None:
+    """Metrics of divided negatives need all processes."""
+    module = Still()
+
+    def metrics(*embeddings: Tensor) -> dict[str, float]:
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+
+    setattr(module.method, "metrics", metrics)  # noqa: B010
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        steps(monitor_of(run), FakeTrainer(), 1, module=module)
+
+
 def test_loggers_get_what_is_recorded(run: RunDirectory) -> None:
     monitor, trainer = monitor_of(run, log_every=2), FakeTrainer()
     logged: list[tuple[int, dict[str, float]]] = []
