@@ -31,8 +31,10 @@ class NearestCentre(Evaluation):
 
     normalise: bool = True
 
-    def classify(self, train: Features, test: torch.Tensor, classes: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        known, asked = train.features, test.to(train.features.device)
+    def classify(
+        self, train: Features, test: torch.Tensor, classes: int, device: torch.device | str
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        known, asked = train.features.to(device), test.to(device)
         if self.normalise:
             known, asked = F.normalize(known), F.normalize(asked)
         centres = torch.stack([known[train.labels == label].mean(0) for label in range(classes)])  # [C, F]

@@ -11,7 +11,7 @@ import adco
 import tiny
 from adco.data.sources.open import open_source
 from adco.errors import InputError
-from adco.evaluation.extract import embed_batches
+from adco.evaluation.extract import batches_of, embed_batches
 from adco.models.encoder import mlp
 from adco.runs.checkpoints import read_checkpoint
 from adco.runs.directory import RunDirectory
@@ -61,7 +61,14 @@ def test_the_last_moment_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     state = read_checkpoint(run.checkpoint)["state_dict"]
     backbone, info = adco.load_backbone(run.backbone)
     batches = embed_batches(
-        backbone, source, image_size=info.image_size, mean=info.mean, std=info.std, damaged={}, progress=False
+        backbone,
+        source,
+        batches_of(len(source), 512),
+        image_size=info.image_size,
+        mean=info.mean,
+        std=info.std,
+        damaged={},
+        progress=False,
     )
     features = torch.cat([values for _, values in batches])
     part = "encoder.projector."

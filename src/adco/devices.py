@@ -91,15 +91,35 @@ def training_device(accelerator: str) -> torch.device:
     return torch.device("cpu")
 
 
+def evaluation_processes(device: str | None, devices: int | str) -> int:
+    """Return how many processes share an evaluation.
+
+    Args:
+        device: as for `evaluation_device`.
+        devices: auto, or the number of processes on this machine; those of a launcher take the place of 1, the default.
+
+    Raises:
+        InputError: as `count_processes`, or if `device` is a single one and there are several processes.
+    """
+    if devices == 1 and not layout():
+        return 1
+    accelerator = (device or training_device("auto").type).split(":")[0]
+    check_cores(accelerator, devices)
+    processes = count_processes(accelerator, "auto" if devices == 1 else devices)
+    if processes > 1 and device and ":" in device:
+        raise InputError(f"device {device} is one device for {processes} processes: leave --device out")
+    return processes
+
+
 def evaluation_device(device: str | None) -> str:
     """Return the device to evaluate on: the one given, else the GPU of this process where there is one.
 
     Raises:
         InputError: if that device is not available.
     """
-    if device is None:
-        found = training_device("auto").type
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if found == "cuda" else found
+    device = device or training_device("auto").type
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

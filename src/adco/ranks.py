@@ -1,4 +1,4 @@
-"""The processes that train together: they are started here unless a launcher has, connected, and end together.
+"""The processes that work together: they are started here unless a launcher has, connected, and end together.
 
 A further process runs the command line of the first again, and finds its rank in the environment, as under torchrun.
 """
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -22,6 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from adco.devices import training_device
+from adco.distributed import gather_objects
 from adco.errors import AdcoError, InputError
 from adco.launcher import announce_launch, is_started_by_launcher, parent_of_launch, place
 
@@ -31,6 +32,7 @@ _LOST = ("gloo", "NCCL", "closed by peer", "onnection reset", "Timed out", "time
 _others: list["subprocess.Popen[bytes]"] = []  # the further processes, in the one that has started them
 logger = logging.getLogger("adco")
 Decision = TypeVar("Decision")
+Item = TypeVar("Item")
 
 
 class ProcessLost(AdcoError):
@@ -41,11 +43,57 @@ class Group:
     """The processes of a run, as one of them sees it.
 
     Attributes:
+        rank: the number of this process; the first has 0.
+        size: how many there are.
         go_on: what a user does if the run ends early.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
         self.go_on = "start the command again"  # until there is a run
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return the items that this process works on: of two processes, every second one."""
+        return items[self.rank :: self.size]
+
+    def in_order(self, results: Iterable[Item]) -> Iterator[Item]:
+        """Yield, in the first process, the results of all processes in the order of the items; in the others, nothing.
+
+        All processes call it and go through it. Each has one result in memory, the first one of each process.
+
+        Args:
+            results: of the items of `share`, in their order; none is None.
+
+        Raises:
+            AdcoError: as the results of any process; in all processes, of which the first tells it.
+        """
+        if self.size == 1:
+            yield from results
+            return
+        mine, ended = iter(results), False
+        while not ended:
+            result, error = None, None
+            try:
+                result = next(mine, None)
+            except AdcoError as failure:
+                error = failure
+            states = gather_objects((result is None, error))
+            for _, found in states:
+                if found:
+                    found.on_first_rank_only = True
+                    raise found
+            ended = any(is_last for is_last, _ in states)  # the others have their last result in this round, or none
+            of_all: list[Item | None] | None = [None] * self.size if self.rank == 0 else None
+            dist.gather_object(result, of_all)
+            yield from (each for each in of_all or [] if each is not None)
+
+    def gather(self, part: Item) -> list[Item]:
+        """Return in all processes what each of them passed, in the order of the processes."""
+        return [part] if self.size == 1 else gather_objects(part)
+
+    def decided_by_first(self, decide: Callable[[], Decision]) -> Decision:
+        """Return in all processes what `decide` returns in the first, as the function of this name does."""
+        return decide() if self.size == 1 else decided_by_first(decide)
 
     def lost(self, what: str) -> str:
         """Return the line that tells why this process ends."""
@@ -57,6 +105,9 @@ class Group:
         logger.error(self.lost(what))
         _kill_others()
         os._exit(1)
+
+
+ALONE = Group()  # of a process that works by itself
 
 
 @contextmanager
@@ -73,12 +124,12 @@ def together(processes: int, accelerator: str) -> Iterator[Group]:
         InputError: if this program cannot be started again.
         ProcessLost: if the connection to another process is lost.
     """
-    group, done = Group(), threading.Event()
     if processes == 1:
-        yield group
+        yield Group()
         return
     if not is_started_by_launcher():
         _start_others(processes)
+    group, done = Group(*place()), threading.Event()
     threading.Thread(target=_watch, args=(group, done), name="adco-ranks", daemon=True).start()
     try:
         _connect(accelerator)

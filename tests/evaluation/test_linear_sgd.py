@@ -21,6 +21,7 @@ from adco.evaluation.linear import LinearProbe
 from adco.evaluation.sgd import Classifier, Images, fit_by_sgd
 from adco.models.backbone import BackboneInfo
 from adco.optim.players import Schedule
+from adco.ranks import ALONE
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +50,8 @@ def source() -> ArraySource:
 
 def fit(backbone: nn.Module, source: ArraySource, epochs: int = EPOCHS) -> LinearProbe:
     info = BackboneInfo("rows", 8, MEAN, STD)
-    task = Task(source, source, backbone, info, 8, partial(pixel_features, image_size=8), "cpu")
-    return fit_by_sgd(backbone, 24, task, epochs=epochs, batch_size=BATCH, learning_rate=RATE, devices=1)
+    task = Task(source, source, backbone, info, 8, partial(pixel_features, image_size=8), "cpu", ALONE)
+    return fit_by_sgd(backbone, 24, task, epochs=epochs, batch_size=BATCH, learning_rate=RATE)
 
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
@@ -115,7 +116,7 @@ def test_the_command_knows_it_by_both_names(capsys: pytest.CaptureFixture[str]) 
     assert cli.run(["evaluate", "linear", "--protocol", "adam", *arguments]) == 2
     assert "protocol adam must be one of cached, sgd" in capsys.readouterr().err
     assert cli.run(["evaluate", "linear_sgd", *arguments, "--devices", "two"]) == 2
-    assert "adco: devices two must be auto or a number" in capsys.readouterr().err
+    assert "adco: devices two must be a whole number or one of auto" in capsys.readouterr().err
 
 
 def test_a_flags_value_may_be_named_like_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,6 +188,7 @@ def _configure_output() -> None:
         if not logger.handlers:
             handler = StderrHandler()
             handler.setFormatter(logging.Formatter(layout))
+            handler.setLevel(logging.NOTSET if is_first_rank() else logging.ERROR)  # of several processes, one tells
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
             logger.propagate = False
@@ -198,7 +199,8 @@ def _configure_output() -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _print_warning(str(message))
+    if is_first_rank():
+        _print_warning(str(message))
 
 
 @cache  # each only once: measuring the cost resolves the settings again, with the same warnings

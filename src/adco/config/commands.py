@@ -71,9 +71,12 @@ class EvaluateSettings(SubjectSettings):
         data: labelled images: a folder with one subfolder per class, a named set, or any other data with labels, as in
             pretraining; by default the data of the run.
         floors: also evaluate raw pixels and the same network with random weights.
+        devices: auto, or the number of processes that share the work, each with a device of its own; by default 1, and
+            auto for linear_sgd. Also works under torchrun or SLURM.
     """
 
     floors: bool = False
+    devices: int | Literal["auto"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,8 @@ class ProbeSettings(SubjectSettings):
         draws: how often each number of labels is drawn; less often, but at least three times, if that were more than
             20 000 labels.
         seed: seed of the draws.
+        devices: auto, or the number of processes that extract features, each with a device of its own; also works under
+            torchrun or SLURM.
         out: JSON file for the result, with a picture beside it; by default results/probe-DATA.json in the run
             directory. For a network that is not of a run, nothing is written by default.
     """
@@ -136,6 +141,7 @@ class ProbeSettings(SubjectSettings):
     label_shares: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0])
     draws: int = 5
     seed: int = 0
+    devices: int | Literal["auto"] = 1
     out: str | None = None
 
     def check(self) -> None:

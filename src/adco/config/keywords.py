@@ -130,6 +130,7 @@ class EvaluateKeywords(SubjectKeywords, total=False):
     """The settings of all evaluations. None means the default."""
 
     floors: bool
+    devices: int | Literal["auto"] | None
     # knn
     k: int | None
     temperature: float
@@ -137,7 +138,6 @@ class EvaluateKeywords(SubjectKeywords, total=False):
     epochs: int
     batch_size: int
     learning_rate: float
-    devices: int | str
     # former setting of linear, accepted until version 0.2: protocol sgd is now the evaluation linear_sgd
     protocol: str | None
 
@@ -156,6 +156,7 @@ class ProbeKeywords(SubjectKeywords, total=False):
     label_shares: list[float]
     draws: int
     seed: int
+    devices: int | Literal["auto"]
     out: str | Path | None
 
 

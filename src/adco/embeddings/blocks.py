@@ -5,6 +5,7 @@ Shapes: n images, b of a block, F feature width.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -51,29 +52,24 @@ def embed_blocks(
     Raises:
         InputError: an embedding is not finite.
     """
-    ranges = [range(number * BLOCK, min((number + 1) * BLOCK, len(source))) for number in numbers]
-    wanted = np.array([index for block in ranges for index in block], np.int64)
-    is_all = len(wanted) == len(source)
+    blocks = [np.arange(number * BLOCK, min((number + 1) * BLOCK, len(source))) for number in numbers]
+    batches = [np.split(block, range(BATCH, len(block), BATCH)) for block in blocks]
     damaged: dict[int, Unreadable] = {}
-    batches = embed_batches(
+    embedded = embed_batches(
         subject.backbone.to(memory_format=torch.channels_last),  # as the images
-        source if is_all else source.subset(wanted),
+        source,
+        [batch for of_block in batches for batch in of_block],
         image_size=subject.image_size,
         mean=subject.info.mean,
         std=subject.info.std,
         damaged=damaged,
-        batch_size=BATCH,
         device=device,
         progress=progress,
     )
-    following = next(batches, None)
-    for number, block in zip(numbers, ranges, strict=True):
-        waiting = []
-        while following is not None and wanted[following[0][0]] in block:
-            waiting.append((wanted[following[0]], following[1].numpy()))
-            following = next(batches, None)
-        unreadable = {int(wanted[i]): file for i, file in dict(damaged).items() if wanted[i] in block}
-        yield _checked(Block(number, *_joined(waiting), unreadable), source)
+    for number, block, of_block in zip(numbers, blocks, batches, strict=True):
+        found = [(indices, values.numpy()) for indices, values in islice(embedded, len(of_block)) if len(indices)]
+        unreadable = {index: damaged[index] for index in block.tolist() if index in damaged}
+        yield _checked(Block(number, *_joined(found), unreadable), source)
 
 
 def _joined(

@@ -7,12 +7,12 @@ embed_to_file(run, EmbedSettings(data="photos/", out="photos.parquet"))
 import hashlib
 import logging
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
@@ -22,17 +22,14 @@ from adco.data.sources.address import full_name
 from adco.data.sources.open import open_all, open_source
 from adco.data.sources.protocol import Source, Unreadable, read_as, where
 from adco.data.sources.reading import Reading
-from adco.devices import check_cores, count_processes, evaluation_device, one_line_if_missing, placement
+from adco.devices import evaluation_device
 from adco.embeddings.blocks import BLOCK, Block, count_blocks, embed_blocks
 from adco.embeddings.embeddings import Embeddings
 from adco.embeddings.formats import Table, writer_of
 from adco.embeddings.parts import Parts
 from adco.errors import InputError, same_in_all_processes
-from adco.evaluation.subject import OpenImages, Subject, open_subject
+from adco.evaluation.subject import OpenImages, Subject, open_subject, shared_subject
 from adco.files import check_writable, replacing
-from adco.launcher import is_first_rank, layout
-from adco.quiet import quiet_lightning
-from adco.ranks import decided_by_first, together
 from adco.words import counted
 
 logger = logging.getLogger("adco")
@@ -87,34 +84,36 @@ def embed_to_file(run: Path | None, settings: EmbedSettings) -> Path:
     Raises:
         InputError: as `embed`; or the file exists, or has no known suffix.
     """
-    out = _checked_out(settings)
-    write = writer_of(out)
-    subject = open_subject(settings, run, _opener(settings, None))
-    (source,) = subject.sources
-    accelerator, devices = evaluation_device(settings.device).split(":")[0], _devices(settings)
-    check_cores(accelerator, devices)
-    parts, blocks = Parts(out, _plan(subject, settings)), count_blocks(len(source))
-
-    def write_file() -> Path:
-        table = _table(source, subject.max_unreadable, lambda: map(parts.read, range(blocks)))
-        with replacing(out) as file:
-            write(file, table)
-        parts.delete()
-        logger.info(f"{counted(table.rows, 'embedding')} of width {table.width}: {out}")
-        return out
-
-    with together(count_processes(accelerator, devices), accelerator) as group:
+    with same_in_all_processes():
+        out = _checked_out(settings)
+        write = writer_of(out)
+    with shared_subject(settings, run, _opener(settings, None), settings.devices) as (subject, device, group):
+        (source,) = subject.sources
+        with same_in_all_processes():
+            parts = Parts(out, _plan(subject, settings))
         group.go_on = f"the same command goes on: {parts.folder} has what is done"
-        fabric = _fabric(accelerator, devices)
-        mine = [number for number in range(fabric.global_rank, blocks, fabric.world_size) if not parts.has(number)]
-        if is_first_rank():
+        blocks = range(count_blocks(len(source)))
+        missing = group.decided_by_first(lambda: [number for number in blocks if not parts.has(number)])
+        if group.rank == 0:
             logger.info(f"embedding {source.description}")
-            if done := sum(map(parts.has, range(blocks))):
+            if done := len(blocks) - len(missing):
                 logger.info(f"{min(done * BLOCK, len(source)):,} of {len(source):,} images are done: {parts.folder}")
-        for block in embed_blocks(subject, source, mine, fabric.device):
-            parts.write(block)
-        fabric.barrier()
-        return decided_by_first(write_file)
+
+        def write_parts() -> Iterator[int]:
+            for block in embed_blocks(subject, source, group.share(missing), device, progress=group.rank == 0):
+                parts.write(block)
+                yield block.number
+
+        def write_file() -> Path:
+            table = _table(source, subject.max_unreadable, lambda: map(parts.read, blocks))
+            with replacing(out) as file:
+                write(file, table)
+            parts.delete()
+            logger.info(f"{counted(table.rows, 'embedding')} of width {table.width}: {out}")
+            return out
+
+        deque(group.in_order(write_parts()), maxlen=0)
+        return group.decided_by_first(write_file)
 
 
 def _opener(settings: EmbedSettings, images: Source | None) -> OpenImages:
@@ -129,28 +128,13 @@ def _opener(settings: EmbedSettings, images: Source | None) -> OpenImages:
 
 
 def _checked_out(settings: EmbedSettings) -> Path:
-    with same_in_all_processes():
-        settings.check()
-        if settings.out is None:
-            raise InputError("give --out, the file to write: FILE.parquet, FILE.npz or FILE.csv")
+    settings.check()
+    if settings.out is None:
+        raise InputError("give --out, the file to write: FILE.parquet, FILE.npz or FILE.csv")
     out = Path(settings.out).expanduser().absolute()
     if out.exists():
         raise InputError(f"out {settings.out} exists: delete it, or choose another --out")
     return check_writable("out", settings.out)
-
-
-def _devices(settings: EmbedSettings) -> int | str:
-    """Return the devices of this machine: under a launcher, its processes take the place of the default of one."""
-    return "auto" if settings.devices == 1 and layout() else settings.devices
-
-
-def _fabric(accelerator: str, devices: int | str) -> Fabric:
-    """Return the device of this process, which is one of several if `together` or a launcher has started others."""
-    placed, nodes = placement(devices)
-    with quiet_lightning(), one_line_if_missing(f"devices {devices} are not available here"):
-        fabric = Fabric(accelerator=accelerator, devices=placed, num_nodes=nodes)
-        fabric.launch()
-    return fabric
 
 
 def _plan(subject: Subject, settings: EmbedSettings) -> dict[str, Any]:

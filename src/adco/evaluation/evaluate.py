@@ -18,13 +18,15 @@ from adco.config.commands import EvaluateSettings
 from adco.data.sources.open import open_splits
 from adco.data.sources.protocol import Source
 from adco.data.sources.reading import Reading
-from adco.devices import evaluation_device
+from adco.errors import same_in_all_processes
 from adco.evaluation.evaluation import Evaluation, Task, check_classes
 from adco.evaluation.extract import extract_features, pixel_features
 from adco.evaluation.results import evaluation_key, save_result, with_known_floors
-from adco.evaluation.subject import Subject, open_subject
+from adco.evaluation.subject import Subject, shared_subject
 from adco.launcher import is_first_rank
 from adco.models.backbone import build_backbone
+from adco.ranks import Group
+from adco.runs.directory import RunDirectory
 from adco.words import counted
 
 TRAINED, RANDOM, PIXELS = "trained", "random weights", "raw pixels"
@@ -33,6 +35,8 @@ FEW = 100  # test images; with fewer, the 95 % confidence interval of a 50 % acc
 
 def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: EvaluateSettings) -> dict[str, Any]:
     """Evaluate a backbone and, with `settings.floors`, the floors. Features are extracted once for all evaluations.
+
+    Several processes, started by `settings.devices` or a launcher, share the extraction; the first one writes.
 
     Args:
         evaluations: the evaluations, with their settings.
@@ -48,26 +52,31 @@ def evaluate(evaluations: Sequence[Evaluation], run: Path | None, settings: Eval
     Raises:
         InputError: a setting is invalid, or the images have no labels.
     """
-    settings.check()
-    for evaluation in evaluations:
-        evaluation.check()
-    device = evaluation_device(settings.device)
-    subject = open_subject(settings, run, open_labelled)
-    results: dict[str, Any] = {}
-    for name, task in tasks(subject, settings.floors, device):
-        if task.network is None and not is_first_rank():
-            continue  # raw pixels are evaluated on rank 0 only; the other ranks need not wait
+    with same_in_all_processes():
+        settings.check()
         for evaluation in evaluations:
-            scores = evaluation.scores(task).to_json()
-            if name == TRAINED:
-                key = evaluation_key(evaluation, subject.data, subject.class_level, subject.image_size)
-                results[evaluation.NAME] = {"data": subject.data, "evaluation": key, **scores}
-            else:
-                results[evaluation.NAME].setdefault("floors", {})[name] = scores
-    if subject.run and is_first_rank():
-        results = {name: with_known_floors(subject.run, result) for name, result in results.items()}
+            evaluation.check()
+    on_all = any(evaluation.ON_ALL_DEVICES for evaluation in evaluations)
+    devices = settings.devices or ("auto" if on_all else 1)
+    with shared_subject(settings, run, open_labelled, devices) as (subject, device, group):
+        results: dict[str, Any] = {}
+        for name, task in tasks(subject, settings.floors, device, group):
+            for evaluation in evaluations:
+                scores = evaluation.scores(task).to_json()
+                if name == TRAINED:
+                    key = evaluation_key(evaluation, subject.data, subject.class_level, subject.image_size)
+                    results[evaluation.NAME] = {"data": subject.data, "evaluation": key, **scores}
+                else:
+                    results[evaluation.NAME].setdefault("floors", {})[name] = scores
+        return group.decided_by_first(partial(_saved, subject.run, results))
+
+
+def _saved(run: RunDirectory | None, results: dict[str, Any]) -> dict[str, Any]:
+    """Write the results of a run, and return them with the floors that are known."""
+    if run:
+        results = {name: with_known_floors(run, result) for name, result in results.items()}
         for result in results.values():
-            save_result(subject.run, result)
+            save_result(run, result)
     return results
 
 
@@ -90,8 +99,11 @@ def open_labelled(data: str, class_level: int, max_unreadable: float, reading: R
     return train, test
 
 
-def tasks(subject: Subject, floors: bool, device: str) -> Iterator[tuple[str, Task]]:
-    """Yield the name and the task of the trained backbone and, if `floors`, of each floor."""
+def tasks(subject: Subject, floors: bool, device: str, group: Group) -> Iterator[tuple[str, Task]]:
+    """Yield the name and the task of the trained backbone and, if `floors`, of each floor.
+
+    All processes of the group go through the tasks.
+    """
     info, size = subject.info, subject.image_size
     train, test = subject.sources
 
@@ -104,12 +116,13 @@ def tasks(subject: Subject, floors: bool, device: str) -> Iterator[tuple[str, Ta
             std=info.std,
             device=device,
             max_unreadable=subject.max_unreadable,
+            group=group,
         )
-        return Task(train, test, network, info, size, extract, device)
+        return Task(train, test, network, info, size, extract, device, group)
 
     yield TRAINED, task(subject.backbone)
     if floors:
         torch.manual_seed(0)
         yield RANDOM, task(build_backbone(info))
-        pixels = partial(pixel_features, image_size=size, max_unreadable=subject.max_unreadable)
-        yield PIXELS, Task(train, test, None, info, size, pixels, device)
+        pixels = partial(pixel_features, image_size=size, max_unreadable=subject.max_unreadable, group=group)
+        yield PIXELS, Task(train, test, None, info, size, pixels, device, group)

@@ -25,6 +25,7 @@ from adco.words import counted
 if TYPE_CHECKING:
     from adco.data.sources.protocol import Source
     from adco.models.backbone import BackboneInfo
+    from adco.ranks import Group
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Task:
         network: the frozen backbone; None if the features are raw pixels.
         info: describes the backbone; its mean and std normalise the images.
         image_size: side of the images in pixels, as the backbone sees them.
-        extract: returns the features of a source's images.
+        extract: returns the features of a source's images; of several processes, the first one has them.
         device: where to compute.
+        group: the processes that evaluate together. All of them ask for the same features in the same order.
     """
 
     train: "Source"
@@ -47,6 +49,7 @@ class Task:
     image_size: int
     extract: "Callable[[Source], Features]"
     device: str
+    group: "Group"
 
     @cached_property
     def train_features(self) -> Features:
@@ -65,14 +68,18 @@ class Evaluation:
 
     NAME: ClassVar[str]  # its name in `EVALUATIONS`
     TITLE: ClassVar[str]  # title of its column in a comparison
-    ON_ALL_DEVICES: ClassVar[bool] = False  # whether every process takes part; if not, the first process is enough
+    ON_ALL_DEVICES: ClassVar[bool] = False  # whether it uses all devices unless a number is given
 
     def check(self) -> None:
         """Raise an InputError that names the first impossible setting, its value, and what is allowed."""
 
     def scores(self, task: Task) -> Scores:
-        """Return the scores of a task's test images."""
-        return self.score_features(task.train_features, task.test_features, task.train.classes, task.device)
+        """Return the scores of a task's test images.
+
+        All processes of the task's group call this: they share the extraction, and the first one classifies.
+        """
+        train, test = task.train_features, task.test_features
+        return task.group.decided_by_first(lambda: self.score_features(train, test, task.train.classes, task.device))
 
     def score_features(
         self, train: Features, test: Features, classes: Sequence[str], device: torch.device | str | None = None
@@ -93,18 +100,20 @@ class Evaluation:
         """
         self.check()
         _check_features(train, test, classes)
-        on_device = Features(train.features.to(device), train.labels.to(device))
-        scores, used = self.classify(on_device, test.features, len(classes))
+        scores, used = self.classify(train, test.features, len(classes), device or train.features.device)
         protocol = {"kind": self.NAME, "train_images": len(train.labels), "width": train.features.shape[1]}
         return summarise(scores, test.labels, classes, protocol | used)
 
-    def classify(self, train: Features, test: torch.Tensor, classes: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    def classify(
+        self, train: Features, test: torch.Tensor, classes: int, device: torch.device | str
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return scores [m, C], one per test image and class, and the settings used, for the protocol.
 
         Args:
-            train: features [n, F] and labels [n].
-            test: features [m, F], possibly on another device.
+            train: features [n, F] and labels [n], which may be too large for the memory of a GPU.
+            test: features [m, F].
             classes: C.
+            device: where to compute; the features may be elsewhere.
         """
         raise NotImplementedError
 
@@ -150,6 +159,8 @@ def _check_features(train: Features, test: Features, classes: Sequence[str]) -> 
             f"got {train.features.shape[1]} and {test.features.shape[1]}"
         )
     for split, labels in (("training", train.labels), ("test", test.labels)):
+        if len(labels) == 0:
+            raise InputError(f"there are no {split} images")
         if labels.min() < 0 or labels.max() >= len(classes):
             raise InputError(
                 f"{split} labels must be in 0..{len(classes) - 1}; got {int(labels.min())}..{int(labels.max())}"

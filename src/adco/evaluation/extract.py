@@ -6,7 +6,7 @@ Shapes: n images, B batch size, S image side in pixels, F feature width.
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -23,36 +23,40 @@ from adco.data.sources.protocol import Source, Unreadable
 from adco.data.views import test_view
 from adco.errors import InputError
 from adco.evaluation.features import Features
+from adco.ranks import ALONE, Group
 
 DECODED_AT_ONCE = 32  # full-size images that one thread holds in memory while it makes a batch of views
 MAX_THREADS = 8  # with more threads, decoding is limited by the disk rather than the CPU
+BATCH = 512  # images that pass through the backbone at once
 PIXEL_SIDE = 32  # px; larger images are reduced to this size for the raw-pixel features (3 072 values, as in CIFAR)
+
+Batch = NDArray[np.int64]  # [b], the indices of its images in the source
 
 
 def embed_batches(
     backbone: nn.Module,
     source: Source,
+    batches: Sequence[Batch],
     *,
     image_size: int,
     mean: Sequence[float],
     std: Sequence[float],
     damaged: MutableMapping[int, Unreadable],
-    batch_size: int = 512,
     device: torch.device | str | None = None,
     progress: bool = True,
-) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-    """Yield the indices [b] of a batch's readable images in the source, and their features [b, F] float32 on the CPU.
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Yield, for each batch, the indices [b] of its readable images and their features [b, F] float32 on the CPU.
 
     The backbone runs in eval mode and without gradients. Its weights and buffers are not changed, and the training
     flag of each of its modules is restored at the end.
 
     Args:
         backbone: maps images [B, C, S, S] to features [B, F].
-        source: the images; the batches are in its order.
+        source: the images.
+        batches: which of them pass through the backbone together. If none of a batch is readable, b and F are 0.
         image_size: S, px.
         mean, std: normalisation of the channels, for pixel values in 0..1.
         damaged: gets the images that cannot be read, by their index, before their batch is yielded.
-        batch_size: B.
         device: the backbone is moved to this device and stays there; None runs it where its weights are.
         progress: show a progress bar if standard error is a terminal; pass False inside another live display.
 
@@ -65,8 +69,9 @@ def embed_batches(
     device, dtype = first.device, first.dtype
     means, stds = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     with _frozen(backbone):
-        for indices, views in _test_views(source, image_size, batch_size, progress, damaged):
+        for indices, views in _test_views(source, batches, image_size, progress, damaged):
             if not len(views):
+                yield indices, torch.empty(0, 0)
                 continue
             images = normalize(views.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
             with torch.inference_mode():
@@ -83,18 +88,22 @@ def extract_features(
     image_size: int,
     mean: Sequence[float],
     std: Sequence[float],
-    batch_size: int = 512,
+    batch_size: int = BATCH,
     device: torch.device | str | None = None,
     progress: bool = True,
     max_unreadable: float = 0.01,
+    group: Group = ALONE,
 ) -> Features:
     """Return the backbone's features of every image of a labelled source, in the source's order.
 
     Images that cannot be read are left out, with a warning. It is safe to call this in the middle of training.
 
     Args:
-        backbone, source, image_size, mean, std, batch_size, device, progress: as for `embed_batches`.
+        backbone, source, image_size, mean, std, device, progress: as for `embed_batches`.
+        batch_size: B.
         max_unreadable: the largest share of images that may be left out, 0 to 1.
+        group: the processes that call this together. Each reads a share of the batches, and the first one returns the
+            features of all images; the others have no features to return.
 
     Raises:
         InputError: the source has no labels or no images, or too many that cannot be read; the backbone's output is not
@@ -105,32 +114,77 @@ def extract_features(
     batches = embed_batches(
         backbone,
         source,
+        group.share(batches_of(len(source), batch_size)),
         image_size=image_size,
         mean=mean,
         std=std,
         damaged=damaged,
-        batch_size=batch_size,
         device=device,
-        progress=progress,
+        progress=progress and group.rank == 0,
     )
-    outputs = [features for _, features in batches]
-    labels = _without(labels, source, damaged, max_unreadable)
-    return Features(torch.cat(outputs), labels)  # outside inference mode, so that autograd can use them
+    return _collected((features for _, features in batches), labels, source, damaged, max_unreadable, group)
 
 
-def pixel_features(source: Source, image_size: int, *, progress: bool = True, max_unreadable: float = 0.01) -> Features:
+def pixel_features(
+    source: Source,
+    image_size: int,
+    *,
+    progress: bool = True,
+    max_unreadable: float = 0.01,
+    group: Group = ALONE,
+) -> Features:
     """Return raw pixels in 0..1 as features [n, 3·S·S], with S = min(image_size, 32 px).
 
     They are one of the two floors, the baselines that a trained backbone should beat; the other is random weights.
 
-    Images that cannot be read are left out, as in `extract_features`, which raises the same errors.
+    Images that cannot be read are left out and the work is divided as in `extract_features`, which raises the same
+    errors.
     """
     labels = _labels(source)
     damaged: dict[int, Unreadable] = {}
-    views = _test_views(source, min(image_size, PIXEL_SIDE), 512, progress, damaged)
-    pixels = [batch.flatten(1).float() / 255 for _, batch in views]
-    labels = _without(labels, source, damaged, max_unreadable)
-    return Features(torch.cat(pixels), labels)
+    batches = group.share(batches_of(len(source), BATCH))
+    views = _test_views(source, batches, min(image_size, PIXEL_SIDE), progress and group.rank == 0, damaged)
+    pixels = (batch.flatten(1).float() / 255 for _, batch in views)
+    return _collected(pixels, labels, source, damaged, max_unreadable, group)
+
+
+def batches_of(images: int, size: int) -> list[Batch]:
+    """Return the indices of so many images, in order and in batches of a size, of which the last may be smaller."""
+    return np.split(np.arange(images), range(size, images, size))
+
+
+def _collected(
+    batches: Iterable[torch.Tensor],
+    labels: torch.Tensor,
+    source: Source,
+    damaged: Mapping[int, Unreadable],
+    max_unreadable: float,
+    group: Group,
+) -> Features:
+    """Return the features of all batches in the first process; they are in memory once. The others send it theirs.
+
+    Args:
+        batches: features [b, F] of this process's share of the batches.
+        labels: [n], of all images.
+        damaged: gets those of this process's images that cannot be read while its batches are computed.
+        source, max_unreadable, group: as for `extract_features`.
+    """
+    features, count = torch.empty(0, 0), 0
+    for batch in group.in_order(batches):
+        if not len(batch):
+            continue
+        if not count:
+            features = torch.empty(len(labels), batch.shape[1])
+        features[count : count + len(batch)] = batch
+        count += len(batch)
+    of_all = {index: file for part in group.gather(damaged) for index, file in part.items()}
+    found: list[Features] = []
+
+    def check() -> None:
+        found.append(Features(features[:count], _without(labels, source, of_all, max_unreadable)))
+
+    group.decided_by_first(check)
+    return found[0] if found else Features(features, labels[:0])
 
 
 def _without(
@@ -145,7 +199,7 @@ def _without(
     if text := too_many(source.name, files, len(source), max_unreadable):
         raise InputError(f"{text}. Repair or remove these files, or raise --max_unreadable")
     left_out = f"left out of the evaluation: {list_files(source.name, files, 3)}"
-    warnings.warn(f"{count_files(source.name, files, len(source))}; {left_out}", stacklevel=3)
+    warnings.warn(f"{count_files(source.name, files, len(source))}; {left_out}", stacklevel=6)
     readable = torch.ones(len(labels), dtype=torch.bool)
     readable[list(damaged)] = False
     return labels[readable]
@@ -175,21 +229,20 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _test_views(
-    source: Source, size: int, batch_size: int, progress: bool, damaged: MutableMapping[int, Unreadable]
-) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-    """Yield indices [b] and test views [b, C, size, size] uint8 in the source's order, prefetched by threads.
+    source: Source, batches: Sequence[Batch], size: int, progress: bool, damaged: MutableMapping[int, Unreadable]
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Yield the indices [b] and test views [b, C, size, size] uint8 of each batch, prefetched by threads.
 
     Images that cannot be read are left out and added to `damaged`, by their index. PIL releases the GIL.
     """
 
-    def prepare(indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], torch.Tensor]:
+    def prepare(indices: Batch) -> tuple[Batch, torch.Tensor]:
         chunks = np.split(indices, range(DECODED_AT_ONCE, len(indices), DECODED_AT_ONCE))
         views = torch.cat([test_view(load_readable(source, chunk, damaged), size) for chunk in chunks])
         return np.array([index for index in indices.tolist() if index not in damaged], np.int64), views
 
     threads = min(MAX_THREADS, os.cpu_count() or 1)
-    pending: deque[Future[tuple[NDArray[np.int64], torch.Tensor]]] = deque()
-    batches = np.split(np.arange(len(source)), range(batch_size, len(source), batch_size))
+    pending: deque[Future[tuple[Batch, torch.Tensor]]] = deque()
     console = Console(stderr=True)
     silent = not (progress and console.is_terminal)
     with ThreadPoolExecutor(threads) as pool:

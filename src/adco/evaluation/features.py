@@ -6,12 +6,16 @@ import torch
 
 from adco.errors import InputError
 
+AT_ONCE = 4096  # images whose features are checked at once: 34 MB with F = 2 048
+
 
 @dataclass(frozen=True)
 class Features:
     """Features [n, F] float32 and labels [n] int64 of the same n images, both on the CPU.
 
-    Raises InputError if the shapes disagree, there are no images, or a feature is not finite.
+    Where several processes extract features together, the first one has all n, and the others have none.
+
+    Raises InputError if the shapes disagree, or a feature is not finite.
     """
 
     features: torch.Tensor
@@ -22,9 +26,8 @@ class Features:
             raise InputError(
                 f"features must be [n, F] and labels [n]; got {list(self.features.shape)} and {list(self.labels.shape)}"
             )
-        if len(self.labels) == 0:
-            raise InputError("features of 0 images: the source is empty")
-        finite = self.features.isfinite().all(dim=1)
+        parts = torch.split(self.features, AT_ONCE)
+        finite = torch.cat([part.isfinite().all(dim=1) for part in parts])
         if not finite.all():
             raise InputError(
                 f"features of {int((~finite).sum())} of {len(finite)} images are NaN or infinite: "

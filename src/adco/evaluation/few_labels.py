@@ -7,9 +7,9 @@ chosen on the drawn images alone; with one label per class none can be held out,
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from scipy.special import stdtrit
 from adco.config.commands import ProbeSettings
 from adco.config.weights import PRETRAINED, known_backbone
 from adco.data.sources.address import full_name
-from adco.devices import evaluation_device
-from adco.errors import InputError
+from adco.errors import InputError, same_in_all_processes
 from adco.evaluation.amounts import Point, choose_points
 from adco.evaluation.evaluate import TRAINED, open_labelled, tasks
 from adco.evaluation.evaluation import Task
@@ -31,8 +30,9 @@ from adco.evaluation.few_labels_picture import save_picture
 from adco.evaluation.linear import Linear
 from adco.evaluation.results import result_file
 from adco.evaluation.scores import wilson_interval
-from adco.evaluation.subject import OpenImages, Subject, open_subject
+from adco.evaluation.subject import OpenImages, Subject, open_subject, shared_subject
 from adco.files import check_writable, write_json
+from adco.ranks import Group
 
 THIS = "this backbone"
 
@@ -52,20 +52,44 @@ def probe(run: Path | None, settings: ProbeSettings) -> dict[str, Any]:
     Raises:
         InputError: a setting is invalid, a network cannot be opened, or the images have no labels.
     """
-    settings.check()
-    if settings.out:
-        check_writable("out", settings.out)
-    device = evaluation_device(settings.device)
+    with same_in_all_processes():
+        settings.check()
+        if settings.out:
+            check_writable("out", settings.out)
     opened = cache(open_labelled)  # all networks see the same images
-    subject = open_subject(settings, run, opened)
-    others = {name: _open_other(name, settings, subject, opened) for name in _names(settings.against)}
-    points: list[Point] = []
-    networks: dict[str, list[dict[str, Any]]] = {}
-    for name, task in _named_tasks(subject, others, device):
-        labels = task.train_features.labels.numpy()
-        points = points or choose_points(labels, settings)
-        logging.getLogger("adco").info(f"{name}: fitting {sum(point.draws for point in points)} linear probes")
-        networks[name] = [measure(task, point, settings.seed) for point in points]
+    with shared_subject(settings, run, opened, settings.devices) as (subject, device, group):
+        with same_in_all_processes():
+            others = {name: _open_other(name, settings, subject, opened) for name in _names(settings.against)}
+        points: list[Point] = []
+        networks: dict[str, list[dict[str, Any]]] = {}
+        for name, task in _named_tasks(subject, others, device, group):
+            points, networks[name] = _measure_points(name, task, points, settings)
+        return group.decided_by_first(partial(_saved, subject, others, settings, points, networks))
+
+
+def _measure_points(
+    name: str, task: Task, points: list[Point], settings: ProbeSettings
+) -> tuple[list[Point], list[dict[str, Any]]]:
+    """Return the points, which are chosen for the first network, and what is measured of a network at each."""
+    train, test = task.train_features, task.test_features
+
+    def fit() -> tuple[list[Point], list[dict[str, Any]]]:
+        chosen = points or choose_points(train.labels.numpy(), settings)
+        logging.getLogger("adco").info(f"{name}: fitting {sum(point.draws for point in chosen)} linear probes")
+        classes, device = task.train.classes, task.device
+        return chosen, [measure(train, test, classes, point, settings.seed, device) for point in chosen]
+
+    return task.group.decided_by_first(fit)
+
+
+def _saved(
+    subject: Subject,
+    others: Mapping[str, Subject],
+    settings: ProbeSettings,
+    points: Sequence[Point],
+    networks: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the result and its picture, and return it with the file it is in."""
     file = _file(subject, settings, others)
     train, test = subject.sources
     result = {
@@ -81,18 +105,19 @@ def probe(run: Path | None, settings: ProbeSettings) -> dict[str, Any]:
     return {**result, "file": str(file) if file else None}
 
 
-def measure(task: Task, point: Point, seed: int) -> dict[str, Any]:
+def measure(
+    train: Features, test: Features, classes: Sequence[str], point: Point, seed: int, device: str
+) -> dict[str, Any]:
     """Return top-1 (%) of a network's linear probe for each draw of a number of labels.
 
     Returns:
         `top1` and `l2` with a value per draw, the `mean` of top-1 and its 95 % `interval`.
     """
-    train, test, classes = task.train_features, task.test_features, task.train.classes
     scores = []
     for draw in range(point.draws):
         drawn = torch.from_numpy(point.images(train.labels.numpy(), seed, draw))
         few = Features(train.features[drawn], train.labels[drawn])
-        scores.append(Linear().score_features(few, test, classes, task.device))
+        scores.append(Linear().score_features(few, test, classes, device))
     top1 = [score.top1 for score in scores]
     low, high = interval_of(top1, len(test.labels))
     l2 = [score.protocol["l2"] for score in scores]
@@ -111,12 +136,14 @@ def interval_of(top1: list[float], images: int) -> tuple[float, float]:
     return max(0.0, mean - math.hypot(mean - low, over_draws)), min(100.0, mean + math.hypot(high - mean, over_draws))
 
 
-def _named_tasks(subject: Subject, others: Mapping[str, Subject], device: str) -> Iterator[tuple[str, Task]]:
+def _named_tasks(
+    subject: Subject, others: Mapping[str, Subject], device: str, group: Group
+) -> Iterator[tuple[str, Task]]:
     """Yield the name and the task of the backbone, of the floors and of the other networks."""
-    for name, task in tasks(subject, True, device):
+    for name, task in tasks(subject, True, device, group):
         yield THIS if name == TRAINED else name, task
     for name, other in others.items():
-        yield name, next(tasks(other, False, device))[1]
+        yield name, next(tasks(other, False, device, group))[1]
 
 
 def _names(against: str | None) -> list[str]:

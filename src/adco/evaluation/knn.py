@@ -14,7 +14,7 @@ from adco.config.checks import require
 from adco.errors import InputError
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.features import Features
-from adco.evaluation.nearest import BANK_CHUNK, CHUNK, nearest
+from adco.evaluation.nearest import BANK_CHUNK, CHUNK, nearest_in_blocks
 from adco.words import counted
 
 
@@ -38,10 +38,12 @@ class KNN(Evaluation):
         require(self, "k", at_least=1)
         require(self, "temperature", above=0)
 
-    def classify(self, train: Features, test: torch.Tensor, classes: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    def classify(
+        self, train: Features, test: torch.Tensor, classes: int, device: torch.device | str
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         images = len(train.labels)
         k = min(self.k or default_k(images), images)
-        scores = knn_scores(train.features, train.labels, test, classes, k, self.temperature)
+        scores = knn_scores(train.features, train.labels, test, classes, k, self.temperature, device=device)
         return scores, {"k": k, "temperature": self.temperature}
 
     @classmethod
@@ -71,6 +73,7 @@ def knn_scores(
     k: int = 200,
     temperature: float = 0.1,
     *,
+    device: torch.device | str | None = None,
     chunk: int = CHUNK,
     bank_chunk: int = BANK_CHUNK,
 ) -> torch.Tensor:
@@ -83,17 +86,19 @@ def knn_scores(
     https://colab.research.google.com/github/facebookresearch/moco/blob/colab-notebook/colab/moco_cifar10_demo.ipynb
 
     Args:
-        train_features: [n, F]; the computation runs on their device.
+        train_features: [n, F]; they may be mapped from a file.
         train_labels: [n], in 0..C−1.
         test_features: [m, F].
         num_classes: C.
         k: number of neighbours that vote; with fewer than k training images, all of them vote.
         temperature: of the votes' weights; lower values favour the nearest neighbours.
-        chunk, bank_chunk: number of test and of training images compared at once. They limit the memory to
-            chunk × bank_chunk similarities (134 MB by default) and do not change the result.
+        device: where to compute; None: where the training features are.
+        chunk, bank_chunk: number of test and of training images compared at once. They do not change the result. They
+            limit the memory of the device to bank_chunk training features, twice (1.1 GB by default with F = 2 048),
+            chunk × bank_chunk similarities (134 MB by default), and k neighbours and C scores of each test image.
 
     Returns:
-        [m, C] on the training features' device; each row sums to 1.
+        [m, C] on the device; each row sums to 1.
 
     Raises:
         InputError: k < 1, temperature <= 0, or a chunk < 1.
@@ -103,13 +108,12 @@ def knn_scores(
             raise InputError(f"{name} must be at least 1; got {value}")
     if not temperature > 0:
         raise InputError(f"temperature must be above 0; got {temperature}")
-    k = min(k, len(train_features))
-    bank = F.normalize(train_features, dim=1)
-    scores = []
-    for queries in torch.split(test_features, chunk):
-        queries = F.normalize(queries.to(bank.device), dim=1)  # [chunk, F]
-        similarities, neighbours = nearest(queries, bank, k, chunk=chunk, bank_chunk=bank_chunk)  # both [chunk, k]
-        weights = (similarities / temperature).softmax(dim=1)
-        votes = weights.new_zeros(len(queries), num_classes)  # [chunk, C]
-        scores.append(votes.scatter_add_(1, train_labels.to(bank.device)[neighbours], weights))
+    k, device = min(k, len(train_features)), device or train_features.device
+    blocks = (F.normalize(block.to(device), dim=1) for block in torch.split(train_features, bank_chunk))
+    similarities, neighbours = nearest_in_blocks(F.normalize(test_features, dim=1), blocks, k, chunk=chunk)
+    labels, scores = train_labels.to(device), []
+    for near, rows in zip(torch.split(similarities, chunk), torch.split(neighbours, chunk), strict=True):
+        weights = (near / temperature).softmax(dim=1)
+        votes = weights.new_zeros(len(weights), num_classes)  # [chunk, C]
+        scores.append(votes.scatter_add_(1, labels[rows], weights))
     return torch.cat(scores)

@@ -30,8 +30,10 @@ class Linear(Evaluation):
     NAME: ClassVar[str] = "linear"
     TITLE: ClassVar[str] = "linear"
 
-    def classify(self, train: Features, test: torch.Tensor, classes: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        probe = fit_linear_probe(train.features, train.labels, classes)
+    def classify(
+        self, train: Features, test: torch.Tensor, classes: int, device: torch.device | str
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        probe = fit_linear_probe(train.features.to(device), train.labels, classes)
         validation = {f"{l2:g}": top1 for l2, top1 in probe.validation.items()}  # JSON keys are strings
         return probe.scores(test), {"l2": probe.l2, "validation_top1": validation}
 

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from adco.config.checks import require
-from adco.errors import InputError
 from adco.evaluation.evaluation import Evaluation, Task
 from adco.evaluation.linear import Linear
 from adco.evaluation.scores import Scores, summarise
@@ -20,7 +19,6 @@ class LinearSGD(Evaluation):
         epochs: passes over the training images (paper: 100).
         batch_size: images per step, over all devices together (paper: 256).
         learning_rate: initial learning rate; it falls along a cosine to a thousandth of itself (paper: 10 to 0.01).
-        devices: auto, or the number of devices.
     """
 
     NAME: ClassVar[str] = "linear_sgd"
@@ -30,17 +28,11 @@ class LinearSGD(Evaluation):
     epochs: int = 100
     batch_size: int = 256
     learning_rate: float = 10.0
-    devices: int | str = "auto"
 
     def check(self) -> None:
         require(self, "epochs", at_least=1)
         require(self, "batch_size", at_least=1)
         require(self, "learning_rate", above=0)
-        if self.devices != "auto" and not (isinstance(self.devices, int) and self.devices > 0):
-            raise InputError(f"devices {self.devices} must be auto or a number of devices")
-
-    def recorded(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "devices"}
 
     def scores(self, task: Task) -> Scores:
         """Return the scores of a task's test images. For raw pixels, they are those of the evaluation `linear`."""
@@ -49,9 +41,12 @@ class LinearSGD(Evaluation):
         from adco.evaluation.sgd import fit_by_sgd
 
         test = task.test_features
-        probe = fit_by_sgd(task.network, test.features.shape[1], task, **asdict(self))
+        width = task.group.decided_by_first(lambda: test.features.shape[1])
+        probe = fit_by_sgd(task.network, width, task, **asdict(self))
         protocol = {"kind": self.NAME, "train_images": len(task.train), **self.recorded()}
-        return summarise(probe.scores(test.features), test.labels, task.train.classes, protocol)
+        return task.group.decided_by_first(
+            lambda: summarise(probe.scores(test.features), test.labels, task.train.classes, protocol)
+        )
 
     @classmethod
     def describe(cls, result: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 Shapes: m queries, n vectors in the bank, F width, k neighbours.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 CHUNK = 512  # queries that are compared at once
@@ -32,28 +34,54 @@ def nearest(
     Returns:
         Similarities [m, k] and rows [m, k] int64, both on the bank's device.
     """
-    similarities = torch.empty(len(queries), k, dtype=bank.dtype, device=bank.device)
-    rows = torch.empty(len(queries), k, dtype=torch.int64, device=bank.device)
-    for start in range(0, len(queries), chunk):
-        part = slice(start, start + chunk)
-        left_out = None if itself is None else itself[part].to(bank.device)
-        similarities[part], rows[part] = _nearest(queries[part].to(bank.device), bank, k, left_out, bank_chunk)
-    return similarities, rows
+    return nearest_in_blocks(queries, torch.split(bank, bank_chunk), k, itself, chunk=chunk)
 
 
-def _nearest(
-    queries: torch.Tensor, bank: torch.Tensor, k: int, left_out: torch.Tensor | None, bank_chunk: int
+def nearest_in_blocks(
+    queries: torch.Tensor,
+    blocks: Iterable[torch.Tensor],
+    k: int,
+    itself: torch.Tensor | None = None,
+    *,
+    chunk: int = CHUNK,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Search the bank in chunks; the best neighbours so far are merged with those of each chunk."""
-    best = queries.new_empty(len(queries), 0)
-    rows = torch.empty_like(best, dtype=torch.int64)
-    for start in range(0, len(bank), bank_chunk):
-        similarities = queries @ bank[start : start + bank_chunk].T  # [queries, bank_chunk]
-        if left_out is not None:
-            here = (left_out >= start) & (left_out < start + bank_chunk)
-            similarities[here, left_out[here] - start] = -torch.inf
-        found, chunk_rows = similarities.topk(min(k, similarities.shape[1]))
-        best, rows = torch.cat([best, found], dim=1), torch.cat([rows, chunk_rows + start], dim=1)
-        best, order = best.topk(min(k, best.shape[1]))
-        rows = rows.gather(1, order)
-    return best, rows
+    """Return what `nearest` does, for a bank whose blocks come one after the other. Each is needed once.
+
+    Args:
+        queries, k, itself, chunk: as for `nearest`.
+        blocks: of the bank, in order, on the device where to compute.
+    """
+    parts = torch.split(queries, chunk)
+    left_out = [None] * len(parts) if itself is None else torch.split(itself, chunk)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    start = 0
+    for block in blocks:
+        if not start:
+            none = block.new_empty
+            found = [(none(len(part), 0), none(len(part), 0, dtype=torch.int64)) for part in parts]
+        for place, (part, same) in enumerate(zip(parts, left_out, strict=True)):
+            found[place] = _better(*found[place], part.to(block.device), block, start, k, same)
+        start += len(block)
+    similarities, rows = zip(*found, strict=True)
+    return torch.cat(similarities), torch.cat(rows)
+
+
+def _better(
+    best: torch.Tensor,
+    rows: torch.Tensor,
+    queries: torch.Tensor,
+    block: torch.Tensor,
+    start: int,
+    k: int,
+    left_out: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Merge the best neighbours so far with those of a block, whose first row is `start`."""
+    similarities = queries @ block.T  # [queries, block]
+    if left_out is not None:
+        left_out = left_out.to(block.device)
+        here = (left_out >= start) & (left_out < start + len(block))
+        similarities[here, left_out[here] - start] = -torch.inf
+    found, block_rows = similarities.topk(min(k, similarities.shape[1]))
+    best, rows = torch.cat([best, found], dim=1), torch.cat([rows, block_rows + start], dim=1)
+    best, order = best.topk(min(k, best.shape[1]))
+    return best, rows.gather(1, order)

@@ -19,13 +19,13 @@ from adco.data.batch import Batch, normalize
 from adco.data.loader import Loader, Order
 from adco.data.sources.protocol import Source
 from adco.data.views import View
-from adco.devices import check_cores, count_processes, one_line_if_missing, placement
+from adco.devices import one_line_if_missing, placement
 from adco.errors import InputError
 from adco.evaluation.evaluation import Task
 from adco.evaluation.linear import LinearProbe
+from adco.launcher import layout
 from adco.optim.players import Schedule
 from adco.quiet import quiet_lightning
-from adco.ranks import together
 
 MOMENTUM = 0.9  # of SGD; there is no weight decay
 INIT_STD = 0.01  # standard deviation of the initial weights
@@ -105,9 +105,8 @@ def fit_by_sgd(
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    devices: int | str,
 ) -> LinearProbe:
-    """Train a linear layer on frozen features of augmented images, on one or several devices.
+    """Train a linear layer on frozen features of augmented images, in all processes of the task's group.
 
     Args:
         backbone: maps images [n, C, S, S] to features [n, F]; left in eval mode and without gradients.
@@ -116,7 +115,6 @@ def fit_by_sgd(
         epochs: passes over them.
         batch_size: images per step, over all devices together.
         learning_rate: of the first step; it decays to a thousandth along a cosine.
-        devices: auto, or the number of devices.
 
     Raises:
         InputError: the source has fewer images than one batch, the batch size is not a multiple of the number of
@@ -135,9 +133,8 @@ def fit_by_sgd(
     labels = torch.as_tensor(source.labels)
     classifier = Classifier(backbone, width, labels, len(source.classes), schedule, info.mean, info.std)
     accelerator = {"cuda": "gpu"}.get(device := torch.device(task.device).type, device)
-    check_cores(accelerator, devices)
-    with together(count_processes(accelerator, devices), accelerator), quiet_lightning():
-        trainer = _trainer(accelerator, devices, epochs)
+    with quiet_lightning():
+        trainer = _trainer(accelerator, "auto" if layout() else task.group.size, epochs)
         trainer.fit(classifier, datamodule=Images(source, task.image_size, len(info.mean), batch_size))
     weight, bias = classifier.linear.weight.detach().cpu(), classifier.linear.bias.detach().cpu()
     if not weight.isfinite().all():

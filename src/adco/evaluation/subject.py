@@ -1,19 +1,24 @@
 """What a command works on: a backbone, of a run or by name, and images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from adco.config.commands import SubjectSettings
 from adco.config.resolve import default_image_size
 from adco.data.sources.protocol import Source
 from adco.data.sources.reading import RGB, Reading
-from adco.errors import InputError
+from adco.devices import evaluation_device, evaluation_processes
+from adco.errors import InputError, same_in_all_processes
 from adco.evaluation.backbones import named_backbone, run_backbone, run_of
+from adco.launcher import announce_launch
 from adco.models.backbone import BackboneInfo, feature_width
+from adco.ranks import Group, together
 from adco.runs.directory import RunDirectory, newest_run
 from adco.untrusted import reading
 
@@ -59,6 +64,33 @@ def open_subject(settings: SubjectSettings, run: Path | None, open_images: OpenI
         InputError: a backbone or data cannot be opened, or the network does not take images of this size.
     """
     return (_of_name if settings.names_backbone else _of_run)(settings, run, open_images)
+
+
+@contextmanager
+def shared_subject(
+    settings: SubjectSettings, run: Path | None, open_images: OpenImages, devices: int | str
+) -> Iterator[tuple[Subject, str, Group]]:
+    """Load a backbone and open images, and run the block in the processes that use them together.
+
+    Args:
+        settings, run, open_images: as for `open_subject`.
+        devices: auto, or the number of processes; those of a launcher take the place of 1.
+
+    Yields:
+        The subject, the device of this process, and the processes.
+
+    Raises:
+        InputError: as `open_subject`, or if there are no such devices.
+        ProcessLost: if the connection to another process is lost.
+    """
+    device = evaluation_device(settings.device)
+    with same_in_all_processes():
+        processes = evaluation_processes(settings.device, devices)
+        if processes > 1:
+            announce_launch()  # so that one process lists the images for all
+        subject = open_subject(settings, run, open_images)
+    with together(processes, torch.device(device).type) as group:
+        yield subject, device, group
 
 
 def _of_run(settings: SubjectSettings, path: Path | None, open_images: OpenImages) -> Subject:

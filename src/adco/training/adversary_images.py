@@ -15,7 +15,7 @@ from adco.config.pretrain import Resolved
 from adco.data.batch import Batch
 from adco.data.draws import permutation
 from adco.data.sources.protocol import Source, Unreadable
-from adco.evaluation.extract import embed_batches
+from adco.evaluation.extract import batches_of, embed_batches
 from adco.models.encoder import Encoder
 from adco.runs.directory import RunDirectory
 from adco.runs.nearest_images import NearestImages, write_nearest
@@ -59,21 +59,20 @@ class AdversaryImages(Callback):
     def _look(self, encoder: Encoder, directions: Tensor, step: int) -> NearestImages | None:
         """Return what the adversaries stand next to; None if no image of the sample can be read."""
         damaged: dict[int, Unreadable] = {}
-        batches = list(
-            embed_batches(
-                encoder,
-                self.sample,
-                image_size=self.settings.test_image_size,
-                mean=self.settings.mean,
-                std=self.settings.std,
-                damaged=damaged,
-                batch_size=BATCH,
-                progress=False,
-            )
+        batches = embed_batches(
+            encoder,
+            self.sample,
+            batches_of(len(self.sample), BATCH),
+            image_size=self.settings.test_image_size,
+            mean=self.settings.mean,
+            std=self.settings.std,
+            damaged=damaged,
+            progress=False,
         )
-        if not batches:
+        readable = [batch for batch in batches if len(batch[0])]
+        if not readable:
             return None
-        indices, embeddings = zip(*batches, strict=True)
+        indices, embeddings = zip(*readable, strict=True)
         nearest, used = nearest_images(torch.cat(embeddings), directions.float().cpu())
         return NearestImages(step, self.chosen[np.concatenate(indices)][nearest.numpy()], used.numpy())
 
