@@ -3,14 +3,21 @@
 ADCO_TEST_SIGNAL="RANK,STEP,NUMBER" sends a rank a signal at a step, 0 being before the first, unless torchrun has
 started it again.
 ADCO_TEST_LIMIT is the seconds after which a batch is taken for hanging.
+ADCO_TEST_READS="FILE" appends the name of each image that rank R decodes to FILE-R.
+ADCO_TEST_READ="RANK,NAME,NUMBER" sends a rank a signal when it reads the image of this name. With NUMBER 0 it writes a
+file `reached` and waits for a file `go`.
 """
 
 import multiprocessing
 import os
+import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +29,11 @@ def main() -> None:
     """Run the command of `sys.argv`."""
     import tiny  # noqa: F401
     from adco.cli.main import main as command
+    from adco.data.sources import decode
     from adco.training import hanging, monitor, saving
 
+    if {"ADCO_TEST_READS", "ADCO_TEST_READ"} & os.environ.keys():
+        vars(decode)["read_rgb"] = partial(read, decode.read_rgb)
     vars(saving)["plot_curves"] = lambda records, path: None
     hanging.LIMIT = float(os.environ.get("ADCO_TEST_LIMIT", hanging.LIMIT))
     if os.environ.get("ADCO_TEST_SIGNAL") and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
@@ -46,6 +56,22 @@ def main() -> None:
 
         setattr(saving.StopOnSignal, receive.__name__, hook)
     command()
+
+
+def read(decode: Callable[[Path], Any], path: Path) -> Any:
+    """Decode an image, and do what the variables say."""
+    rank = os.environ.get("RANK", "0")
+    if reads := os.environ.get("ADCO_TEST_READS"):
+        with Path(f"{reads}-{rank}").open("a") as file:
+            file.write(f"{path}\n")
+    victim, name, number = os.environ.get("ADCO_TEST_READ", ",,0").split(",")
+    if (victim, name) == (rank, path.name):
+        if int(number):
+            os.kill(os.getpid(), int(number))
+        Path("reached").touch()
+        while not Path("go").exists():
+            time.sleep(0.01)
+    return decode(path)
 
 
 def forkserver() -> ForkServerContext:
@@ -73,6 +99,52 @@ def serve(arguments: list[str], environment: dict[str, str], said: str) -> None:
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     sys.argv[1:] = arguments
     main()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def torchrun(nodes: int, per_node: int, **more: str) -> list[dict[str, str]]:
+    """The variables that torchrun sets, for each process."""
+    port, size = str(free_port()), str(nodes * per_node)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": size}
+    shared |= {"GROUP_WORLD_SIZE": str(nodes), "LOCAL_WORLD_SIZE": str(per_node)} | more
+    return [
+        {**shared, "RANK": str(node * per_node + local), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
+        for node in range(nodes)
+        for local in range(per_node)
+    ]
+
+
+def start(
+    folder: Path, environments: Sequence[dict[str, str]], *arguments: str, said: str = "said"
+) -> list[BaseProcess]:
+    """Start the command once in each environment, all in a folder, where `said` finds their output."""
+    context, processes, here = forkserver(), list[BaseProcess](), Path.cwd()
+    os.chdir(folder)
+    for rank, environment in enumerate(environments):
+        out = str(folder / f"{said}-{rank}")
+        processes.append(context.Process(target=serve, args=(list(arguments), environment, out)))
+        processes[-1].start()
+    os.chdir(here)
+    return processes
+
+
+def end(processes: Sequence[BaseProcess], seconds: float = 120) -> list[int | None]:
+    """Wait for processes and return their exit codes; those that hang are killed."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.1, until - time.monotonic()))
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def said(folder: Path, rank: int, name: str = "said") -> list[str]:
+    return (folder / f"{name}-{rank}").read_text().splitlines()
 
 
 def descendants(pid: int) -> list[int]:

@@ -2,11 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from adco.launcher import Layout, agent, is_first_rank, layout, place
 from adco.ranks import fresh_store
 from adco.runs.directory import RunDirectory
 from adco.runs.nearest_images import read_nearest
-from program import descendants, forkserver
+from program import descendants, end, free_port, said, torchrun
 
 SETTINGS: dict[str, Any] = {
     **tiny.SETTINGS,
@@ -52,24 +52,6 @@ def flags(*more: str, **settings: Any) -> list[str]:
     return ["pretrain", *(f"--{name}={value}" for name, value in values.items()), *more]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def torchrun(nodes: int, per_node: int, **more: str) -> list[dict[str, str]]:
-    """The variables that torchrun sets, for each process."""
-    port, size = str(free_port()), str(nodes * per_node)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": size}
-    shared |= {"GROUP_WORLD_SIZE": str(nodes), "LOCAL_WORLD_SIZE": str(per_node)} | more
-    return [
-        {**shared, "RANK": str(node * per_node + local), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
-        for node in range(nodes)
-        for local in range(per_node)
-    ]
-
-
 def processes(number: int, **more: str) -> list[dict[str, str]]:
     """The variables of so many processes on a node, of which one alone needs no launcher."""
     return [more] if number == 1 else torchrun(1, number, **more)
@@ -78,34 +60,7 @@ def processes(number: int, **more: str) -> list[dict[str, str]]:
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., list[BaseProcess]]:
     """Start the command once in each environment, all in the directory of the test."""
-    context = forkserver()
-
-    def run(environments: Sequence[dict[str, str]], *arguments: str, said: str = "said") -> list[BaseProcess]:
-        processes: list[BaseProcess] = []
-        here = Path.cwd()
-        os.chdir(tmp_path)
-        for rank, environment in enumerate(environments):
-            out = str(tmp_path / f"{said}-{rank}")
-            processes.append(context.Process(target=program.serve, args=(list(arguments), environment, out)))
-            processes[-1].start()
-        os.chdir(here)
-        return processes
-
-    return run
-
-
-def end(processes: Sequence[BaseProcess], seconds: float = 120) -> list[int | None]:
-    """Wait for processes and return their exit codes; those that hang are killed."""
-    until = time.monotonic() + seconds
-    for process in processes:
-        process.join(max(0.1, until - time.monotonic()))
-        process.kill()
-        process.join()
-    return [process.exitcode for process in processes]
-
-
-def said(folder: Path, rank: int, name: str = "said") -> list[str]:
-    return (folder / f"{name}-{rank}").read_text().splitlines()
+    return partial(program.start, tmp_path)
 
 
 def assert_same(path: Path, other: Path, atol: float = 0) -> None:

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
-from adco.errors import AdcoError, InputError
+from adco.errors import AdcoError, InputError, same_in_all_processes
 from adco.launcher import is_first_rank, place
 
 COMMANDS = (
@@ -69,6 +69,7 @@ examples, of which those without a run take the newest:
 """
 
 
+OF_ONE_PROCESS = ("report", "neighbors", "duplicates")  # several would write the same files
 CONTINUING = ("check", "compare", "demo", "embed")  # the same command line continues what was stopped
 MOST_WORDS = 4000  # characters of an error; a setting that is wrong may be longer
 
@@ -106,7 +107,9 @@ def run(arguments: Sequence[str]) -> int:
         if name not in COMMANDS:
             raise InputError(_unknown_command(name))
         _check_current_directory()
-        place()  # whose error is told before anything is imported
+        if place()[1] > 1 and name in OF_ONE_PROCESS:  # place: its error is told before anything is imported
+            with same_in_all_processes():
+                raise InputError(f"adco {name} works in one process: start it without torchrun or srun")
         command: Callable[[Sequence[str]], int] = getattr(import_module(f"adco.cli.{name}"), name)
         return command(rest)
     except AdcoError as error:

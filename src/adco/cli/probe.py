@@ -16,14 +16,16 @@ def probe(arguments: Sequence[str]) -> int:
     settings.check()
     import_lightning()
     from adco.evaluation.few_labels import probe as measure
+    from adco.launcher import is_first_rank
     from adco.runs.directory import newest_run
 
     if not (run or settings.names_backbone):
         run = newest_run().path
     result = measure(run, settings)
-    print_curves(result, str(run or settings.backbone or f"the backbone of {settings.weights}"))
-    if result["file"]:
-        print(f"all draws are in {result['file']}, with a picture beside it")
+    if is_first_rank():
+        print_curves(result, str(run or settings.backbone or f"the backbone of {settings.weights}"))
+        if result["file"]:
+            print(f"all draws are in {result['file']}, with a picture beside it")
     return 0
 
 
