@@ -1,5 +1,7 @@
 """kNN against brute force in NumPy float64 and against scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
+from torch.nn import functional as F
 
 from adco.evaluation.knn import knn_scores
 
@@ -56,6 +59,23 @@ def test_equals_scikit_learn(k: int) -> None:
     np.testing.assert_allclose(
         knn_scores(train, labels, test, 5, k, 0.1), oracle.predict_proba(test.numpy()), atol=1e-5
     )
+
+
+def test_a_bank_in_a_file_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, labels, test = made(300, 9, 5)
+    np.save(tmp_path / "bank.npy", train.numpy())
+    expected = knn_scores(train, labels, test, 5, 20)
+    normalize, sizes = F.normalize, list[int]()
+
+    def noted(vectors: torch.Tensor, dim: int) -> torch.Tensor:
+        sizes.append(len(vectors))
+        return normalize(vectors, dim=dim)
+
+    monkeypatch.setattr(F, "normalize", noted)
+    mapped = torch.from_numpy(np.load(tmp_path / "bank.npy", mmap_mode="r+"))
+    found = knn_scores(mapped, labels, test, 5, 20, chunk=4, bank_chunk=64)
+    torch.testing.assert_close(found, expected)
+    assert sorted(sizes) == [9, 300 % 64, 64, 64, 64, 64]
 
 
 def test_more_neighbours_than_images_means_all_of_them() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
+from adco.evaluation.inputs import Inputs
 from adco.evaluation.linear import L2_CANDIDATES, SEARCH_PER_CLASS, fit_linear_probe, fit_logistic, stratified_split
 
 
@@ -119,6 +120,27 @@ def test_features_taken_under_no_grad_and_labels_are_left_alone() -> None:
     assert torch.equal(features, before)
     assert not probe.weight.requires_grad
     assert math.isfinite(probe.weight.sum())
+
+
+@pytest.mark.parametrize(("images", "width"), [(300, 6), (5, 6)])
+def test_blocks_differ_from_the_whole_by_rounding(images: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64. Five images are fewer than features, whose axes are found from all at once."""
+    features, labels = made(images)
+    features = torch.cat([features.double() + 3, torch.zeros(images, 1, dtype=torch.float64)], dim=1)[:, -width:]
+    whole = fit_linear_probe(features, labels, 3)
+    standardised, sizes = Inputs._standardised, list[int]()
+
+    def noted(self: Inputs, block: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(block))
+        return standardised(self, block)
+
+    monkeypatch.setattr(Inputs, "_standardised", noted)
+    blocks = fit_linear_probe(features, labels, 3, at_once=64 * width)
+    assert max(sizes) == min(images, 64)
+    assert blocks.l2 == whole.l2
+    assert blocks.validation == whole.validation
+    torch.testing.assert_close(blocks.std, whole.std)
+    torch.testing.assert_close(blocks.scores(features), whole.scores(features), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("candidates", [(), (1e-3, 1e-2), (1.0, 1.0), (1.0, 0.0), (1.0, -1.0)])

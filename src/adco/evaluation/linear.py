@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from adco.errors import InputError
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.features import Features
+from adco.evaluation.inputs import Inputs, sum_of
 
 # L2 strengths from strong to weak, for standardised features and a mean loss. On 50 000 synthetic images with 256 and
 # 512 features the best was between 1e-2 and 1e-4. Few images with many noisy features need the strong end.
@@ -21,6 +22,7 @@ L2_CANDIDATES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 L2_WITHOUT_VALIDATION = 1e-2  # used if no class has two images, so that none can be held out
 VALIDATION_FRACTION = 0.1
 SEARCH_PER_CLASS = 2000  # images per class used to choose L2: enough to distinguish factors of ten
+AT_ONCE = 2**28  # values of the features of a block, or of its logits: 1.1 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Linear(Evaluation):
     def classify(
         self, train: Features, test: torch.Tensor, classes: int, device: torch.device | str
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        probe = fit_linear_probe(train.features.to(device), train.labels, classes)
+        probe = fit_linear_probe(train.features, train.labels, classes, device=device)
         validation = {f"{l2:g}": top1 for l2, top1 in probe.validation.items()}  # JSON keys are strings
         return probe.scores(test), {"l2": probe.l2, "validation_top1": validation}
 
@@ -65,7 +67,13 @@ class LinearProbe:
 
 
 def fit_linear_probe(
-    features: torch.Tensor, labels: torch.Tensor, num_classes: int, *, candidates: Sequence[float] = L2_CANDIDATES
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    *,
+    candidates: Sequence[float] = L2_CANDIDATES,
+    device: torch.device | str | None = None,
+    at_once: int = AT_ONCE,
 ) -> LinearProbe:
     """Choose the L2 strength on held-out training images, then fit the probe on all training images.
 
@@ -76,48 +84,41 @@ def fit_linear_probe(
     views, without augmentation, and converges to a unique optimum instead of following a schedule.
 
     Args:
-        features: [n, F]; the computation runs on their device.
+        features: [n, F].
         labels: [n], in 0..C−1. If a class has a single image, that is not held out; a class without images is never
             predicted.
         num_classes: C.
         candidates: L2 strengths to choose from, strongest first, so that each fit starts near its optimum.
+        device: where to compute; None: where the features are.
+        at_once: with more features n · F or logits n · C, blocks of so many pass through the device, one at a time.
 
     Raises:
         InputError: `candidates` is empty, not positive, or not in descending order.
     """
     if not candidates or list(candidates) != sorted(set(candidates), reverse=True) or candidates[-1] <= 0:
         raise InputError(f"candidates must be positive and in descending order; got {tuple(candidates)}")
-    labels = labels.to(features.device)
-    mean, std = _mean_and_std(features)
-    inputs = (features - mean) / std
-    axes = principal_axes(inputs)  # a rotation leaves the L2 penalty unchanged, and fits along these axes are faster
-    inputs = inputs @ axes
-    training, held_out = (indices.to(features.device) for indices in stratified_split(labels.cpu(), seed=0))
+    inputs = Inputs(features, at_once // max(features.shape[1], num_classes), device or features.device)
+    training, held_out = stratified_split(labels.cpu(), seed=0)
 
-    weight, bias = features.new_zeros(num_classes, axes.shape[1]), features.new_zeros(num_classes)
+    mean, axes = inputs.mean, inputs.axes
+    weight, bias = mean.new_zeros(num_classes, axes.shape[1]), mean.new_zeros(num_classes)
     fits, validation = {}, {}
     if len(held_out):
-        fit_inputs, fit_labels = inputs[training], labels[training]
+        fit_inputs, fit_labels = inputs.of(training), labels[training.to(labels.device)]
+        asked, answers = inputs.of(held_out).to(mean.device), labels[held_out.to(labels.device)].to(mean.device)
         for l2 in candidates:
-            fits[l2] = weight, bias = fit_logistic(fit_inputs, fit_labels, weight, bias, l2, tolerance=1e-4)
-            hits = F.linear(inputs[held_out], weight, bias).argmax(dim=1) == labels[held_out]
+            fits[l2] = weight, bias = fit_logistic(
+                fit_inputs, fit_labels, weight, bias, l2, tolerance=1e-4, block=inputs.block
+            )
+            hits = F.linear(asked, weight, bias).argmax(dim=1) == answers
             validation[l2] = 100 * hits.double().mean().item()
+        del fit_inputs  # before the inputs of all images take the same memory
         chosen = max(validation, key=validation.__getitem__)  # ties go to the first, strongest candidate
         weight, bias = fits[chosen]
     else:
         chosen = L2_WITHOUT_VALIDATION
-    weight, bias = fit_logistic(inputs, labels, weight, bias, chosen)
-    return LinearProbe(weight @ axes.T, bias, mean, std, chosen, validation)
-
-
-def principal_axes(inputs: torch.Tensor) -> torch.Tensor:
-    """Return orthonormal columns [F, min(n, F)] along which inputs [n, F] of mean zero are uncorrelated."""
-    axes: torch.Tensor
-    if len(inputs) < inputs.shape[1]:
-        axes = torch.linalg.svd(inputs, full_matrices=False).Vh.T
-    else:
-        axes = torch.linalg.eigh(inputs.T @ inputs).eigenvectors
-    return axes
+    weight, bias = fit_logistic(inputs.all(), labels, weight, bias, chosen, block=inputs.block)
+    return LinearProbe(weight @ axes.T, bias, mean, inputs.std, chosen, validation)
 
 
 def fit_logistic(
@@ -128,16 +129,21 @@ def fit_logistic(
     l2: float,
     *,
     tolerance: float = 1e-5,
+    block: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weight [C, F] and bias [C] that minimise  mean cross-entropy + l2/2 · ‖weight‖².
+
+    The computation runs on the weight's device, with so many rows of the inputs at once as `block` says; None: all.
 
     Runs full-batch L-BFGS from the given weight and bias until no component of the gradient exceeds `tolerance`, or a
     step changes the loss by no more than rounding. It optimises weight / scale, with a per-feature scale that makes the
     curvature about one if the features are uncorrelated.
     scikit-learn's LogisticRegression has the same optimum with C = 1 / (n · l2).
     """
-    classes = len(weight)
-    curvature = (classes - 1) / classes**2 * inputs.square().mean(dim=0) + l2  # of the loss at zero weights
+    classes, images = len(weight), len(inputs)
+    blocks = [*zip(*(torch.split(rows, block or images) for rows in (inputs, labels)), strict=True)]
+    squares = sum_of(len(rows) / images * rows.to(weight.device).square().mean(dim=0) for rows, _ in blocks)
+    curvature = (classes - 1) / classes**2 * squares + l2  # of the loss at zero weights
     scale = curvature.rsqrt()
     scaled = (weight / scale).requires_grad_()
     bias = bias.clone().requires_grad_()
@@ -151,10 +157,16 @@ def fit_logistic(
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        weight = scaled * scale
-        loss = F.cross_entropy(F.linear(inputs, weight, bias), labels) + l2 / 2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        total = scaled.new_zeros(())
+        for number, (rows, classes_of_rows) in enumerate(blocks):
+            weight = scaled * scale
+            logits = F.linear(rows.to(weight.device), weight, bias)
+            loss = len(rows) / images * F.cross_entropy(logits, classes_of_rows.to(weight.device))
+            if number == 0:
+                loss = loss + l2 / 2 * weight.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
@@ -177,14 +189,3 @@ def stratified_split(labels: torch.Tensor, *, seed: int) -> tuple[torch.Tensor, 
         training.append(images[count:])
     first, second = (torch.from_numpy(np.sort(np.concatenate(part))) for part in (training, held_out))
     return first, second
-
-
-def _mean_and_std(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and standard deviation [F] over images.
-
-    The standard deviation of a constant feature is set to 1, so that dividing by it does not amplify rounding errors.
-    """
-    variance, mean = torch.var_mean(features, dim=0, correction=0)
-    rounding = 10 * torch.finfo(features.dtype).eps * mean.abs()
-    std = variance.sqrt()
-    return mean, torch.where(std > rounding, std, 1.0)
