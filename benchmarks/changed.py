@@ -42,6 +42,7 @@ RESULTS = (
     Result("duplicates.json", f"duplicates.py {DEMO}", ("src/adco/embeddings",)),
     Result("embed.json", f"embed.py {DEMO}", ("src/adco/embeddings", "src/adco/evaluation/extract.py", DATA)),
     Result("epoch.json", "epoch.py", (*STEP, LOADER, "src/adco/training")),
+    Result("evaluation.json", "evaluation.py", ("src/adco/evaluation", "src/adco/ranks.py")),
     Result("factors.jsonl", "factors.py", RUN),
     Result("faults.jsonl", "make faults", ("tests/faults",)),
     Result("few_labels.jsonl", f"few_labels.py {DEMO}", ("src/adco/finetuning", "src/adco/evaluation")),

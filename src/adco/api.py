@@ -181,7 +181,7 @@ def evaluate(kind: str, run: str | Path | None = None, **settings: Unpack[Evalua
         run: a run directory, a checkpoint or a backbone.safetensors. By default, the network given by `backbone` or
             `weights` is evaluated or, if neither is given, the newest run.
         settings: those of `adco.config.commands.EvaluateSettings` and those of the evaluation; see
-            `adco evaluate KIND --help`.
+            `adco evaluate KIND --help`. With several devices, the script runs once for each, and all get the result.
 
     Returns:
         The result: top-1, top-5, accuracy per class, protocol, and the floors if they were asked for. If a run is

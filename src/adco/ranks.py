@@ -59,13 +59,14 @@ class Group:
     def in_order(self, results: Iterable[Item]) -> Iterator[Item]:
         """Yield, in the first process, the results of all processes in the order of the items; in the others, nothing.
 
-        All processes call it and go through it. Each has one result in memory, the first one of each process.
+        All processes call it and go through it. A process has one of its results at a time, and passes it on before it
+        computes the next; the first process has one of each.
 
         Args:
-            results: of the items of `share`, in their order; none is None.
+            results: those of the items of `share`, in their order; None is no result.
 
         Raises:
-            AdcoError: as the results of any process; in all processes, of which the first tells it.
+            AdcoError: as the results of any process raise; in all processes, of which the first tells it.
         """
         if self.size == 1:
             yield from results

@@ -117,6 +117,17 @@ def test_the_papers_probe_is_that_of_its_devices(folder: Path) -> None:
     assert one["evaluation"] == two["evaluation"]
 
 
+def test_a_comparison_evaluates_a_run_in_the_processes_that_trained_it(tmp_path: Path) -> None:
+    shared = {"data": "few", "epochs": 1, "batch_size": 20, "image_size": 8, "adversaries": 32, **tiny.SETTINGS}
+    plan = {"shared": {**shared, "knn_images": 0}, "seeds": [0], "rows": {"A": {"method": "adco"}}}
+    (tmp_path / "plan.yaml").write_text(json.dumps({**plan, "evaluations": {"knn": {}, "linear": {}}}))
+    command = ["compare", "plan.yaml", "--out=out", "--only=a-0"]
+    for stage in ("trained", "evaluated"):
+        assert end(start(tmp_path, torchrun(1, 2), *command, said=stage)) == [0, 0], said(tmp_path, 0, stage)
+    found = tmp_path / "out" / "a-0" / "results"
+    assert sorted(path.name for path in found.glob("*.json")) == ["knn-few.json", "linear-few.json"]
+
+
 def command_line(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, program.__file__, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)

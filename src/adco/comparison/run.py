@@ -130,12 +130,15 @@ def run_next_stage(recipe: str | Path, out: Path, name: str) -> int:
 
 
 def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
-    """Run the evaluations that have no result yet: those that need one process together, then the others one by one."""
+    """Run the evaluations that have no result yet: first those of one device together, then the others one by one.
+
+    Under a launcher, all processes call this. None has a result before all have looked for it.
+    """
     done = results(run.path, plan)
     missing = [evaluation for evaluation in plan.evaluations if evaluation.NAME not in done]
-    of_one_process = [evaluation for evaluation in missing if not evaluation.ON_ALL_DEVICES]
-    if missing and (is_first_rank() or not of_one_process):
-        evaluate(of_one_process or missing[:1], run.path, EvaluateSettings(data=plan.evaluate_on, floors=floors))
+    of_one_device = [evaluation for evaluation in missing if not evaluation.ON_ALL_DEVICES]
+    if missing:
+        evaluate(of_one_device or missing[:1], run.path, EvaluateSettings(data=plan.evaluate_on, floors=floors))
 
 
 def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:

@@ -16,7 +16,7 @@ from adco.data.sources.reading import RGB, Reading
 from adco.devices import evaluation_device, evaluation_processes
 from adco.errors import InputError, same_in_all_processes
 from adco.evaluation.backbones import named_backbone, run_backbone, run_of
-from adco.launcher import announce_launch
+from adco.launcher import announce_launch, forget_launch
 from adco.models.backbone import BackboneInfo, feature_width
 from adco.ranks import Group, together
 from adco.runs.directory import RunDirectory, newest_run
@@ -89,8 +89,11 @@ def shared_subject(
         if processes > 1:
             announce_launch()  # so that one process lists the images for all
         subject = open_subject(settings, run, open_images)
-    with together(processes, torch.device(device).type) as group:
-        yield subject, device, group
+    try:
+        with together(processes, torch.device(device).type) as group:
+            yield subject, device, group
+    finally:
+        forget_launch()
 
 
 def _of_run(settings: SubjectSettings, path: Path | None, open_images: OpenImages) -> Subject:
