@@ -98,14 +98,15 @@ def fit_linear_probe(
     if not candidates or list(candidates) != sorted(set(candidates), reverse=True) or candidates[-1] <= 0:
         raise InputError(f"candidates must be positive and in descending order; got {tuple(candidates)}")
     inputs = Inputs(features, at_once // max(features.shape[1], num_classes), device or features.device)
-    training, held_out = stratified_split(labels.cpu(), seed=0)
-
     mean, axes = inputs.mean, inputs.axes
+    training, held_out = stratified_split(labels.cpu(), seed=0)
+    labels = labels.to(mean.device)
+
     weight, bias = mean.new_zeros(num_classes, axes.shape[1]), mean.new_zeros(num_classes)
     fits, validation = {}, {}
     if len(held_out):
-        fit_inputs, fit_labels = inputs.of(training), labels[training.to(labels.device)]
-        asked, answers = inputs.of(held_out).to(mean.device), labels[held_out.to(labels.device)].to(mean.device)
+        fit_inputs, fit_labels = inputs.of(training), labels[training.to(mean.device)]
+        asked, answers = inputs.of(held_out).to(mean.device), labels[held_out.to(mean.device)]
         for l2 in candidates:
             fits[l2] = weight, bias = fit_logistic(
                 fit_inputs, fit_labels, weight, bias, l2, tolerance=1e-4, block=inputs.block
@@ -133,7 +134,8 @@ def fit_logistic(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weight [C, F] and bias [C] that minimise  mean cross-entropy + l2/2 · ‖weight‖².
 
-    The computation runs on the weight's device, with so many rows of the inputs at once as `block` says; None: all.
+    The computation runs on the device of weight, bias and labels. `block` rows of the inputs are there at once; None:
+    all.
 
     Runs full-batch L-BFGS from the given weight and bias until no component of the gradient exceeds `tolerance`, or a
     step changes the loss by no more than rounding. It optimises weight / scale, with a per-feature scale that makes the
@@ -161,7 +163,7 @@ def fit_logistic(
         for number, (rows, classes_of_rows) in enumerate(blocks):
             weight = scaled * scale
             logits = F.linear(rows.to(weight.device), weight, bias)
-            loss = len(rows) / images * F.cross_entropy(logits, classes_of_rows.to(weight.device))
+            loss = len(rows) / images * F.cross_entropy(logits, classes_of_rows)
             if number == 0:
                 loss = loss + l2 / 2 * weight.square().sum()
             loss.backward()  # type: ignore[no-untyped-call]
