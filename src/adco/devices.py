@@ -107,7 +107,9 @@ def evaluation_processes(device: str | None, devices: int | str) -> int:
     check_cores(accelerator, devices)
     processes = count_processes(accelerator, "auto" if devices == 1 else devices)
     if processes > 1 and device and ":" in device:
-        raise InputError(f"device {device} is one device for {processes} processes: leave --device out")
+        raise InputError(
+            f"device {device} is one device for {processes} processes: leave --device out, or give --devices 1"
+        )
     return processes
 
 

@@ -83,7 +83,7 @@ class Group:
                 if found:
                     found.on_first_rank_only = True
                     raise found
-            ended = any(is_last for is_last, _ in states)  # the others have their last result in this round, or none
+            ended = all(has_ended for has_ended, _ in states)
             of_all: list[Item | None] | None = [None] * self.size if self.rank == 0 else None
             dist.gather_object(result, of_all)
             yield from (each for each in of_all or [] if each is not None)

@@ -22,10 +22,12 @@ class Inputs:
     Attributes:
         mean, std: [F], of the features over images, on the device.
         axes: orthonormal columns [F, R] along which standardised features are uncorrelated, on the device.
+        block: rows of a block, at least F.
     """
 
     def __init__(self, features: torch.Tensor, rows: int, device: torch.device | str) -> None:
         self.features, self.block, self.device = features, max(rows, features.shape[1]), device
+        self._blocks = torch.split(features, self.block)
         self.mean, self.std = self._mean_and_std()
         self.axes = self._principal_axes()
         self._kept = self._rotated(features) if len(features) <= self.block else None
@@ -50,17 +52,14 @@ class Inputs:
     def _standardised(self, block: torch.Tensor) -> torch.Tensor:
         return (block.to(self.device) - self.mean) / self.std
 
-    def _blocks(self) -> Iterator[torch.Tensor]:
-        yield from torch.split(self.features, self.block)
-
     def _mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean and standard deviation [F] over images.
 
         The standard deviation of a constant feature is set to 1, so that dividing by it does not amplify rounding
         errors.
         """
-        moments = [torch.var_mean(block.to(self.device), dim=0, correction=0) for block in self._blocks()]
-        shares = [len(block) / len(self.features) for block in self._blocks()]
+        moments = [torch.var_mean(block.to(self.device), dim=0, correction=0) for block in self._blocks]
+        shares = [len(block) / len(self.features) for block in self._blocks]
         mean = sum_of(share * mean for share, (_, mean) in zip(shares, moments, strict=True))
         between = [(of_block - mean).square() for _, of_block in moments]
         variance = sum_of(
@@ -74,7 +73,7 @@ class Inputs:
         if len(self.features) < self.features.shape[1]:  # one block
             axes: torch.Tensor = torch.linalg.svd(self._standardised(self.features), full_matrices=False).Vh.T
             return axes
-        inputs = map(self._standardised, self._blocks())
+        inputs = map(self._standardised, self._blocks)
         axes = torch.linalg.eigh(sum_of(block.T @ block for block in inputs)).eigenvectors
         return axes
 
