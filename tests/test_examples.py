@@ -78,6 +78,7 @@ def test_a_backbone_of_ones_own_is_trained_saved_and_evaluated(example: ModuleTy
     assert result["top1"] == adco.evaluate("knn", weights=run, data="digits")["top1"]
 
 
+@pytest.mark.filterwarnings("ignore:.*zero standard deviation")  # of scikit-learn, about a feature that is always 0
 @pytest.mark.parametrize("example", ["own_evaluation"], indirect=True)
 def test_an_evaluation_of_ones_own_is_scikit_learns_and_has_a_column_in_a_comparison(
     example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -69,7 +69,7 @@ examples, of which those without a run take the newest:
 """
 
 
-OF_ONE_PROCESS = ("report", "neighbors", "duplicates")  # several would write the same files
+OF_ONE_PROCESS = ("report", "neighbors", "duplicates", "cost")  # several would do the same work
 CONTINUING = ("check", "compare", "demo", "embed")  # the same command line continues what was stopped
 MOST_WORDS = 4000  # characters of an error; a setting that is wrong may be longer
 
