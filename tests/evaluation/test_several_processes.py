@@ -184,7 +184,7 @@ def test_when_a_process_is_killed_the_other_says_so(folder: Path, report: Callab
     assert not (folder / "run" / "results").exists()
 
 
-@pytest.mark.fault("SIGTERM to all processes of adco evaluate")
+@pytest.mark.fault("SIGTERM or SIGINT to all processes of adco evaluate")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_ends_them(folder: Path, number: signal.Signals, report: Callable[..., None]) -> None:
     """The first one waits for the second, which reads an image."""
