@@ -24,7 +24,7 @@ from folders import data_of
 from measure import save, show
 
 ROWS = ("SimCLR", "MoCo v2", "BYOL", "SimSiam", "AdCo 8192")
-ROUNDS, EPOCHS = 3, 4
+ROUNDS, EPOCHS = 2, 4
 
 
 def speed(settings: Given, devices: int, folder: Path) -> float:
