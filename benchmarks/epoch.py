@@ -1,6 +1,6 @@
 """An epoch of AdCo, as `adco pretrain` trains it, over the encoder's passes alone: the demo's and the table's network.
 
-    python benchmarks/epoch.py
+    python benchmarks/epoch.py [demo|table]
 
 An epoch of CIFAR-10 has everything: reading, views, loss, adversaries, split-BN, records, Lightning's loop and the
 checkpoint at its end, but no kNN (the images have no labels here). The bare passes are the query's forward and
@@ -9,6 +9,7 @@ already made, in one group, in the same precision and memory format. Both are ti
 passes of as many steps. Ratios are medians over epochs. The first epoch is a warm-up.
 """
 
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -114,6 +115,8 @@ def main() -> None:
     source = ArraySource("cifar10", whole.images, None, ())
     figures, rows = {}, []
     for name, settings in networks().items():
+        if name not in (sys.argv[1:] or networks()):
+            continue
         seconds = measured(settings, source)
         ratio = relative_time(seconds["epoch"], seconds["bare passes"])
         figures[name] = {"seconds": seconds, "epoch_over_bare_passes": ratio}

@@ -92,7 +92,8 @@ class TwoPlayerLoss(torch.autograd.Function):
 
         inverse_norms = torch.linalg.vector_norm(adversaries, dim=1, keepdim=True).clamp_min_(1e-12).reciprocal_()
         # One block of unit-norm adversaries and a column of ones, [c, D + 1]; the ones shift and sum.
-        unit_and_one = queries.new_ones(columns, width + 1)
+        unit_and_one = queries.new_empty(columns, width + 1)
+        unit_and_one[:, -1] = 1
         logits = queries.new_empty(shards.ranks * rows * columns)
         weights = queries.new_empty(shards.ranks * rows * len(adversaries))  # at τ_adv, all blocks of adversaries
         ratio = adversary_temperature / temperature
