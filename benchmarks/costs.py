@@ -16,7 +16,7 @@ from adco.config.registry import settings_of
 from measure import save, show
 
 # 1000 epochs make it a long run, which gets the published optimizers and heads by default.
-ALL: dict[str, Any] = {"backbone": "resnet18", "image_size": 32, "batch_size": 256, "epochs": 1000}
+ALL: dict[str, Any] = {"data": "cifar10", "backbone": "resnet18", "image_size": 32, "batch_size": 256, "epochs": 1000}
 ROWS: dict[str, dict[str, Any]] = {
     "MoCo v2": {"method": "moco", "queue": 65_536},
     "AdCo": {"method": "adco", "adversaries": 65_536},
