@@ -154,6 +154,7 @@ def _twice(view: Callable[[Image.Image], Tensor], image: Image.Image) -> list[Te
 def epochs_at(size: int, source: ArraySource) -> dict[str, list[float]]:
     """Return the seconds of each epoch of each training, with views of this size."""
     asked: AdCoSettings[None] = AdCoSettings(
+        data="cifar10",
         backbone="resnet18",
         backbone_args={"layers": [1, 1, 1, 1], "channels": [16, 64, 128, 256]},
         hidden=512,
