@@ -19,7 +19,6 @@ from typing import Any
 from unittest.mock import patch
 
 import lightning as L
-import torch
 
 from adco.comparison.plan import read_plan
 from adco.comparison.timing import relative_time
@@ -34,10 +33,10 @@ from adco.data.sources.protocol import Source
 from adco.methods.adco import AdCo
 from adco.training.bare import BareTraining
 from adco.training.build import make_method, make_views
-from adco.training.module import autocast
 from adco.training.pretrain import pretrain_run
 from adco.training.trainer import make_trainer
 from measure import save, show
+from step import bare_step
 
 ROUNDS = 3
 
@@ -65,13 +64,7 @@ class BarePasses:
     def __call__(self) -> None:
         """Pass through as many steps as an epoch has."""
         for batch in islice(cycle(self.batches), self.steps):
-            with autocast(batch.indices.device, self.precision):
-                self.method.update_momentum_encoder(batch)
-                self.method.embed_keys(batch, 0)
-                queries = self.method.embed_queries(batch.views[1])
-            self.optimizer.zero_grad()
-            queries.backward(torch.ones_like(queries))  # type: ignore[no-untyped-call]
-            self.optimizer.step()  # skips the adversaries, which have no gradient
+            bare_step(self.method, self.optimizer, batch, self.precision)
 
 
 class InTurns(L.Callback):

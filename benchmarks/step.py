@@ -21,6 +21,7 @@ from adco.data.batch import Batch
 from adco.methods.adco import AdCo, AdCoSettings
 from adco.training.bare import BareTraining
 from adco.training.build import make_method
+from adco.training.module import autocast
 from measure import in_turns, save, show
 
 ROUNDS = 5
@@ -60,12 +61,18 @@ class BarePasses:
         self.optimizer = BareTraining(self.method).optimizer
 
     def __call__(self, batch: Batch) -> None:
-        self.method.update_momentum_encoder(batch)
-        self.method.embed_keys(batch, 0)
-        queries = self.method.embed_queries(batch.views[1])
-        self.optimizer.zero_grad()
-        queries.backward(torch.ones_like(queries))  # type: ignore[no-untyped-call]
-        self.optimizer.step()  # skips the adversaries, which have no gradient
+        bare_step(self.method, self.optimizer, batch)
+
+
+def bare_step(method: AdCo, optimizer: torch.optim.Optimizer, batch: Batch, precision: str = "32-true") -> None:
+    """Do the encoder's passes of a batch, its optimizer step and the momentum encoder's update, without a loss."""
+    with autocast(batch.indices.device, precision):
+        method.update_momentum_encoder(batch)
+        method.embed_keys(batch, 0)
+        queries = method.embed_queries(batch.views[1])
+    optimizer.zero_grad()
+    queries.backward(torch.ones_like(queries))  # type: ignore[no-untyped-call]
+    optimizer.step()  # skips the adversaries, which have no gradient
 
 
 def main() -> None:

@@ -59,8 +59,9 @@ def costs(recipe: str | Path, devices: int | None, images: int | None, log: Call
     plan = _plan(recipe)
     for number, row in enumerate(plan.rows, start=1):
         data = row.settings.require_data()
-        count = None if is_here(data) else images or plan.images
-        if count is None and not is_here(data):
+        here = is_here(data)
+        count = None if here else images or plan.images
+        if not (here or count):
             raise InputError(f"data {data} is not on this machine: give --images, the number of its images")
         log(f"row {number} of {len(plan.rows)}: {row.name}{'' if count is None else f', on {count:,} noise images'}")
         with error_prefix(f"row {row.name}") if len(plan.rows) > 1 else nullcontext():
