@@ -11,20 +11,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import in_order
 import program
 import tiny
 from adco.config.commands import EmbedSettings
 from adco.embeddings.embed import embed_to_file
 from adco.embeddings.parts import Parts
-from adco.errors import InputError
-from adco.ranks import together
 from program import end, forkserver, said, start, torchrun
 
 pytestmark = pytest.mark.slow
@@ -222,44 +221,20 @@ def test_a_command_of_one_process_is_refused(folder: Path, command: str) -> None
 # In order
 
 
-def pass_on(environment: dict[str, str], out: str) -> None:
-    """Pass on the items of lists of all lengths up to 8, then of lists of 7 of which one fails."""
-    os.environ.update(environment)
-
-    def results(items: Sequence[int], failing: int) -> Iterator[int]:
-        for item in items:
-            if item == failing:
-                raise InputError(f"item {item}")
-            yield item
-
-    found: list[object] = []
-    with together(int(environment["WORLD_SIZE"]), "cpu") as group:
-        for count, failing in [*((count, -1) for count in range(9)), *((7, failing) for failing in range(7))]:
-            passed: list[object] = []
-            try:
-                for item in group.in_order(results(group.share(range(count)), failing)):
-                    passed.append(item)
-            except InputError as error:
-                passed.append((str(error), error.on_first_rank_only))
-            found.append(passed)
-        found += [group.gather(group.rank), group.decided_by_first(lambda: f"by {group.rank}")]
-    Path(out).write_text(repr(found))
-
-
 @pytest.mark.parametrize("size", [2, 3])
 def test_results_come_in_order_and_a_failure_ends_all(tmp_path: Path, size: int) -> None:
     context = forkserver()
     files = [str(tmp_path / str(rank)) for rank in range(size)]
     processes = [
-        context.Process(target=pass_on, args=(environment, file))
+        context.Process(target=in_order.pass_on, args=(environment, file))
         for environment, file in zip(torchrun(1, size), files, strict=True)
     ]
     for process in processes:
         process.start()
     assert end(processes) == [0] * size
-    in_order = [list(range(count)) for count in range(9)]
+    all_items = [list(range(count)) for count in range(9)]
     until = [[*range(fails // size * size), (f"item {fails}", True)] for fails in range(7)]
     last: list[object] = [list(range(size)), "by 0"]
-    assert Path(files[0]).read_text() == repr([*in_order, *until, *last])
+    assert Path(files[0]).read_text() == repr([*all_items, *until, *last])
     of_others = [[]] * 9 + [failed[-1:] for failed in until] + last
     assert [Path(file).read_text() for file in files[1:]] == [repr(of_others)] * (size - 1)
