@@ -89,8 +89,9 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
     5. not learning: kNN is below its floor by more than noise, or the effective rank is at the level of rule 2. At the
        end of a run without labels, also if instance top-1 is not above its floor. Early in the run, the verdict is "too
        early to say" instead.
-    6. learning: the run is not over, and kNN rises (without labels: instance top-1). Also if kNN does not fall while
-       the loss falls, or while instance top-1, effective rank or separation rises.
+    6. learning: the run is not over, and kNN rises (without labels: instance top-1) or, measured once, is above its
+       floor. Also if kNN does not fall while the loss falls, or while instance top-1, effective rank or separation
+       rises.
     7. finished: the run is over or in its last tenth.
     8. plateau: none of the above.
 
@@ -125,6 +126,9 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
         return Verdict("diverging", f"the loss rises and nothing improves: {trends}")
     if reason := _below_floor(history, at_end=done >= 1):
         return Verdict("not learning" if done >= PATIENCE else "too early to say", reason)
+    first = accuracy_and_floor(history) if len(knn) == 1 else None
+    if done < 1 and first and first.is_above_floor:
+        return Verdict("learning", f"{first}, {trends}")
     if done < 1 and trends.learning:
         return Verdict("learning", str(trends))
     if done >= NEAR_END:
