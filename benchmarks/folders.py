@@ -1,16 +1,22 @@
-"""Typical folders of images for first runs: subsets of named data sets, photographs, drawings, icons.
+"""Typical folders of images for first runs: subsets of named data sets, photographs, drawings, icons, emoji.
 
 Photographs, drawings and icons come from Debian packages, fetched with apt-get download:
 
 - photographs: 36 tiles of 128 px from each background image; the class of a tile is the image it was cut from
 - drawings: Tux Paint's stamps, PNG files of many sizes with transparency; their folders are the classes
 - icons: Oxygen's icons of 64 px, PNG files with transparency; their folders are the classes
+
+Emoji come from the npm registry, fetched with npm pack: emoji of 64 px, each drawn by two artists, in folders
+CATEGORY/SUBCATEGORY/EMOJI.
 """
 
+import json
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +30,7 @@ from adco.files import data_directory
 TEST_IMAGES = 2000
 TILE, TILES, WIDTH = 128, 36, 1280  # tile size in px, tiles per photograph, width in px of the resized photograph
 PHOTOGRAPHS = ("mate-backgrounds", "gnome-backgrounds", "plasma-workspace-wallpapers")
+ARTISTS = ("google", "twitter")
 PLAIN = 20  # standard deviation of grey; a background below it is a plain gradient, not a photograph
 
 
@@ -108,10 +115,42 @@ def _pictures(package: str, below: str, path: Path) -> None:
                 shutil.copy(file, path / label / "-".join(rest))
 
 
+def _emoji(path: Path) -> None:
+    """Write emoji by two artists, without those that either artist draws like another one."""
+    with tempfile.TemporaryDirectory() as aside:
+        pictures = dict[str, dict[str, bytes]]()
+        for artist in ARTISTS:
+            command = ["npm", "pack", "--silent", f"emoji-datasource-{artist}@16.0.0"]
+            packed = subprocess.run(command, cwd=aside, check=True, capture_output=True, text=True).stdout.strip()
+            with tarfile.open(Path(aside) / packed) as archive:
+                listed = json.loads(_member(archive, "package/emoji.json"))
+                pictures[artist] = {
+                    one["short_name"]: _member(archive, f"package/img/{artist}/64/{one['image']}")
+                    for one in listed
+                    if all(one[f"has_img_{name}"] for name in ARTISTS) and one["category"] != "Component"
+                }
+    often = {artist: Counter(drawn.values()) for artist, drawn in pictures.items()}
+    for one in listed:
+        name = one["short_name"]
+        if all(often[artist][drawn.get(name, b"")] == 1 for artist, drawn in pictures.items()):
+            place = path / one["category"] / one["subcategory"] / name
+            place.mkdir(parents=True)
+            for artist, drawn in pictures.items():
+                (place / f"{artist}.png").write_bytes(drawn[name])
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    """Return the contents of a file in an archive."""
+    file = archive.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
 FOLDERS: dict[str, Callable[[Path], None]] = {
     **{f"cifar10-{images}": partial(_cut, "cifar10", images) for images in (200, 1000, 5000)},
     "fashion-mnist-1000": partial(_cut, "fashion-mnist", 1000),
     "photographs": _photographs,
     "drawings": partial(_pictures, "tuxpaint-stamps-default", "tuxpaint/stamps"),
     "icons": partial(_pictures, "oxygen-icon-theme", "icons/oxygen/base/64x64"),
+    "emoji": _emoji,
 }
