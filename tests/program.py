@@ -10,6 +10,7 @@ file `reached` and waits for a file `go`.
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -94,6 +95,7 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
 def serve(arguments: list[str], environment: dict[str, str], said: str) -> None:
     """Be a process with these arguments and variables, whose output goes to a file."""
     multiprocessing.set_start_method(None, force=True)  # loader workers start as in any other process
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
     os.environ.update(environment)
     for stream in (1, 2):
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)

@@ -1,6 +1,7 @@
 """Feature extraction leaves the backbone as it found it, and returns the source's images in their order."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,27 @@ def test_flags_return_even_when_the_backbone_fails() -> None:
     with pytest.raises(RuntimeError):
         extract(module, array_source())
     assert all(child.training for child in module.modules())
+
+
+def test_threads_share_the_cores_and_leave_them_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads with batches of their own have two of four cores each; 200 images pass in four parts."""
+    seen: list[tuple[int, int]] = []
+
+    class Looks(Flat):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append((len(images), torch.get_num_threads()))
+            return super().forward(images)
+
+    monkeypatch.setattr("adco.evaluation.extract.cores", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        extract(Looks(), array_source(n=200))
+        assert seen == [(64, 2)] * 3 + [(8, 2)]
+        with ThreadPoolExecutor(1) as later:
+            assert [torch.get_num_threads(), later.submit(torch.get_num_threads).result()] == [4, 4]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_half_precision_features_become_float32() -> None:

@@ -3,12 +3,13 @@
 Shapes: n images, B batch size, S image side in pixels, F feature width.
 """
 
-import os
+import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,16 +22,20 @@ from adco.data.batch import normalize
 from adco.data.damage import count_files, list_files, load_readable, too_many
 from adco.data.sources.protocol import Source, Unreadable
 from adco.data.views import test_view
+from adco.devices import cores
 from adco.errors import InputError
 from adco.evaluation.features import Features
 from adco.ranks import ALONE, Group
 
 DECODED_AT_ONCE = 32  # full-size images that one thread holds in memory while it makes a batch of views
-MAX_THREADS = 8  # with more threads, decoding is limited by the disk rather than the CPU
-BATCH = 512  # images that pass through the backbone at once
+MAX_THREADS = 8  # with more, decoding is limited by the disk rather than the CPU
+BATCH = 512  # images of a batch, which pass through the backbone at once on a GPU
+ON_A_CORE = 64  # images that pass through it at once on a core: few, as memory is slower than a core's cache
 PIXEL_SIDE = 32  # px; larger images are reduced to this size for the raw-pixel features (3 072 values, as in CIFAR)
 
 Batch = NDArray[np.int64]  # [b], the indices of its images in the source
+Views = tuple[Batch, torch.Tensor]  # the indices [b] of a batch's readable images, and their views [b, C, S, S] uint8
+Found = TypeVar("Found")
 
 
 def embed_batches(
@@ -68,17 +73,25 @@ def embed_batches(
     first = next(backbone.parameters(), torch.empty(0))
     device, dtype = first.device, first.dtype
     means, stds = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
+    on_cpu = device.type == "cpu"
+    one_at_a_time = nullcontext() if on_cpu else threading.Lock()
+
+    def embed(part: torch.Tensor) -> torch.Tensor:
+        images = normalize(part.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
+        output: torch.Tensor = backbone(images)
+        if output.ndim != 2:
+            raise InputError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
+        return output.float().cpu()
+
+    def embed_batch(batch: Batch) -> tuple[Batch, torch.Tensor]:
+        indices, views = _views(source, batch, image_size, damaged)
+        if not len(views):
+            return indices, torch.empty(0, 0)
+        with one_at_a_time, torch.inference_mode():
+            return indices, torch.cat([embed(part) for part in torch.split(views, ON_A_CORE if on_cpu else len(views))])
+
     with _frozen(backbone):
-        for indices, views in _test_views(source, batches, image_size, progress, damaged):
-            if not len(views):
-                yield indices, torch.empty(0, 0)
-                continue
-            images = normalize(views.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
-            with torch.inference_mode():
-                output = backbone(images)
-            if output.ndim != 2:
-                raise InputError(f"the backbone must return features [B, F]; it returned {list(output.shape)}")
-            yield indices, output.float().cpu()
+        yield from _in_threads(embed_batch, batches, source.name, progress)
 
 
 def extract_features(
@@ -143,9 +156,13 @@ def pixel_features(
     labels = _labels(source)
     damaged: dict[int, Unreadable] = {}
     batches = group.share(batches_of(len(source), BATCH))
-    views = _test_views(source, batches, min(image_size, PIXEL_SIDE), progress and group.rank == 0, damaged)
-    pixels = (batch.flatten(1).float() / 255 for _, batch in views)
-    return _collected(pixels, labels, source, damaged, max_unreadable, group)
+    size = min(image_size, PIXEL_SIDE)
+
+    def pixels(batch: Batch) -> torch.Tensor:
+        return _views(source, batch, size, damaged)[1].flatten(1).float() / 255
+
+    found = _in_threads(pixels, batches, source.name, progress and group.rank == 0)
+    return _collected(found, labels, source, damaged, max_unreadable, group)
 
 
 def batches_of(images: int, size: int) -> list[Batch]:
@@ -228,27 +245,30 @@ def _frozen(module: nn.Module) -> Iterator[None]:
             child.training = training
 
 
-def _test_views(
-    source: Source, batches: Sequence[Batch], size: int, progress: bool, damaged: MutableMapping[int, Unreadable]
-) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """Yield the indices [b] and test views [b, C, size, size] uint8 of each batch, prefetched by threads.
+def _views(source: Source, batch: Batch, size: int, damaged: MutableMapping[int, Unreadable]) -> Views:
+    """Return a batch's views; images that cannot be read are left out and added to `damaged`, by their index."""
+    chunks = np.split(batch, range(DECODED_AT_ONCE, len(batch), DECODED_AT_ONCE))
+    views = torch.cat([test_view(load_readable(source, chunk, damaged), size) for chunk in chunks])
+    return np.array([index for index in batch.tolist() if index not in damaged], np.int64), views
 
-    Images that cannot be read are left out and added to `damaged`, by their index. PIL releases the GIL.
+
+def _in_threads(work: Callable[[Batch], Found], batches: Sequence[Batch], name: str, progress: bool) -> Iterator[Found]:
+    """Yield what `work` returns for each batch, in their order. Pillow and torch release the GIL.
+
+    Each thread has its share of the cores, and batches of its own. Threads that share a batch wait for each other at
+    each layer, and longer where other threads decode images on the same cores.
     """
-
-    def prepare(indices: Batch) -> tuple[Batch, torch.Tensor]:
-        chunks = np.split(indices, range(DECODED_AT_ONCE, len(indices), DECODED_AT_ONCE))
-        views = torch.cat([test_view(load_readable(source, chunk, damaged), size) for chunk in chunks])
-        return np.array([index for index in indices.tolist() if index not in damaged], np.int64), views
-
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
-    pending: deque[Future[tuple[Batch, torch.Tensor]]] = deque()
+    threads, share_all = min(MAX_THREADS, cores()), torch.get_num_threads()
+    pending: deque[Future[Found]] = deque()
     console = Console(stderr=True)
     silent = not (progress and console.is_terminal)
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in track(batches, source.name, console=console, transient=True, disable=silent):
-            pending.append(pool.submit(prepare, batch))
-            if len(pending) > threads:
+    try:
+        with ThreadPoolExecutor(threads, "embed", torch.set_num_threads, (max(1, share_all // threads),)) as pool:
+            for batch in track(batches, name, console=console, transient=True, disable=silent):
+                pending.append(pool.submit(work, batch))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    finally:
+        torch.set_num_threads(share_all)  # for threads that start later
