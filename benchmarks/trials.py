@@ -7,6 +7,7 @@
     python benchmarks/trials.py gap        MoCo v2 with AdCo's constants, and AdCo with MoCo's
     python benchmarks/trials.py causes     AdCo with one setting changed at a time, ten epochs each
     python benchmarks/trials.py sharper    lower temperatures, ten epochs each
+    python benchmarks/trials.py tau        temperatures of SimCLR, MoCo v2 and AdCo, ten epochs each
     python benchmarks/trials.py awake      adversaries that receive gradient, at a lower temperature, ten epochs each
     python benchmarks/trials.py seeds      published, awake and fixed adversaries with other seeds
 
@@ -75,6 +76,11 @@ PLANS: dict[str, list[Job]] = {
         at("AdCo 8192", 0.1, epochs=10, temperature=0.07),
         at("AdCo 8192", 0.1, epochs=10, temperature=0.07, projector_norm=True, warm_start_trains=True),
         *(at("MoCo v2", 0.05, epochs=10, temperature=temperature) for temperature in (0.1, 0.2)),
+    ],
+    "tau": [
+        at(row, rate, epochs=10, temperature=temperature)
+        for temperature in (0.07, 0.1, 0.2)
+        for row, rate in (("SimCLR", 0.2), ("MoCo v2", 0.05), ("AdCo 8192", 0.1))
     ],
     "awake": [
         at(
