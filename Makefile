@@ -24,10 +24,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2
 
-# Three processes on two cores: many of these tests wait.
 faults: $(INSTALLED)
 	rm -f benchmarks/results/faults.jsonl # rows are added to those that are there
-	ADCO_FAULTS=1 $(BIN)/pytest -n 3 --dist worksteal -m fault
+	ADCO_FAULTS=1 $(BIN)/pytest -n 2 --dist worksteal -m fault
 	$(BIN)/python tests/faults/table.py
 
 results: $(INSTALLED)
