@@ -22,7 +22,7 @@ from adco.runs.nearest_images import NearestImages, write_nearest
 from adco.training.module import ends_step, method_of
 
 SAMPLE = 256  # training images
-BATCH = 64  # images embedded at once, in the memory that is left beside that of a step
+BATCH = 8  # images; with eight threads, 64 are embedded at once, in the memory that is left beside that of a step
 KEPT = 6  # images for each adversary
 MOMENTS = 6  # evenly spaced after the start of the run
 CHOICE = 2 << 32  # stands for the epoch in the drawing of the images; no run has so many
