@@ -71,6 +71,9 @@ class Gain(NamedTuple):
     seeds: int
 
 
+Gains = dict[str, dict[str, dict[int, Gain]]]  # by axis, figure and value
+
+
 def jobs() -> Iterator[Job]:
     """Yield all runs: each point with the first seed, then with the next."""
     points = [MANY_CLASSES, *(BASE | {name: value} for name, values in VARIED.items() for value in values)]
@@ -127,7 +130,7 @@ def gain(lines: list[Line], point: Line, *figure: str) -> Gain | None:
     return Gain(statistics.fmean(gains), float(half), fixed, len(gains))
 
 
-def gains(lines: list[Line]) -> dict[str, dict[str, dict[int, Gain]]]:
+def gains(lines: list[Line]) -> Gains:
     """Return all gains there are, by axis, figure and value."""
     found: dict[str, dict[str, dict[int, Gain | None]]] = {
         AXES[name]: {
@@ -146,7 +149,7 @@ def gains(lines: list[Line]) -> dict[str, dict[str, dict[int, Gain]]]:
     }
 
 
-def table(found: dict[str, dict[str, dict[int, Gain]]]) -> str:
+def table(found: Gains) -> str:
     """Return the table in Markdown: at each point, fixed adversaries and what training them gains in points."""
     rows = ["| | | figure | seeds | fixed | trained − fixed |", "|---|---|---|---|---|---|"]
     for axis, figures in found.items():
@@ -157,7 +160,7 @@ def table(found: dict[str, dict[str, dict[int, Gain]]]) -> str:
     return "\n".join(rows)
 
 
-def draw(found: dict[str, dict[str, dict[int, Gain]]]) -> None:
+def draw(found: Gains) -> None:
     """Draw the gain along each axis, with 95 % intervals."""
     from matplotlib.figure import Figure
 

@@ -17,7 +17,7 @@ from adco.evaluation.extract import embed_batches
 from adco.evaluation.subject import Subject
 
 BLOCK = 1024  # images
-BATCH = 256  # images that pass through the backbone at once; divides BLOCK
+BATCH = 256  # images that a thread decodes and embeds before the next; divides BLOCK
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def embed_blocks(
 ) -> Iterator[Block]:
     """Yield the blocks with these numbers, in this order.
 
-    The backbone works on one block while threads decode the images of the next.
+    Threads work on several batches at once, also of the block after the one that is yielded next.
 
     Raises:
         InputError: an embedding is not finite.

@@ -58,7 +58,7 @@ def embed_batches(
     Args:
         backbone: maps images [B, C, S, S] to features [B, F].
         source: the images.
-        batches: which of them pass through the backbone together. If none of a batch is readable, b and F are 0.
+        batches: which of them a thread decodes and embeds together. If none of a batch is readable, b and F are 0.
         image_size: S, px.
         mean, std: normalisation of the channels, for pixel values in 0..1.
         damaged: gets the images that cannot be read, by their index, before their batch is yielded.
