@@ -4,10 +4,12 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
 
+import program
 import tiny as tiny  # makes `few` a data set
 from adco.runs.directory import RunDirectory
 
@@ -41,6 +43,20 @@ def _loggers(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
+
+
+@pytest.fixture(scope="module")
+def quick_processes() -> Iterator[None]:
+    """Processes that train the runs of a comparison, or measure its rows, start in a moment; see `program.forkserver`.
+
+    Each imports in vain otherwise, for longer than it works. The tests of signals and of several devices start them as
+    they are.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        context = SimpleNamespace(get_context=lambda _: program.forkserver())
+        patch.setattr("adco.training.rehearsal.multiprocessing", context)
+        patch.setattr("adco.comparison.run.subprocess", SimpleNamespace(Popen=program.Started))
+        yield
 
 
 @pytest.fixture

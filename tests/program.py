@@ -103,6 +103,20 @@ def serve(arguments: list[str], environment: dict[str, str], said: str) -> None:
     main()
 
 
+class Started:
+    """What `subprocess.Popen` is for the command, but it starts in a moment. Its output is not kept."""
+
+    def __init__(self, command: Sequence[str], start_new_session: bool) -> None:
+        assert command[:3] == [sys.executable, "-m", "adco"], command
+        assert start_new_session
+        self.process = forkserver().Process(target=serve, args=(command[3:], dict(os.environ), os.devnull))
+        self.process.start()
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -51,7 +51,7 @@ from adco.runs.directory import RunDirectory
 from adco.training.build import make_method, make_views
 from adco.training.rehearsal import TrialTraining
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_processes")]
 
 TINY: dict[str, Any] = {
     "data": "digits",
@@ -165,8 +165,11 @@ def test_a_run_that_fails_keeps_no_other_from_being_done(tmp_path: Path) -> None
     assert [row["name"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == ["MoCo"]
 
 
-def test_a_run_on_two_devices_is_one_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_on_two_devices_is_one_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lightning starts the second process by the command line of the first; a second call finds all done."""
+    monkeypatch.setattr("adco.comparison.run.subprocess", subprocess)
     row = {"MoCo": ROWS["MoCo v2"]}
     recipe = write(tmp_path / "r.yaml", seeds=[0], shared={**TINY, "devices": 2}, rows=row)
     first = compare(recipe, tmp_path / "out")

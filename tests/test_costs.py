@@ -10,6 +10,8 @@ from adco.cli import main as cli
 from adco.comparison.costs import RowCost, costs
 from adco.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 SMALL = {"backbone_args": tiny.NETWORK, "hidden": 16, "accelerator": "cpu", "image_size": 32, "workers": 0}
 
 
