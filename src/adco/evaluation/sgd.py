@@ -132,15 +132,23 @@ def fit_by_sgd(
     backbone.requires_grad_(False).eval()
     labels = torch.as_tensor(source.labels)
     classifier = Classifier(backbone, width, labels, len(source.classes), schedule, info.mean, info.std)
-    accelerator = {"cuda": "gpu"}.get(device := torch.device(task.device).type, device)
+    device = torch.device(task.device)
+    accelerator = {"cuda": "gpu"}.get(device.type, device.type)
     with quiet_lightning():
-        trainer = _trainer(accelerator, "auto" if layout() else task.group.size, epochs)
+        trainer = _trainer(accelerator, devices_of(device, task.group.size), epochs)
         trainer.fit(classifier, datamodule=Images(source, task.image_size, len(info.mean), batch_size))
     weight, bias = classifier.linear.weight.detach().cpu(), classifier.linear.bias.detach().cpu()
     if not weight.isfinite().all():
         raise InputError(f"the linear layer diverged at learning_rate {learning_rate}: try a lower one")
     # mean 0 and standard deviation 1: this probe is trained on features that are not standardised
     return LinearProbe(weight, bias, torch.zeros(width), torch.ones(width), l2=0.0, validation={})
+
+
+def devices_of(device: torch.device, processes: int) -> int | str:
+    """Return for Lightning the devices of a node: those of a launcher, else the one given, else one per process."""
+    if layout():
+        return "auto"
+    return f"{device.index}," if processes == 1 and device.index is not None else processes
 
 
 def _trainer(accelerator: str, devices: int | str, epochs: int) -> L.Trainer:
