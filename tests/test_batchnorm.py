@@ -21,6 +21,7 @@ from adco.methods.moco import MoCo
 from adco.models.batchnorm import forward_groups, forward_shuffled, group_sizes, named_has_batch_norm
 from adco.models.encoder import Encoder, mlp
 from adco.optim.players import Schedule
+from adco.training.trainer import SyncBatchNorm
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -155,3 +156,16 @@ def test_auto_splits_only_where_there_is_batchnorm(method: str) -> None:
         assert chosen(processes, **vit | {"backbone": "resnet18"}) == usual
         assert chosen(processes, **vit | {"backbone": "resnet18", "batch_norm": "none"}) == ("none", 1)
     assert chosen(1, **vit | {"batch_norm": "split"}) == ("split", 2)  # what is given stays
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "regnety_002", "resnet18"])
+def test_synchronised_layers_keep_their_activations(name: str) -> None:
+    """In timm's EfficientNets and RegNets, a BatchNorm layer and its activation are one module."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=0)
+    x = torch.randn(2, 3, 64, 64)
+    expected, names = network.eval()(x), list(network.state_dict())
+    synchronised = SyncBatchNorm().apply(network)
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in synchronised.modules())
+    assert list(synchronised.state_dict()) == names
+    torch.testing.assert_close(synchronised(x), expected, rtol=0, atol=0)

@@ -5,12 +5,30 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import nn
 
 from adco.devices import can_sync_batch_norm, placement
 from adco.launcher import layout
 from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RunDirectory
 from adco.training.console import Bar
+
+
+class SyncBatchNorm(LayerSync):
+    """BatchNorm that uses the statistics of all devices.
+
+    Lightning's own plugin would drop the activations that are part of timm's BatchNorm layers, as in EfficientNets.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        synchronised: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return synchronised
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Return the model as it is: in eval mode, and in one process, nothing is synchronised."""
+        return model
 
 
 def make_trainer(
@@ -45,6 +63,7 @@ def make_trainer(
     started = layout()
     # On SIGUSR1, Lightning's own would write a checkpoint beside the run's, and put the job into the queue again.
     slurm = [SLURMEnvironment(auto_requeue=False)] if started and started.launcher == "SLURM" else []
+    synchronised = [SyncBatchNorm()] if sync_batch_norm and can_sync_batch_norm(accelerator) else []
     return L.Trainer(
         accelerator=accelerator,
         devices=placed,
@@ -52,13 +71,12 @@ def make_trainer(
         precision=precision,
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
-        sync_batchnorm=sync_batch_norm and can_sync_batch_norm(accelerator),
         use_distributed_sampler=False,
         logger=logger or False,
         callbacks=callbacks,
         enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
         enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
         enable_model_summary=False,
-        plugins=[WholeCheckpointIO(), *slurm],
+        plugins=[WholeCheckpointIO(), *slurm, *synchronised],
         default_root_dir=run.path,
     )
