@@ -19,9 +19,9 @@ from torch._C._distributed_c10d import TCPStore
 import program
 import tiny
 from adco.cli import main as cli
-from adco.devices import placement
+from adco.devices import count_processes, evaluation_device, placement
 from adco.errors import InputError
-from adco.launcher import Layout, agent, is_first_rank, layout, place
+from adco.launcher import Layout, agent, is_first_rank, launch, layout, local_rank, place
 from adco.ranks import fresh_store
 from adco.runs.directory import RunDirectory
 from adco.runs.nearest_images import read_nearest
@@ -105,10 +105,10 @@ SLURM |= {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
 
 
 def test_nodes_are_read_from_the_launcher(variables: Callable[[dict[str, str]], None]) -> None:
-    assert (layout(), place(), agent()) == (None, (0, 1), None)
+    assert (layout(), place(), local_rank(), agent()) == (None, (0, 1), 0, None)
     assert placement("auto") == ("auto", 1)
     variables(torchrun(2, 3)[4])
-    assert (layout(), place()) == (Layout("torchrun", 2, 3), (4, 6))
+    assert (layout(), place(), local_rank()) == (Layout("torchrun", 2, 3), (4, 6), 1)
     assert placement("auto") == placement(3, 2) == placement("3") == (3, 2)
     assert placement("0,2,3") == ("0,2,3", 2)
 
@@ -117,10 +117,35 @@ def test_nodes_are_read_from_slurm(
     variables: Callable[[dict[str, str]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variables(SLURM)
-    assert (layout(), place()) == (Layout("SLURM", 2, 4), (5, 8))
+    assert (layout(), place(), local_rank()) == (Layout("SLURM", 2, 4), (5, 8), 1)
     assert placement("auto") == (4, 2)
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")  # a shell in a job
     assert (layout(), placement("auto")) == (None, ("auto", 1))
+
+
+@pytest.mark.parametrize("environment", [SLURM, torchrun(2, 4)[5]])
+def test_each_process_of_a_node_evaluates_on_a_gpu_of_its_own(
+    variables: Callable[[dict[str, str]], None], environment: dict[str, str]
+) -> None:
+    """SLURM and torchrun tell the number of the process by different variables. There is no GPU here."""
+    variables(environment)
+    with pytest.raises(InputError, match=r"^device cuda:1 is not available"):
+        evaluation_device("cuda")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_JOB_NAME": "bash", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},  # srun --pty bash
+        {"SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},  # the script of sbatch, without srun
+    ],
+)
+def test_in_a_shell_of_slurm_the_command_starts_its_processes_itself(
+    variables: Callable[[dict[str, str]], None], environment: dict[str, str]
+) -> None:
+    variables(environment)
+    assert count_processes("cpu", 2) == 2
+    assert (launch(), place(), is_first_rank()) == (None, (0, 1), True)
 
 
 @pytest.mark.fault("--devices or --num_nodes says something else than torchrun or SLURM")

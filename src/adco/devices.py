@@ -9,7 +9,7 @@ import lightning as L
 import torch
 
 from adco.errors import InputError
-from adco.launcher import is_started_by_launcher, layout, place
+from adco.launcher import is_started_by_launcher, layout, local_rank, place
 from adco.processor import multiplies_bf16
 from adco.quiet import quiet_lightning
 from adco.words import counted
@@ -121,7 +121,7 @@ def evaluation_device(device: str | None) -> str:
     """
     device = device or training_device("auto").type
     if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = f"cuda:{local_rank()}"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -57,14 +57,28 @@ def place() -> tuple[int, int]:
     return _number("RANK", 0), _number("WORLD_SIZE", _number("LOCAL_WORLD_SIZE"))
 
 
+def local_rank() -> int:
+    """Return the number of this process among those of its node, which is that of its GPU; 0 without a launcher.
+
+    Raises:
+        InputError: if an environment variable of a launcher is no number.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ and _is_started_by_srun():
+        return _number("SLURM_LOCALID", 0)
+    return _number("LOCAL_RANK", 0)
+
+
 def processes_here() -> int:
     """Return the number of processes of this launch on this node."""
     return _number("LOCAL_WORLD_SIZE", _number("SLURM_NTASKS_PER_NODE"))
 
 
 def is_started_by_launcher() -> bool:
-    """Return whether another process has started this one as one of several."""
-    return bool({"LOCAL_RANK", "SLURM_LOCALID"} & os.environ.keys())
+    """Return whether another process has started this one as one of several.
+
+    SLURM_LOCALID alone does not say so: it is also set in a shell that srun has started, and in a job's script.
+    """
+    return "LOCAL_RANK" in os.environ or _is_started_by_srun()
 
 
 def announce_launch() -> None:
