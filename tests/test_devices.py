@@ -1,8 +1,10 @@
 """What is asked of torch beyond its public names."""
 
+import pytest
 import torch
 
-from adco.devices import best_precision, training_device
+from adco.devices import best_precision, devices_of, training_device
+from program import torchrun
 
 
 def test_torch_still_tells_what_a_cpu_multiplies() -> None:
@@ -13,3 +15,13 @@ def test_torch_still_tells_what_a_cpu_multiplies() -> None:
 def test_a_cpu_is_what_it_is_asked_to_be() -> None:
     assert training_device("cpu") == torch.device("cpu")
     assert best_precision("cpu") in ("bf16-mixed", "32-true")
+
+
+def test_one_process_trains_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For Lightning, the text "1," is the device 1 and the number 1 is any one device."""
+    assert devices_of(torch.device("cuda:1"), 1) == "1,"
+    assert devices_of(torch.device("cpu"), 1) == devices_of(torch.device("cpu:0"), 1) == 1
+    assert devices_of(torch.device("cuda:0"), 4) == 4
+    for name, value in torchrun(1, 4)[2].items():
+        monkeypatch.setenv(name, value)
+    assert devices_of(torch.device("cuda:2"), 4) == "auto"

@@ -33,7 +33,9 @@ from adco.evaluation.extract import extract_features
 from adco.evaluation.linear import fit_linear_probe
 from adco.finetuning.config import finetune_settings, settings_of
 from adco.finetuning.images import divide
+from adco.finetuning.module import Finetuning
 from adco.finetuning.records import Records
+from adco.finetuning.trainer import make_trainer
 from adco.models.classifier import Classifier
 from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted, NotFiniteError
@@ -437,8 +439,17 @@ def test_a_loss_that_is_no_number_ends_the_run(start: Path) -> None:
     assert (Path("run") / "classifier.safetensors").is_file()  # of epoch 0
 
 
+def test_the_gpu_that_is_named_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none here: it shows in what Lightning is asked for."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("adco.finetuning.trainer.evaluation_device", lambda device: device)
+    monkeypatch.setattr("adco.training.trainer.make_trainer", lambda run, callbacks, **given: asked.update(given))
+    settings: Any = finetune_settings(device="cuda:1", epochs=1)
+    make_trainer(settings, RunDirectory(Path("run")), [], processes=1)
+    assert (asked["accelerator"], asked["devices"]) == ("gpu", "1,")
+
+
 def test_the_steps_are_those_of_swav() -> None:
-    from adco.finetuning.module import Finetuning
     from adco.models.backbone import BackboneInfo
 
     settings = finetune_settings("finetune_imagenet_1pct")
@@ -464,6 +475,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["--data", "unlabelled"], "has no labels"),
     (["--data", "one"], "has no labels"),
     (["--device", "abacus"], "device abacus is not available"),
+    (
+        ["--device", "cpu:0", "--devices", "2"],
+        "device cpu:0 is one device for 2 processes: leave --device out, or give",
+    ),
     (["--out", "start"], "out 'start' is not empty"),
     (["--optimizer", "adam"], "optimizer adam must be one of sgd, muon, adamw, lars"),
     (["--recipe", "start/config.yaml"], "recipe start/config.yaml is for adco pretrain, not for adco finetune"),

@@ -129,6 +129,18 @@ def evaluation_device(device: str | None) -> str:
     return device
 
 
+def devices_of(device: torch.device, processes: int) -> int | str:
+    """Return for Lightning the devices of a node: those of a launcher, else the one given, else one per process.
+
+    Args:
+        device: of this process.
+        processes: that work together.
+    """
+    if processes > 1:
+        return "auto" if layout() else processes
+    return f"{device.index}," if device.type == "cuda" else 1  # the text "1," is GPU 1; the number is any one device
+
+
 def can_sync_batch_norm(accelerator: str) -> bool:
     """Return whether BatchNorm can use the statistics of several devices, which torch supports on GPUs only."""
     return accelerator != "cpu" and torch.cuda.is_available()

@@ -18,11 +18,10 @@ from adco.evaluation import sgd
 from adco.evaluation.evaluation import Task
 from adco.evaluation.extract import pixel_features
 from adco.evaluation.linear import LinearProbe
-from adco.evaluation.sgd import Classifier, Images, devices_of, fit_by_sgd
+from adco.evaluation.sgd import Classifier, Images, fit_by_sgd
 from adco.models.backbone import BackboneInfo
 from adco.optim.players import Schedule
 from adco.ranks import ALONE
-from program import torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -102,16 +101,6 @@ def test_devices_that_do_not_divide_the_batch_are_told(source: ArraySource) -> N
     images.trainer = SimpleNamespace(world_size=3, global_rank=0, num_devices=3)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="batch_size 16 must be a multiple of devices, here 3"):
         images.train_dataloader()
-
-
-def test_it_trains_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For Lightning, the text "1," is the device 1 and the number 1 is any one device."""
-    assert devices_of(torch.device("cuda:1"), 1) == "1,"
-    assert devices_of(torch.device("cpu"), 1) == 1
-    assert devices_of(torch.device("cuda:0"), 4) == 4
-    for name, value in torchrun(1, 1)[0].items():
-        monkeypatch.setenv(name, value)
-    assert devices_of(torch.device("cuda:0"), 1) == "auto"
 
 
 @pytest.mark.filterwarnings("ignore:protocol sgd is now")

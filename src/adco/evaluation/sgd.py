@@ -19,11 +19,10 @@ from adco.data.batch import Batch, normalize
 from adco.data.loader import Loader, Order
 from adco.data.sources.protocol import Source
 from adco.data.views import View
-from adco.devices import one_line_if_missing, placement
+from adco.devices import devices_of, one_line_if_missing, placement
 from adco.errors import InputError
 from adco.evaluation.evaluation import Task
 from adco.evaluation.linear import LinearProbe
-from adco.launcher import layout
 from adco.optim.players import Schedule
 from adco.quiet import quiet_lightning
 
@@ -142,13 +141,6 @@ def fit_by_sgd(
         raise InputError(f"the linear layer diverged at learning_rate {learning_rate}: try a lower one")
     # mean 0 and standard deviation 1: this probe is trained on features that are not standardised
     return LinearProbe(weight, bias, torch.zeros(width), torch.ones(width), l2=0.0, validation={})
-
-
-def devices_of(device: torch.device, processes: int) -> int | str:
-    """Return for Lightning the devices of a node: those of a launcher, else the one given, else one per process."""
-    if layout():
-        return "auto"
-    return f"{device.index}," if processes == 1 and device.index is not None else processes
 
 
 def _trainer(accelerator: str, devices: int | str, epochs: int) -> L.Trainer:

@@ -168,7 +168,7 @@ def _train(job: Job, group: Group) -> RunDirectory:
     )
     callbacks = [TakeSignalsBack(stop), *bar, records, clock, damaged, best, checkpoints, stop, EndIfHanging(group)]
     with disk_errors_explained(checkpoints, COMMAND), quiet_lightning():
-        trainer = make_trainer(settings, run, callbacks)
+        trainer = make_trainer(settings, run, callbacks, group.size)
         log_summary(job)
         try:
             stop.take_signals()
