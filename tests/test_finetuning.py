@@ -38,7 +38,7 @@ from adco.finetuning.records import Records
 from adco.finetuning.trainer import make_trainer
 from adco.models.classifier import Classifier
 from adco.runs.directory import RunDirectory
-from adco.training.errors import Interrupted, NotFiniteError
+from adco.training.errors import Interrupted, NotEnoughMemoryError, NotFiniteError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:only 60 test images")]
 
@@ -437,6 +437,16 @@ def test_a_loss_that_is_no_number_ends_the_run(start: Path) -> None:
     with pytest.raises(NotFiniteError):
         adco.finetune(start, **SHORT, learning_rate=1e30, out="run")
     assert (Path("run") / "classifier.safetensors").is_file()  # of epoch 0
+
+
+def test_a_full_memory_is_one_line(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSecond line")
+
+    monkeypatch.setattr(Finetuning, "training_step", full)
+    message = r"^the GPU's memory is full: 24 images of 8 px at once are too many: take a smaller --batch_size or --im"
+    with pytest.raises(NotEnoughMemoryError, match=message):
+        adco.finetune(start, **SHORT, out="run")
 
 
 def test_the_gpu_that_is_named_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

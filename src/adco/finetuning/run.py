@@ -43,10 +43,11 @@ from adco.runs.directory import RunDirectory, newest_run
 from adco.training.beginning import begin_run, new_run
 from adco.training.console import Bar, TimeLeft, rank_zero_info
 from adco.training.damage import DamagedImages
-from adco.training.errors import Interrupted
+from adco.training.errors import Interrupted, NotEnoughMemoryError
 from adco.training.fits import check_fits
 from adco.training.hanging import EndIfHanging
 from adco.training.saving import TakeSignalsBack, disk_errors_explained
+from adco.words import counted
 
 
 def finetune_run(start: Path | None, given: Given) -> RunDirectory:
@@ -61,6 +62,7 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
         InputError: if a setting is impossible or the images have no labels; nothing has been written then.
         Interrupted: if a signal stopped the run; it can be resumed.
         NotFiniteError: if the loss is NaN or infinite.
+        NotEnoughMemoryError: if the memory of a GPU is full.
     """
     refuse_to_start_over()
     with same_in_all_processes():
@@ -93,7 +95,7 @@ def resume_finetuning(run: RunDirectory) -> RunDirectory:
 
     Raises:
         InputError: if it is not a fine-tuning, or its images have changed.
-        Interrupted, NotFiniteError: as `finetune_run`.
+        Interrupted, NotFiniteError, NotEnoughMemoryError: as `finetune_run`.
     """
     settings = settings_of(run)
     if run.is_finished:
@@ -175,6 +177,11 @@ def _train(job: Job, group: Group) -> RunDirectory:
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         except SIGTERMException as error:  # the signal came before the first step
             raise Interrupted(signal.SIGTERM, checkpoints.run, "no step was done", COMMAND) from error
+        except torch.OutOfMemoryError as error:
+            images = f"{counted(settings.batch_size // group.size, 'image')} of {job.info.image_size} px"
+            raise NotEnoughMemoryError(
+                f"the GPU's memory is full: {images} at once are too many: take a smaller --batch_size or --image_size"
+            ) from error
         except RuntimeError as error:
             raise (told_in_one_line(error, group.go_on) or error) from error
         finally:
