@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from adco.data.batch import Batch
 from adco.errors import InputError
 from adco.runs.directory import RunDirectory
 from adco.training.errors import NotEnoughMemoryError, NotWrittenError
+from adco.training.memory_full import memory_full
 from adco.training.module import Pretraining
 from adco.training.monitor import Monitor
 
@@ -328,6 +330,32 @@ def test_a_full_memory_names_what_fits(
     report(says=raised.value)
     assert not (tmp_path / "run").exists()
     adco.pretrain(**TINY, accumulate=4, out=tmp_path / "run")
+
+
+def test_a_full_memory_in_one_of_several_processes_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other processes would not take part in what it exchanges."""
+    monkeypatch.setattr("adco.training.memory_full.processes_of", lambda settings: 4)
+    monkeypatch.setattr("adco.training.memory_full.TrialTraining", None)
+    settings: Any = SimpleNamespace(batch_size=128, accumulate=2, image_size=224)
+    assert str(memory_full(torch.OutOfMemoryError(), settings, None)) == (  # type: ignore[arg-type]  # no images
+        "the GPU's memory is full: a forward pass of 16 images of 224 px is too much: take a higher --accumulate, or a "
+        "smaller --batch_size or --image_size"
+    )
+
+
+def test_what_fits_is_tried_for_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first step, the optimizer has no averages yet: a memory that is full with them fits only later."""
+    step = Pretraining.training_step
+
+    def limited(self: Pretraining, batch: Batch, index: int) -> dict[str, Any]:
+        if len(batch.indices) > (7 if batch.position < 24 // len(batch.indices) else 5):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return step(self, batch, index)
+
+    monkeypatch.setattr(Pretraining, "training_step", limited)
+    with pytest.raises(NotEnoughMemoryError, match="what fits is --accumulate 8, "):
+        adco.pretrain(**TINY, out=tmp_path / "run")
+    adco.pretrain(**TINY, accumulate=8, out=tmp_path / "run")
 
 
 @pytest.mark.fault("a metric is not implemented on the device, as torch.pdist on MPS")

@@ -16,7 +16,7 @@ from adco.words import counted
 
 
 def memory_full(error: BaseException, settings: Resolved, source: Source) -> NotEnoughMemoryError:
-    """Return the error that says what fits, after trying it.
+    """Return the error that says what fits, after trying it; in several processes, without trying.
 
     Args:
         error: torch's, while it is handled; what its frames hold is freed.
@@ -24,10 +24,13 @@ def memory_full(error: BaseException, settings: Resolved, source: Source) -> Not
         source: its images.
     """
     traceback.clear_frames(error.__traceback__)
-    share = settings.batch_size // (settings.accumulate * processes_of(settings))
+    processes = processes_of(settings)
+    share = settings.batch_size // (settings.accumulate * processes)
     what = (
         f"the GPU's memory is full: a forward pass of {counted(share, 'image')} of {settings.image_size} px is too much"
     )
+    if processes > 1:  # what is tried would exchange tensors with the others, which may be elsewhere in the run
+        return NotEnoughMemoryError(f"{what}: take a higher --accumulate, or a smaller --batch_size or --image_size")
     fitting = accumulate_that_fits(settings, source)
     if fitting is None:
         return NotEnoughMemoryError(f"{what}, and so are two images: take a smaller --image_size or --backbone")
@@ -39,13 +42,16 @@ def memory_full(error: BaseException, settings: Resolved, source: Source) -> Not
 
 
 def accumulate_that_fits(settings: Resolved, source: Source) -> int | None:
-    """Return the fewest forward passes per step that fit, found by doubling their number; None if none fits."""
-    accumulate, processes = 2 * settings.accumulate, processes_of(settings)
-    while settings.batch_size % (accumulate * processes) == 0 and settings.batch_size // (accumulate * processes) > 1:
+    """Return the fewest forward passes per step that fit, found by doubling their number; None if none fits.
+
+    Two steps are tried: the averages of the optimizer take memory from the second on.
+    """
+    accumulate = 2 * settings.accumulate
+    while settings.batch_size % accumulate == 0 and settings.batch_size // accumulate > 1:
         gc.collect()
         torch.cuda.empty_cache()
         try:
-            TrialTraining(cast(Given, replace(settings, accumulate=accumulate, workers=0)), source, steps=1)()
+            TrialTraining(cast(Given, replace(settings, accumulate=accumulate, workers=0)), source, steps=2)()
         except torch.OutOfMemoryError as error:
             traceback.clear_frames(error.__traceback__)
             accumulate *= 2
