@@ -82,10 +82,16 @@ def one_line_if_missing(problem: str) -> Iterator[None]:
         raise InputError(f"{problem}: {' '.join(str(error).split())}") from error
 
 
-def training_device(accelerator: str) -> torch.device:
-    """Return the device on which this process will train."""
+def training_device(accelerator: str, devices: int | str = "auto") -> torch.device:
+    """Return the device on which this process will train.
+
+    Args:
+        accelerator: Lightning's name.
+        devices: as given; a text with commas has the numbers of the GPUs, such as "1," or "0,2".
+    """
     if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda")
+        numbers = str(devices).split(",") if "," in str(devices) else []
+        return torch.device("cuda", int(numbers[local_rank()])) if numbers else torch.device("cuda")
     if accelerator != "cpu" and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")

@@ -56,7 +56,7 @@ class TrialTraining:
     def __init__(self, asked: Given, source: Source, steps: int = STEPS, processes: int | None = None) -> None:
         self.processes = processes or processes_of(asked)
         self.settings = settings = share_of(asked, source, self.processes)
-        self.device, self.batch_size = training_device(settings.accelerator), settings.batch_size
+        self.device, self.batch_size = training_device(settings.accelerator, asked.devices), settings.batch_size
         torch.manual_seed(0)
         check_fits_memory(settings)
         self.method = make_method(settings, len(source) // self.batch_size).to(self.device)
@@ -67,7 +67,9 @@ class TrialTraining:
         self.steps = min(max(steps, 4 * workers), len(source) // self.batch_size)
         some = np.random.default_rng(0).permutation(len(source))[: self.steps * self.batch_size]
         order = Order(len(some), batch_size=self.batch_size // settings.accumulate, seed=settings.seed)
-        self.loader = Loader(source.subset(some), make_views(settings), order, workers=workers)
+        self.loader = Loader(
+            source.subset(some), make_views(settings), order, workers=workers, pin_memory=self.device.type == "cuda"
+        )
 
     def __call__(self) -> float:
         """Train and return the seconds per image."""
@@ -103,7 +105,7 @@ class TrialTraining:
     def _now(self) -> float:
         """Return the time in seconds after the device has finished its work."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def _to_device(self, batch: Batch) -> Batch:
@@ -281,7 +283,7 @@ def _peak(settings: Given) -> float | None:
 def peak_since(before: float | None, device: torch.device) -> float | None:
     """Return the peak memory of this process in MB: its allocations on a GPU, else its peak minus `before`."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     after = high_water()
     return None if before is None or after is None else after - before
 
