@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from adco.comparison.plan import Plan, Row, first_difference, read_plan
 from adco.comparison.report import markdown, to_json
 from adco.comparison.run import BUSY, RunsFailed, compare, run_next_stage
 from adco.comparison.table import Entry, Table, cells, collect, mean_and_std, results
-from adco.comparison.timing import known_timings, relative_time
+from adco.comparison.timing import known_timings, relative_time, time_rows
 from adco.config import recipes
 from adco.config.commands import EvaluateSettings
 from adco.config.load import pretrain_settings
@@ -791,6 +792,37 @@ def test_cells_and_markdown() -> None:
         in text
     )
     assert text.endswith("\n\n1. AdCo is faster: not measured (a row is missing)\n")
+
+
+def test_what_was_timed_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that has timed the rows lives as long as the comparison, whose runs need the memory of the GPU."""
+    methods, when_emptied = [], []
+
+    class Remembered(TrialTraining):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            methods.append(weakref.ref(self.method))
+
+    monkeypatch.setattr("adco.comparison.timing.TrialTraining", Remembered)
+    monkeypatch.setattr("adco.comparison.timing.ROUNDS", 1)
+    monkeypatch.setattr("adco.comparison.timing.peak_megabytes", lambda settings: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: when_emptied.append([method() for method in methods]))
+    time_rows([Row(name, pretrain_settings(**TINY, **row)) for name, row in ROWS.items()], lambda words: None, steps=1)
+    assert when_emptied == [[None, None]]
+
+
+def test_the_gpu_that_costs_were_measured_on_is_named(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, rows = read_plan(done / "tiny.yaml"), json.loads((done / "out" / "timing.json").read_text())["rows"]
+    monkeypatch.setattr("adco.comparison.timing.time_rows", lambda *_: rows)
+    monkeypatch.setattr("adco.comparison.timing.training_device", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A100")
+    used = {row.name: row.settings for row in plan.rows}
+    measured = known_timings(plan.rows, used, tmp_path / "timing.json", print)
+    assert collect(plan, done / "out", measured).measured_on.startswith("A100, ")
+    monkeypatch.undo()
+    assert known_timings(plan.rows, used, tmp_path / "timing.json", print) == measured
 
 
 def test_relative_time_is_within_rounds() -> None:

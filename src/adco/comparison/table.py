@@ -97,7 +97,8 @@ class Table:
 
 def collect(plan: Plan, out: Path, timing: Mapping[str, Any]) -> Table:
     """Build the table from the finished runs in `out`; `timing` is the return value of `known_timings`."""
-    machine = timing["machine"]["processor"] or timing["machine"]["platform"]
+    processor = timing["machine"]["processor"] or timing["machine"]["platform"]
+    machine = f"{timing['gpu']}, {processor}" if "gpu" in timing else processor
     found = {row.name: {seed: results(row.run_directory(out, seed), plan) for seed in row.seeds} for row in plan.rows}
     done = {
         name: {seed: result for seed, result in of_row.items() if _is_complete(result, plan)}

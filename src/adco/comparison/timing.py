@@ -4,6 +4,7 @@ The speed of the training runs themselves cannot be compared, because other load
 others.
 """
 
+import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -17,6 +18,7 @@ from adco.config.pretrain import Given, to_dict
 from adco.config.versions import of_earlier_versions
 from adco.data.sources.open import open_source
 from adco.data.sources.reading import Reading
+from adco.devices import training_device
 from adco.files import write_json
 from adco.runs.environment import environment
 from adco.training.rehearsal import STEPS, TrialTraining, peak_megabytes
@@ -36,7 +38,8 @@ def known_timings(
         log: called with each progress message.
 
     Returns:
-        The results of `time_rows` under "rows", with the rows' settings, the number of threads and the machine.
+        The results of `time_rows` under "rows", with the rows' settings, the number of threads, the machine, and the
+        name of its GPU if that was used.
     """
     timing = _read(path) if path.is_file() else {}
     known = {name: of_earlier_versions(settings) for name, settings in timing.get("settings", {}).items()}
@@ -46,7 +49,9 @@ def known_timings(
     )
     if not same:
         measured = time_rows(rows, log)
-        timing = {"settings": asked, "rows": measured, "threads": torch.get_num_threads(), **environment()}
+        device = training_device(rows[0].settings.accelerator, rows[0].settings.devices)
+        gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+        timing = {"settings": asked, "rows": measured, "threads": torch.get_num_threads(), **gpu, **environment()}
         write_json(path, timing)
     return timing
 
@@ -82,7 +87,9 @@ def time_rows(rows: Sequence[Row], log: Callable[[str], None], *, steps: int = S
             if number:
                 seconds[name].append(seconds_per_image)
     extra = {name: training.extra_parameters() for name, training in trainings.items()}
-    del trainings
+    del trainings, training
+    gc.collect()  # methods and their banks refer to each other
+    torch.cuda.empty_cache()  # this process lives as long as the comparison, whose runs need the memory of the GPU
     return {
         row.name: {
             "seconds_per_image": seconds[row.name],
