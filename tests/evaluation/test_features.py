@@ -15,7 +15,7 @@ from adco.data import views
 from adco.data.sources.arrays import ArraySource
 from adco.data.sources.folder import FolderSource
 from adco.data.sources.paths import Paths
-from adco.evaluation.extract import extract_features, pixel_features
+from adco.evaluation.extract import BATCH, extract_features, images_at_once, pixel_features
 from adco.evaluation.features import Features
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -130,6 +130,14 @@ def test_threads_share_the_cores_and_leave_them_as_they_were(monkeypatch: pytest
             assert [torch.get_num_threads(), later.submit(torch.get_num_threads).result()] == [4, 4]
     finally:
         torch.set_num_threads(before)
+
+
+def test_large_images_take_no_more_memory_of_a_gpu_at_once() -> None:
+    """A batch of 224 px passes at once; of twice the side, a quarter of it, and of any size at least one image."""
+    gpu = torch.device("cuda")
+    sides = (32, 224, 448, 10_000)
+    assert [min(BATCH, images_at_once(gpu, side)) for side in sides] == [BATCH, BATCH, BATCH // 4, 1]
+    assert {images_at_once(torch.device("cpu"), side) for side in sides} == {64}
 
 
 def test_half_precision_features_become_float32() -> None:

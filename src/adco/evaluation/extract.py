@@ -29,8 +29,9 @@ from adco.ranks import ALONE, Group
 
 DECODED_AT_ONCE = 32  # full-size images that one thread holds in memory while it makes a batch of views
 MAX_THREADS = 8  # with more, decoding is limited by the disk rather than the CPU
-BATCH = 512  # images of a batch, which pass through the backbone at once on a GPU
-ON_A_CORE = 64  # images that pass through it at once on a core: few, as memory is slower than a core's cache
+BATCH = 512  # images of a batch
+ON_A_CORE = 64  # images that pass through the backbone at once on a core: few, as memory is slower than a core's cache
+ON_A_GPU = 512 * 224**2  # pixels of the images that pass through it at once on a GPU, which limits its memory
 PIXEL_SIDE = 32  # px; larger images are reduced to this size for the raw-pixel features (3 072 values, as in CIFAR)
 
 Batch = NDArray[np.int64]  # [b], the indices of its images in the source
@@ -73,8 +74,8 @@ def embed_batches(
     first = next(backbone.parameters(), torch.empty(0))
     device, dtype = first.device, first.dtype
     means, stds = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
-    on_cpu = device.type == "cpu"
-    one_at_a_time = nullcontext() if on_cpu else threading.Lock()
+    at_once = images_at_once(device, image_size)
+    one_at_a_time = nullcontext() if device.type == "cpu" else threading.Lock()
 
     def embed(part: torch.Tensor) -> torch.Tensor:
         images = normalize(part.to(device), means, stds, torch.channels_last)  # faster convolutions, on CPUs too
@@ -88,10 +89,15 @@ def embed_batches(
         if not len(views):
             return indices, torch.empty(0, 0)
         with one_at_a_time, torch.inference_mode():
-            return indices, torch.cat([embed(part) for part in torch.split(views, ON_A_CORE if on_cpu else len(views))])
+            return indices, torch.cat([embed(part) for part in torch.split(views, at_once)])
 
     with _frozen(backbone):
         yield from _in_threads(embed_batch, batches, source.name, progress)
+
+
+def images_at_once(device: torch.device, image_size: int) -> int:
+    """Return how many images of a size in pixels pass through a backbone at once."""
+    return ON_A_CORE if device.type == "cpu" else max(1, ON_A_GPU // image_size**2)
 
 
 def extract_features(
