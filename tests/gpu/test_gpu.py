@@ -1,9 +1,9 @@
 """On a GPU everything does what it does on a CPU: losses, training, evaluation, and errors of one line."""
 
-import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,19 @@ import pytest
 import torch
 
 import adco
-import tiny
 from adco.adversaries import adversarial_info_nce
+from adco.comparison.plan import Row
+from adco.comparison.timing import time_rows
+from adco.config.load import pretrain_settings
 from adco.data.draws import uniform
+from adco.evaluation.knn import knn_scores
+from adco.evaluation.linear import fit_linear_probe
 from adco.runs.directory import RunDirectory
 from adco.training.errors import NotEnoughMemoryError
+from adco.training.rehearsal import dry_run
+from gpu.runs import METHODS, SETTINGS, losses, trained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, shown to the tests by ADCO_GPU=1")
-SETTINGS: dict[str, Any] = {
-    **tiny.SETTINGS,
-    **{"data": "digits", "batch_size": 128, "epochs": 2, "log_every": 1, "knn_images": 0, "optimizer": "sgd"},
-}
-METHODS: dict[str, dict[str, Any]] = {
-    "adco": {"method": "adco", "adversaries": 256},
-    "adco symmetric": {"method": "adco", "adversaries": 256, "symmetric": True, "split_groups": 2},
-    "adco multi-crop": {"method": "adco", "adversaries": 256, "small_crops": [[6, 0.2, 0.6]]},
-    "caco": {"method": "caco", "bank": 256},
-    "moco": {"method": "moco", "queue": 256},
-    "simclr": {"method": "simclr"},
-    "byol": {"method": "byol"},
-    "simsiam": {"method": "simsiam"},
-}
 
 
 @pytest.fixture
@@ -44,15 +36,6 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def trained(out: Path, accelerator: str, **more: Any) -> RunDirectory:
-    settings = {**SETTINGS, "precision": "32-true", **more, "accelerator": accelerator, "out": str(out)}
-    return RunDirectory(adco.pretrain(**settings))
-
-
-def losses(run: RunDirectory) -> list[float]:
-    return [float(record["loss"]) for record in run.records() if "loss" in record]
 
 
 @pytest.mark.parametrize("in_batch", [True, False])
@@ -122,6 +105,91 @@ def test_embeddings_and_a_fine_tuned_classifier_are_those_of_a_cpu(tmp_path: Pat
     assert abs(on_gpu - on_cpu) < 2
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "lars"])
+def test_each_optimizer_steps_as_on_a_cpu(optimizer: str, tmp_path: Path, exact: None) -> None:
+    more = {**METHODS["simclr"], "optimizer": optimizer}
+    on_cpu, on_gpu = (losses(trained(tmp_path / place, place, **more)) for place in ("cpu", "gpu"))
+    np.testing.assert_allclose(on_gpu[:2], on_cpu[:2], rtol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["adco", "caco", "moco", "byol"])
+def test_a_run_in_float16_is_resumed_with_the_same_bits(name: str, tmp_path: Path, exact: None) -> None:
+    """As on GPUs without bf16. The factor of the gradients, also of the negatives', is part of a checkpoint."""
+    run = trained(tmp_path / "run", "gpu", **{**METHODS[name], "precision": "16-mixed", "epochs": 4, "keep_every": 2})
+    weights, records = run.backbone.read_bytes(), losses(run)
+    adco.pretrain(resume=run.path / "checkpoints" / "epoch-2.ckpt")
+    assert losses(run) == records
+    assert run.backbone.read_bytes() == weights
+
+
+def test_a_run_of_a_gpu_goes_on_on_a_cpu(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "gpu", **METHODS["adco"])
+    adco.pretrain(resume=run.path, accelerator="cpu", epochs=3)
+    assert run.records()[-1]["epoch"] == 2
+    assert run.is_finished
+
+
+def test_the_cost_of_a_run_is_that_on_the_gpu(tmp_path: Path) -> None:
+    settings = {**SETTINGS, **METHODS["adco"], "accelerator": "gpu"}
+    told = dry_run(pretrain_settings(**settings))
+    assert torch.cuda.get_device_name() in told
+    assert "GB of cuda at the peak" in told
+    del settings["epochs"]
+    assert RunDirectory(adco.pretrain(**settings, minutes=0.05, out=str(tmp_path / "run"))).is_finished
+
+
+def test_what_was_timed_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison times all rows, and other processes train them on the same GPU."""
+    monkeypatch.setattr("adco.comparison.timing.peak_megabytes", lambda settings: None)
+    network: dict[str, Any] = {
+        "data": "digits",
+        "backbone": "resnet18",
+        "stem": "standard",
+        "image_size": 128,
+        "batch_size": 256,
+    }
+    rows = [Row(name, pretrain_settings(**network, **METHODS[name], workers=0)) for name in ("moco", "adco")]
+    torch.cuda.reset_peak_memory_stats()
+    with warnings.catch_warnings(action="ignore"):  # the images are enlarged
+        time_rows(rows, lambda words: None, steps=1)
+    assert torch.cuda.max_memory_reserved() > 2**30
+    assert torch.cuda.memory_reserved() < 2**28  # cuBLAS keeps some
+
+
+def test_neighbours_duplicates_and_probes_are_those_of_a_cpu(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "gpu", **METHODS["adco"]).path
+    few: dict[str, Any] = {"labels_per_class": [5], "label_shares": [], "draws": 3}
+    near, copies, top1 = [], [], []
+    for device in ("cuda", "cpu"):
+        near.append(adco.neighbors(run, data="few", device=device).similarities)
+        copies.append(adco.duplicates(run, data="few", device=device).choice)
+        probed = adco.probe(run, data="digits", device=device, **few)["networks"]["this backbone"]
+        top1.append(probed[0]["mean"])
+    np.testing.assert_allclose(near[0], near[1], atol=2e-3)
+    assert abs(copies[0].threshold - copies[1].threshold) < 0.01
+    assert abs(top1[0] - top1[1]) < 2
+
+
+def test_features_that_pass_through_the_gpu_in_blocks_give_the_same(exact: None) -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(3000) % 5
+    features = torch.randn(3000, 16, generator=draw) + torch.randn(5, 16, generator=draw)[labels]
+    places = (("cpu", 2**28), ("cuda", 2**28), ("cuda", 500 * 16))
+    probes = [
+        fit_linear_probe(features, labels, 5, candidates=[0.1], device=device, at_once=at_once)
+        for device, at_once in places
+    ]
+    votes = [
+        knn_scores(features, labels, features, 5, 20, device=device, bank_chunk=at_once // 16)
+        for device, at_once in places
+    ]
+    for probe, scores in zip(probes[1:], votes[1:], strict=True):
+        assert probe.weight.is_cuda
+        assert scores.is_cuda
+        np.testing.assert_allclose(probe.weight.cpu().numpy(), probes[0].weight.numpy(), atol=1e-3)
+        np.testing.assert_allclose(scores.cpu().numpy(), votes[0].numpy(), atol=1e-3)
+
+
 def test_full_memory_names_what_fits_and_it_does(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, (256, 224, 224, 3), np.uint8)
     settings: dict[str, Any] = {
@@ -160,23 +228,6 @@ def test_objects_go_by_the_cpu_and_gradients_by_the_gpu() -> None:
         [sys.executable, "-c", CONNECT], env={**os.environ, **alone}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-@pytest.mark.parametrize("name", METHODS)
-def test_two_gpus_are_one(name: str, tmp_path: Path) -> None:
-    settings = {**SETTINGS, **METHODS[name], "precision": "32-true", "accelerator": "gpu", "epochs": 1}
-    del settings["backbone_args"]
-    found = []
-    for devices in (1, 2):
-        out = tmp_path / str(devices)
-        flags = [
-            f"--{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in settings.items()
-        ]
-        command = [sys.executable, "-m", "adco", "pretrain", *flags, f"--devices={devices}", f"--out={out}"]
-        subprocess.run(command, check=True, timeout=300)
-        found.append(losses(RunDirectory(out)))
-    np.testing.assert_allclose(found[0], found[1], rtol=2e-2)  # BatchNorm sees half of the images
 
 
 def test_torchrun_starts_a_run_on_a_gpu(tmp_path: Path) -> None:
