@@ -26,7 +26,8 @@ def start_head(classifier: Classifier, source: Source, max_unreadable: float) ->
         std=info.std,
         max_unreadable=max_unreadable,
     )
-    probe = fit_linear_probe(found.features, found.labels, len(classifier.classes))
+    device = classifier.head.weight.device
+    probe = fit_linear_probe(found.features, found.labels, len(classifier.classes), device=device)
     weight = probe.weight / probe.std
     with torch.no_grad():
         classifier.head.weight.copy_(weight)
