@@ -304,7 +304,7 @@ class HardwareSettings(Topic, Generic[Unset]):
 
     Args:
         accelerator: where to train: auto, cpu, gpu or mps.
-        devices: auto, or the number of devices per node.
+        devices: auto, or the number of devices per node, or the numbers of GPUs with commas: "1,3", or "1," for one.
         num_nodes: auto, or the number of machines; auto takes what torchrun or SLURM says.
         precision: auto takes bf16-mixed where the hardware supports it, 16-mixed on older GPUs, else 32-true.
         channels_last: whether images have the channels-last memory format. Chosen: true, which is faster on CPU and
