@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,33 +26,69 @@ from tiny import NETWORK, SETTINGS
 pytestmark = pytest.mark.slow  # other processes, which import torch
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-CHILD = """
-import json, sys
+SERVER = """
+import json, os, sys
 sys.modules["adco"] = None  # importing it, or a module of it, fails from now on
-import numpy, torch
-for number, (line, arrays) in enumerate(json.loads(sys.argv[1])):
-    images = numpy.load(f"{number}-images.npy")
-    names = {"images": images if arrays else torch.from_numpy(images)}
-    with torch.no_grad():
-        exec(line, names)
-    numpy.save(f"{number}-features.npy", numpy.asarray(names["features"]))
-assert not [name for name in sys.modules if name.startswith("adco.")]
+import numpy, timm, torch
+for name in json.loads(sys.argv[1]):
+    __import__(name)
+for request in sys.stdin:
+    child = os.fork()
+    if not child:
+        folder, work = json.loads(request)
+        os.chdir(folder)
+        for number, (line, arrays) in enumerate(work):
+            images = numpy.load(f"{number}-images.npy")
+            names = {"images": images if arrays else torch.from_numpy(images)}
+            with torch.no_grad():
+                exec(line, names)
+            numpy.save(f"{number}-features.npy", numpy.asarray(names["features"]))
+        assert not [name for name in sys.modules if name.startswith("adco.")]
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    print(status, flush=True)
 """
+Elsewhere = Callable[[list[tuple[str, NDArray[Any]]]], list[NDArray[Any]]]
 
 
-def in_another_process(lines: list[tuple[str, NDArray[Any]]], folder: Path) -> list[NDArray[Any]]:
-    """Return the features that each line gives of its images."""
-    for number, (_, images) in enumerate(lines):
-        np.save(folder / f"{number}-images.npy", images)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that starts others, which have imported what exports need but adco, and the file of what they say.
+
+    Not onnxruntime: its threads would be missing in the others.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere")
     source = Path(adco.__file__).parents[1]
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != source]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
-    work = json.dumps([(line, "onnxruntime" in line) for line, _ in lines])
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, work], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert child.returncode == 0, child.stderr
-    return [np.load(folder / f"{number}-features.npy") for number in range(len(lines))]
+    packages = [name for name in ("torchvision", "transformers") if find_spec(name)]
+    command = [sys.executable, "-c", SERVER, json.dumps(packages)]
+    pipe = subprocess.PIPE
+    with (
+        (folder / "said").open("w") as said,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=said, text=True
+        ) as process,
+    ):
+        yield process, folder / "said"
+
+
+@pytest.fixture
+def elsewhere(server: tuple[subprocess.Popen[str], Path], tmp_path: Path) -> Elsewhere:
+    """A function that returns the features that each line gives of its images, in another process, without adco."""
+    process, said = server
+
+    def features(lines: list[tuple[str, NDArray[Any]]]) -> list[NDArray[Any]]:
+        for number, (_, images) in enumerate(lines):
+            np.save(tmp_path / f"{number}-images.npy", images)
+        work = [(line, "onnxruntime" in line) for line, _ in lines]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps((str(tmp_path), work)), file=process.stdin, flush=True)
+        assert process.stdout.readline() == "0\n", said.read_text()
+        return [np.load(tmp_path / f"{number}-features.npy") for number in range(len(lines))]
+
+    return features
 
 
 def pixels(channels: int, size: int) -> NDArray[np.uint8]:
@@ -98,13 +135,13 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_features_are_the_same_in_every_format(name: str, tmp_path: Path) -> None:
+def test_features_are_the_same_in_every_format(name: str, tmp_path: Path, elsewhere: Elsewhere) -> None:
     info, formats = NETWORKS[name]
     formats = installed(*formats)
     weights = weights_of(info, tmp_path)
     images = normalised(pixels(len(info.mean), info.image_size))
     exports = [adco.export(weights=weights, to=to, out=tmp_path / f"model{format_of(to).SUFFIX}") for to in formats]
-    found = in_another_process([(export.line, images) for export in exports], tmp_path)
+    found = elsewhere([(export.line, images) for export in exports])
     backbone, _ = adco.load_backbone(weights)
     with torch.no_grad():
         expected = backbone(torch.from_numpy(images)).numpy()
@@ -121,7 +158,11 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_prints_the_line_for_a_run(
-    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    elsewhere: Elsewhere,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines = []
@@ -132,11 +173,11 @@ def test_the_command_prints_the_line_for_a_run(
     images = normalised(pixels(3, info.image_size))
     with torch.no_grad():
         expected = backbone(torch.from_numpy(images)).numpy()
-    for features in in_another_process([(line, images) for line in lines], tmp_path):
+    for features in elsewhere([(line, images) for line in lines]):
         np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_pixels_are_normalised_where_that_is_built_in(small_run: Path, tmp_path: Path) -> None:
+def test_pixels_are_normalised_where_that_is_built_in(small_run: Path, tmp_path: Path, elsewhere: Elsewhere) -> None:
     exports: list[Exported] = [adco.export(small_run, to="torch", normalize=True, out=tmp_path / "n.pt2")]
     if installed("onnx"):
         exports += [
@@ -145,14 +186,14 @@ def test_pixels_are_normalised_where_that_is_built_in(small_run: Path, tmp_path:
         ]
     backbone, info = adco.load_backbone(small_run / "backbone.safetensors")
     images = pixels(3, info.image_size)
-    found = in_another_process([(export.line, images) for export in exports], tmp_path)
+    found = elsewhere([(export.line, images) for export in exports])
     with torch.no_grad():
         expected = backbone(torch.from_numpy(normalised(images))).numpy()
     for features, tolerance in zip(found, (1e-5, 1e-5, 1e-2), strict=False):
         np.testing.assert_allclose(features, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def test_a_classifier_can_be_added_in_timm(small_run: Path, tmp_path: Path) -> None:
+def test_a_classifier_can_be_added_in_timm(small_run: Path, tmp_path: Path, elsewhere: Elsewhere) -> None:
     """Also with the CIFAR stem: the weights are loaded, except those of the new layer."""
     export = adco.export(small_run, to="timm", out=tmp_path / "folder")
     line = export.line.replace("pretrained=True)", "pretrained=True, num_classes=7)")
@@ -160,7 +201,7 @@ def test_a_classifier_can_be_added_in_timm(small_run: Path, tmp_path: Path) -> N
     line += "; features = model.forward_head(model.forward_features(images), pre_logits=True)"
     backbone, info = adco.load_backbone(small_run / "backbone.safetensors")
     images = normalised(pixels(3, info.image_size))
-    (features,) = in_another_process([(line, images)], tmp_path)
+    (features,) = elsewhere([(line, images)])
     with torch.no_grad():
         expected = backbone(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -176,7 +217,7 @@ CLASSIFIERS = {
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_fine_tuned_run_is_exported_with_its_classifier(name: str, tmp_path: Path) -> None:
+def test_a_fine_tuned_run_is_exported_with_its_classifier(name: str, tmp_path: Path, elsewhere: Elsewhere) -> None:
     info, formats = CLASSIFIERS[name]
     formats = installed(*formats)
     backbone, _ = adco.load_backbone(weights_of(info, tmp_path))
@@ -192,7 +233,7 @@ def test_a_fine_tuned_run_is_exported_with_its_classifier(name: str, tmp_path: P
     assert {export.classes for export in exports} == {classes}
     weight, bias = (parameter.detach().numpy() for parameter in head.parameters())
     expected = features @ weight.T + bias
-    found = in_another_process([(f"{export.line}; features = logits", images) for export in exports], tmp_path)
+    found = elsewhere([(f"{export.line}; features = logits", images) for export in exports])
     for to, logits in zip(formats, found, strict=True):
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=to)
     folders = [export.path / "config.json" for export in exports if export.path.is_dir()]
@@ -200,7 +241,7 @@ def test_a_fine_tuned_run_is_exported_with_its_classifier(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["resnet18", "test_convnext"])
-def test_weights_of_a_cifar_stem_are_never_loaded_into_another(name: str, tmp_path: Path) -> None:
+def test_weights_of_a_cifar_stem_are_never_loaded_into_another(name: str, tmp_path: Path, elsewhere: Elsewhere) -> None:
     weights = weights_of(BackboneInfo(name, 32, MEAN, STD), tmp_path)
     export = adco.export(weights=weights, to="timm", out=tmp_path / "folder")
     line = f"""
@@ -210,5 +251,5 @@ try:
 except RuntimeError as error:
     features = numpy.array(str(error))
 """
-    (error,) = in_another_process([(f"import numpy{line}", pixels(3, 32))], tmp_path)
+    (error,) = elsewhere([(f"import numpy{line}", pixels(3, 32))])
     assert str(error) == f"Unknown model ({name}_cifar_stem)"
