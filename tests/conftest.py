@@ -54,7 +54,7 @@ def quick_processes() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         context = SimpleNamespace(get_context=lambda _: program.forkserver())
-        patch.setattr("adco.training.rehearsal.multiprocessing", context)
+        patch.setattr("adco.training.own_process.multiprocessing", context)
         patch.setattr("adco.comparison.run.subprocess", SimpleNamespace(Popen=program.Started))
         yield
 

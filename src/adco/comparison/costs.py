@@ -18,7 +18,8 @@ from adco.data.sources.open import open_source
 from adco.data.sources.protocol import Source
 from adco.errors import InputError
 from adco.training.opening import open_training_images
-from adco.training.rehearsal import Cost, TrialTraining, in_a_process, measure, peak_since
+from adco.training.own_process import in_a_process
+from adco.training.rehearsal import Cost, TrialTraining, measure, peak_since
 
 SIZE, FILES = (500, 375), 256  # of the images that stand for those that are not here: ImageNet's median size in px
 BUDGET = 15.0  # approximate seconds to spend on the steps of a row

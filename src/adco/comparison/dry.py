@@ -9,7 +9,8 @@ from adco.comparison.plan import Plan
 from adco.config import defaults
 from adco.config.pretrain import Given
 from adco.data.sources.arrays import ArraySource
-from adco.training.rehearsal import TrialTraining, high_water, in_a_process, peak_since
+from adco.training.own_process import in_a_process
+from adco.training.rehearsal import TrialTraining, high_water, peak_since
 
 BATCH, HEIGHT, WIDTH = 8, 375, 500  # images per step, and their size in px: the median of ImageNet
 

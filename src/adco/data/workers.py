@@ -39,7 +39,7 @@ def start_worker(number: int) -> None:
     gc.freeze()
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 @contextmanager
@@ -59,11 +59,15 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent has ended, however that was.
+def end_with_parent() -> None:
+    """Let this process end when its parent has ended, however that was.
 
     PyTorch's own check takes the process that has forked this one for its parent, which a fork server is not.
     """
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -4,17 +4,13 @@ print(dry_run(settings))                  what would be done, and its cost
 settings = fit_epochs(settings, source)   `minutes` → `epochs`
 """
 
-import logging
 import math
-import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,12 +29,12 @@ from adco.training.build import check_fits_memory, make_method, make_views
 from adco.training.console import WARM_UP, duration, lines, rank_zero_info, summary
 from adco.training.online_knn import online_knn
 from adco.training.opening import log_and_open_training_images, log_images_and_warnings, open_training_images
+from adco.training.own_process import in_a_process
 from adco.words import counted
 
 STEPS = 8  # steps per call of `TrialTraining`, by default
 MEASURING = 30.0  # approximate limit in seconds for the steps that are measured before a run
 RESERVE = 0.05  # share of the time kept for saving, drawing, and steps slower than those measured
-Found = TypeVar("Found")
 
 
 class TrialTraining:
@@ -263,13 +259,6 @@ def peak_megabytes(settings: Given) -> float | None:
     The steps run in a subprocess. On a GPU its GPU memory is measured, otherwise its main memory.
     """
     return in_a_process(_peak, settings)
-
-
-def in_a_process(function: Callable[..., Found], *arguments: Any) -> Found:
-    """Call a function in a subprocess, in which log messages of level INFO and below are off."""
-    context = multiprocessing.get_context("spawn")  # processes of a multiprocessing Pool could not start loader workers
-    with ProcessPoolExecutor(1, context, initializer=logging.disable, initargs=(logging.INFO,)) as executor:
-        return executor.submit(function, *arguments).result()
 
 
 def _peak(settings: Given) -> float | None:
