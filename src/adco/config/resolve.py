@@ -137,8 +137,28 @@ def _optimization(settings: Given, run: RunLength, backbone: str) -> dict[str, A
 def _resolve_for_devices(settings: Given, source: Source) -> Given:
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("tensorboard true needs the package tensorboard: pip install tensorboard")
-    assert settings.batch_size is not None
     processes, nodes = processes_of(settings), placement(settings.devices, settings.num_nodes)[1]
+    share = images_per_forward(settings, processes)
+    devices = Devices(
+        processes=processes, images_per_forward=share, can_sync_batch_norm=can_sync_batch_norm(settings.accelerator)
+    )
+    settings = _unless_set(settings, {"workers": default_workers(source, processes // nodes)})
+    if settings.precision == "auto":
+        settings = replace(settings, precision=best_precision(settings.accelerator))
+    return replace(settings, **settings.choose_for_devices(devices))
+
+
+def images_per_forward(settings: Given, processes: int) -> int:
+    """Return the number of images in a forward pass on one device, of settings resolved for the images.
+
+    Args:
+        settings: with a batch size.
+        processes: that train together, one per device.
+
+    Raises:
+        InputError: if the images of a step cannot be divided equally among forward passes, or it is one image for each.
+    """
+    assert settings.batch_size is not None
     share, rest = divmod(settings.batch_size, processes * settings.accumulate)
     if rest:
         raise InputError(
@@ -150,13 +170,7 @@ def _resolve_for_devices(settings: Given, source: Source) -> Given:
             f"batch_size {settings.batch_size} leaves {counted(share, 'image')} for a forward pass on one device: "
             f"it must be at least {2 * processes * settings.accumulate}, because a forward pass compares two images"
         )
-    devices = Devices(
-        processes=processes, images_per_forward=share, can_sync_batch_norm=can_sync_batch_norm(settings.accelerator)
-    )
-    settings = _unless_set(settings, {"workers": default_workers(source, processes // nodes)})
-    if settings.precision == "auto":
-        settings = replace(settings, precision=best_precision(settings.accelerator))
-    return replace(settings, **settings.choose_for_devices(devices))
+    return share
 
 
 def processes_of(settings: HardwareSettings[Any]) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from adco.config.pretrain import Given, Resolved
-from adco.config.resolve import default_workers, processes_of, resolve, resolve_for_images
+from adco.config.resolve import default_workers, images_per_forward, processes_of, resolve, resolve_for_images
 from adco.config.topics import MOST
 from adco.data.batch import Batch
 from adco.data.loader import Loader, Order
@@ -134,14 +134,12 @@ def share_of(asked: Given, source: Source, processes: int) -> Resolved:
         InputError: if the images of a step cannot be divided among them.
     """
     chosen = resolve_for_images(asked, source)
-    assert chosen.batch_size is not None
-    if chosen.batch_size % processes:
-        raise InputError(f"batch_size {chosen.batch_size} cannot be divided among {processes} devices")
+    batch_size = images_per_forward(chosen, processes) * chosen.accumulate
     workers = chosen.workers
     if workers is None:  # the processes of a machine share its cores
         nodes = placement(asked.devices, asked.num_nodes)[1]
         workers = default_workers(source, processes_of(asked) // nodes)
-    share = replace(chosen, devices=1, num_nodes=1, batch_size=chosen.batch_size // processes, workers=workers)
+    share = replace(chosen, devices=1, num_nodes=1, batch_size=batch_size, workers=workers)
     return resolve(share.for_one_device(processes), source)
 
 
