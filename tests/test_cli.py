@@ -253,6 +253,12 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert (done.stdout.strip(), done.stderr) == ("141", "")
 
 
+def test_a_closed_output_is_no_error() -> None:
+    command = f"{sys.executable} -m adco --version >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_version_is_that_of_the_package() -> None:
     done = subprocess.run([sys.executable, "-m", "adco", "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"adco {version('adco')}\n")

@@ -80,7 +80,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     try:
         code = run(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout:  # None if it was closed before the start, as by `>&-`
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe, as in `adco recipes | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + 13  # SIGPIPE, as a shell reports it
