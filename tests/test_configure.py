@@ -243,6 +243,7 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         ("momentum: 0.9\nema_decay: 0.99", "momentum is the old name of ema_decay, and both are given"),
         ("method: simclr\nmomentum: 0.9", "unknown setting momentum"),
         ("command: finetune\nepochs: 3", "recipe .*recipe.yaml is for adco finetune, not for adco pretrain"),
+        ("head: random", "recipe .*recipe.yaml is for adco finetune, not for adco pretrain"),
         ("rows: {a: {}}", "recipe .*recipe.yaml is for adco compare, not for adco pretrain"),
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],

@@ -242,7 +242,8 @@ def recipe_for(command: str, recipe: str | Path) -> dict[str, Any]:
         InputError: as `read_recipe`, or if the recipe is that of another command.
     """
     values = read_recipe(recipe)
-    by_name = {"rows": "compare", "method": "pretrain"}  # settings that only the recipes of one command have
+    # Settings that only the recipes of one command have.
+    by_name = {"rows": "compare", "method": "pretrain", "label_share": "finetune", "head": "finetune"}
     made_for = values.get("command") or next((by_name[name] for name in values if name in by_name), command)
     if made_for != command:
         raise InputError(f"recipe {recipe} is for adco {made_for}, not for adco {command}")
