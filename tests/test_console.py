@@ -46,7 +46,16 @@ def train(left: TimeLeft, run: Any, clock: SimpleNamespace, steps: int, *, step:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3500, "58 min"), (12_000, "3 h 20 min"), (190_000, "2 d 4 h")],
+    [
+        (0, "0 s"),
+        (0.4, "0.4 s"),
+        (9.6, "10 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (3500, "58 min"),
+        (12_000, "3 h 20 min"),
+        (190_000, "2 d 4 h"),
+    ],
 )
 def test_a_duration_is_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words

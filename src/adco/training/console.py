@@ -34,7 +34,9 @@ def rank_zero_info(words: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds with about two digits: 40 s, 12 min, 3 h 20 min, 2 d 5 h."""
+    """Format seconds with about two digits: 0.4 s, 40 s, 12 min, 3 h 20 min, 2 d 5 h."""
+    if seconds < 9.5:
+        return f"{seconds:.2g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -60,15 +62,20 @@ def summary(settings: Resolved, source: Source, method: Method, device: torch.de
     classes = counted(len(source.classes), "class", "classes")
     labels = "no labels" if source.labels is None else f"{classes} (labels are used for kNN only)"
     size = sum(weights.numel() for weights in method.encoder.backbone.parameters()) / 1e6
-    share = f"{processes} processes on {device.type}" if processes > 1 else device.type
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
+    share = f"{processes} processes on " if processes > 1 else ""
     return {
         "images": f"{len(source)} in {source.name}, {labels}",
         "steps": f"{steps} per epoch, {steps * settings.epochs} in {counted(settings.epochs, 'epoch')}",
         "method": f"{settings.method}, {settings.batch_size} images of {settings.image_size} px per step",
         "backbone": f"{settings.backbone}, {size:.2f} M parameters",
-        "device": f"{share} ({kind}), precision {settings.precision}",
+        "device": f"{share}{device_words(device)}, precision {settings.precision}",
     }
+
+
+def device_words(device: torch.device) -> str:
+    """Return the kind of a device, and its name or the number of its threads: cuda (NVIDIA H100), cpu (2 threads)."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
+    return f"{device.type} ({kind})"
 
 
 def lines(facts: Mapping[str, str]) -> str:
