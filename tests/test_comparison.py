@@ -472,7 +472,8 @@ def test_results_of_earlier_versions_count_as_done(done: Path, tmp_path: Path) -
         ({"claims": [{False: ["AdCo"]}]}, "unknown setting False"),  # what YAML reads for `off`
         ({"shared": {"data": "digits", 3: 4}}, "shared in .* must be a mapping of settings"),
         ({"shared": 5, "rows": {"shared": {}}}, "shared in .* must be a mapping of settings"),
-        ({"images": "many"}, "images many must be a whole number, 1 or above"),
+        ({"images": "many"}, r"images many must be a whole number, at least 1 and at most 1e\+09"),
+        ({"images": 10**12}, r"images 1000000000000 must be a whole number, at least 1 and at most 1e\+09"),
         ({"seeds": [True]}, r"seeds \[True\] must be a list of whole numbers"),
         (
             {"evaluate_on": ["a/"]},

@@ -26,8 +26,9 @@ from typing import Any
 from adco.comparison.claims import Claim, read_claims
 from adco.config.load import Parser, build, pretrain_settings, read_recipe
 from adco.config.pretrain import Given, to_dict
+from adco.config.topics import MOST
 from adco.config.versions import current_evaluation
-from adco.errors import InputError
+from adco.errors import AdcoError, InputError
 from adco.evaluation.evaluation import Evaluation
 from adco.evaluation.registry import evaluation_of
 
@@ -100,8 +101,8 @@ def read_plan(recipe: str | Path) -> Plan:
     if relative_to not in names:
         raise InputError(f"relative_to {relative_to} must be one of the rows: {', '.join(names)}")
     images = values.get("images")
-    if images is not None and (type(images) is not int or images < 1):
-        raise InputError(f"images {images} must be a whole number, 1 or above")
+    if images is not None and (type(images) is not int or not 1 <= images <= MOST):
+        raise InputError(f"images {images} must be a whole number, at least 1 and at most {MOST:g}")
     plan = Plan(
         rows,
         _evaluations(values.get("evaluations", {"knn": {}, current_evaluation("linear", protocol): {}})),
@@ -181,11 +182,11 @@ def first_difference(settings: Given, existing: Mapping[str, Any], resolved: Map
 
 @contextmanager
 def error_prefix(part: str) -> Iterator[None]:
-    """Prefix the messages of InputErrors with the part of the recipe they are about, such as "row AdCo"."""
+    """Prefix the messages of errors with the part of the recipe they are about, such as "row AdCo"."""
     try:
         yield
-    except InputError as error:
-        raise InputError(f"{part}: {error}") from error
+    except AdcoError as error:
+        raise type(error)(f"{part}: {error}") from error
 
 
 def _row(name: str, shared: Mapping[str, Any], given: Mapping[str, Any], seeds: list[int]) -> Row:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adco.config.checks import require
-from adco.config.topics import LARGEST, Stem
+from adco.config.topics import LARGEST, MOST, Stem
 from adco.errors import InputError
 
 FEWEST_IMAGES = 10  # of a report
@@ -266,8 +266,8 @@ class CostSettings:
     """What to estimate the cost of.
 
     Args:
-        devices: number of devices that train together, each like the one of this machine, which trains the share of
-            one; by default those that the recipe asks for.
+        devices: number of devices that train together, on all machines; one like them must be here, on which one
+            device's share is measured. By default those that the recipe asks for.
         images: number of training images, if they are not on this machine; by default as the recipe says.
     """
 
@@ -277,7 +277,7 @@ class CostSettings:
     def check(self) -> None:
         """Raise an InputError that names the first impossible setting, its value, and what is allowed."""
         require(self, "devices", at_least=1)
-        require(self, "images", at_least=2)
+        require(self, "images", at_least=2, at_most=MOST)
 
 
 @dataclass(frozen=True, kw_only=True)
