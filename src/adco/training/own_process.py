@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 from adco.data.workers import STOPPING, WorkerLost, end_with_parent, signals_held
 
 LESS_MEMORY = "raise accumulate or the number of devices, or lower batch_size, image_size or workers"
-# Seconds in which a subprocess clears up before it is killed: code that is being imported may catch what ends it.
-PATIENCE = 15.0
+PATIENCE = 15.0  # seconds in which a subprocess clears up before it is killed
 Found = TypeVar("Found")
 
 
@@ -53,7 +52,9 @@ def _start() -> None:
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
     for number in STOPPING:
-        signal.signal(number, _leave if number == signal.SIGTERM else signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
+    # Until `_call`, there is nothing to clear up, and the modules that are imported may catch a SystemExit.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # `signals_held` had blocked them
     end_with_parent()
@@ -61,6 +62,7 @@ def _start() -> None:
 
 def _call(function: Callable[..., Found], *arguments: Any) -> Found:
     """Call the function, and end the loader workers that an error has left: leaving the process would wait for them."""
+    signal.signal(signal.SIGTERM, _leave)
     try:
         return function(*arguments)
     except BaseException as error:
