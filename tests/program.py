@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,6 +80,7 @@ def forkserver() -> ForkServerContext:
     """Processes that start in a moment, because they have everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["preloaded"])
+    ensure_running()  # here, because its processes inherit the signals that are blocked when it starts
     return context
 
 
