@@ -64,7 +64,7 @@ def start(tmp_path: Path) -> Callable[..., list[BaseProcess]]:
 
 
 def assert_same(path: Path, other: Path, atol: float = 0) -> None:
-    """The same backbone, weights and optimizer in the checkpoint, numbers of the adversaries, and images near them."""
+    """The same backbone, checkpoint, numbers of the adversaries, losses, and images near the adversaries."""
     found, expected = (everything(RunDirectory(run)) for run in (path, other))
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
@@ -79,6 +79,7 @@ def everything(run: RunDirectory) -> list[Any]:
         checkpoint["state_dict"],
         checkpoint["optimizer_states"],
         [[record[name] for name in numbers] for record in run.records() if numbers[0] in record],
+        [value for record in run.records() for name, value in record.items() if name.startswith("loss")],
         [moment.nearest for moment in read_nearest(run.adversaries)],
     ]
 

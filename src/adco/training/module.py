@@ -136,8 +136,9 @@ def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 def losses_of(outputs: Any) -> dict[str, float]:
-    """Return a training step's losses as numbers."""
-    return {name: float(loss.detach()) for name, loss in outputs["losses"].items()}
+    """Return a step's losses as numbers, averaged over ranks, which all call this."""
+    parts = gather_objects({name: float(loss.detach()) for name, loss in outputs["losses"].items()})
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
 
 def require_finite(step: int, losses: dict[str, float], module: L.LightningModule) -> None:
