@@ -3,10 +3,10 @@
     python benchmarks/worth.py          do all runs that have no result yet
     python benchmarks/worth.py table    print the table in Markdown, and draw results/worth.png
 
-All runs are the package's AdCo with the defaults of a short run and the network of the table. Trained adversaries are
-compared with fixed ones, which have a learning rate of 0 and stay as the warm start made them. One setting at a time
-differs from `BASE`. The images are 5 000 of CIFAR-10; linear and kNN top-1 come from training images, by
-cross-validation (`search.folds`).
+All runs have the defaults of a short run and the network of the table. AdCo's trained adversaries are compared with
+fixed ones, which have a learning rate of 0 and stay as the warm start made them, and with SimCLR, whose only negatives
+are the other images of the batch. One setting at a time differs from `BASE`. The images are 5 000 of CIFAR-10; linear
+and kNN top-1 come from training images, by cross-validation (`search.folds`).
 
 For the number of classes, the images are emoji by two artists: how many percent of the nearest images by the other
 artist show the same category, subcategory or emoji. Training uses no label, so these three share their runs.
@@ -40,7 +40,8 @@ AXES = {
     "epochs": "length in epochs of 5 000 images",
 }
 CLASSES = "number of classes, emoji"
-ARMS: dict[str, dict[str, Any]] = {"trained": {}, "fixed": {"adversary_learning_rate": 0.0}}
+TRAINED, FIXED, SIMCLR = "trained", "fixed", "SimCLR"
+ARMS: dict[str, dict[str, Any]] = {TRAINED: {}, FIXED: {"adversary_learning_rate": 0.0}, SIMCLR: {"method": "simclr"}}
 NETWORK: dict[str, Any] = {
     "backbone_args": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]},
     "image_size": 16,
@@ -52,7 +53,7 @@ Line = dict[str, Any]
 
 
 class Job(NamedTuple):
-    """A run: its images and settings that vary, trained or fixed, and its seed."""
+    """A run: its images and settings that vary, its arm, and its seed."""
 
     source: str
     batch_size: int
@@ -62,36 +63,38 @@ class Job(NamedTuple):
     seed: int
 
 
-class Gain(NamedTuple):
-    """Trained minus fixed in points: the mean over seeds, half its 95 % interval, and the mean of fixed."""
+class Difference(NamedTuple):
+    """Of two arms in points: the mean over seeds, half its 95 % interval, and the mean of the second."""
 
     mean: float
     half: float
-    fixed: float
+    second: float
     seeds: int
 
 
-Gains = dict[str, dict[str, dict[int, Gain]]]  # by axis, figure and value
+Differences = dict[tuple[str, str, str], dict[int, Difference]]  # by axis, figure and second arm, and by value
 
 
 def jobs() -> Iterator[Job]:
-    """Yield all runs: each point with the first seed, then with the next."""
+    """Yield all runs: each point with the first seed, then with the next. SimCLR, which has no adversaries, is last."""
     points = [MANY_CLASSES, *(BASE | {name: value} for name, values in VARIED.items() for value in values)]
-    for seed in SEEDS:
-        for number, point in enumerate(points):
-            if point not in points[:number]:
-                yield from (Job(**point, arm=arm, seed=seed) for arm in ARMS)
+    points = [point for number, point in enumerate(points) if point not in points[:number]]
+    pairs = [(seed, point, arm) for seed in SEEDS for point in points for arm in (TRAINED, FIXED)]
+    same_bank = [point for point in points if point["adversaries"] == BASE["adversaries"]]
+    others = [(seed, point, SIMCLR) for seed in SEEDS for point in same_bank]
+    for seed, point, arm in pairs + others:
+        yield Job(**point, arm=arm, seed=seed)
 
 
 def run(job: Job) -> Line:
     """Train and evaluate one run; return its line of results."""
     data = data_of(job.source)
-    settings: dict[str, Any] = {name: getattr(job, name) for name in BASE if name != "source"}
+    settings: dict[str, Any] = {"batch_size": job.batch_size, "epochs": job.epochs, **ARMS[job.arm]}
+    if job.arm != SIMCLR:
+        settings["adversaries"] = job.adversaries
     with tempfile.TemporaryDirectory() as aside:
         out = Path(aside) / "run"
-        adco.pretrain(
-            data=data, out=out, seed=job.seed, knn_images=0, workers=0, **NETWORK, **settings, **ARMS[job.arm]
-        )
+        adco.pretrain(data=data, out=out, seed=job.seed, knn_images=0, workers=0, **NETWORK, **settings)
         if job.source == MANY_CLASSES["source"]:
             return {**job._asdict(), "nearest": nearest_by_the_other(out, data)}
         return {**job._asdict(), **folds(out / "backbone.safetensors", data)}
@@ -112,8 +115,11 @@ def nearest_by_the_other(run: Path, data: str) -> dict[str, float]:
     return shares
 
 
-def gain(lines: list[Line], point: Line, *figure: str) -> Gain | None:
-    """Return the gain in a figure at a point, paired by seed; None if fewer than two seeds have both runs."""
+def difference(lines: list[Line], point: Line, second: str, *figure: str) -> Difference | None:
+    """Return the difference of the trained to a second arm in a figure at a point, paired by seed.
+
+    None if fewer than two seeds have both runs.
+    """
     found = dict[tuple[int, str], float]()
     for line in lines:
         if all(line[name] == value for name, value in point.items()):
@@ -121,70 +127,74 @@ def gain(lines: list[Line], point: Line, *figure: str) -> Gain | None:
             for name in figure:
                 value = value[name]
             found[line["seed"], line["arm"]] = value
-    seeds = [seed for seed in SEEDS if {(seed, arm) for arm in ARMS} <= found.keys()]
+    seeds = [seed for seed in SEEDS if {(seed, TRAINED), (seed, second)} <= found.keys()]
     if len(seeds) < 2:
         return None
-    gains = [found[seed, "trained"] - found[seed, "fixed"] for seed in seeds]
-    half = t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
-    fixed = statistics.fmean(found[seed, "fixed"] for seed in seeds)
-    return Gain(statistics.fmean(gains), float(half), fixed, len(gains))
+    pairs = [found[seed, TRAINED] - found[seed, second] for seed in seeds]
+    half = t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
+    mean = statistics.fmean(found[seed, second] for seed in seeds)
+    return Difference(statistics.fmean(pairs), float(half), mean, len(pairs))
 
 
-def gains(lines: list[Line]) -> Gains:
-    """Return all gains there are, by axis, figure and value."""
-    found: dict[str, dict[str, dict[int, Gain | None]]] = {
-        AXES[name]: {
-            figure: {value: gain(lines, BASE | {name: value}, figure) for value in values}
-            for figure in ("linear", "knn")
+def differences(lines: list[Line]) -> Differences:
+    """Return all differences there are."""
+    counts = sorted({int(count) for line in lines for count in line.get("nearest", {})})
+    found = dict[tuple[str, str, str], dict[int, Difference | None]]()
+    for second in (FIXED, SIMCLR):
+        for name, values in VARIED.items():
+            if (second, name) == (SIMCLR, "adversaries"):
+                continue
+            for figure in ("linear", "knn"):
+                found[AXES[name], figure, second] = {
+                    value: difference(lines, BASE | {name: value}, second, figure) for value in values
+                }
+        found[CLASSES, "nearest", second] = {
+            count: difference(lines, MANY_CLASSES, second, "nearest", str(count)) for count in counts
         }
-        for name, values in VARIED.items()
-    }
-    counts = {count for line in lines for count in line.get("nearest", {})}
-    found[CLASSES] = {
-        "nearest": {int(count): gain(lines, MANY_CLASSES, "nearest", count) for count in sorted(counts, key=int)}
-    }
-    return {
-        axis: {name: {value: each for value, each in of.items() if each} for name, of in figures.items()}
-        for axis, figures in found.items()
-    }
+    return {key: {value: each for value, each in of.items() if each} for key, of in found.items()}
 
 
-def table(found: Gains) -> str:
-    """Return the table in Markdown: at each point, fixed adversaries and what training them gains in points."""
-    rows = ["| | | figure | seeds | fixed | trained − fixed |", "|---|---|---|---|---|---|"]
-    for axis, figures in found.items():
-        for name, of in figures.items():
-            for value, each in of.items():
-                trained = f"{each.mean:+.1f} ± {each.half:.1f}"
-                rows.append(f"| {axis} | {value} | {name} | {each.seeds} | {each.fixed:.1f} | {trained} |")
+def table(found: Differences) -> str:
+    """Return the table in Markdown."""
+    rows = ["| | | figure | seeds | trained minus | its mean | difference |", "|---|---|---|---|---|---|---|"]
+    for (axis, figure, second), of in found.items():
+        for value, each in of.items():
+            points = f"{each.mean:+.1f} ± {each.half:.1f}"
+            rows.append(f"| {axis} | {value} | {figure} | {each.seeds} | {second} | {each.second:.1f} | {points} |")
     return "\n".join(rows)
 
 
-def draw(found: Gains) -> None:
-    """Draw the gain along each axis, with 95 % intervals."""
+def draw(found: Differences) -> None:
+    """Draw the differences along each axis, with 95 % intervals."""
     from matplotlib.figure import Figure
 
     colours = {"linear": "#0b6e99", "knn": "#d1495b", "nearest": "#d1495b"}
-    figure = Figure(figsize=(12, 3.2), layout="constrained", dpi=110)
-    for axes, (title, figures) in zip(figure.subplots(1, len(found), sharey=True), found.items(), strict=True):
-        for name, of in figures.items():
-            means, halves = ([each.mean for each in of.values()], [each.half for each in of.values()])
-            axes.errorbar([*of], means, halves, color=colours[name], marker="o", markersize=4, capsize=3, label=name)
-        values = sorted({value for of in figures.values() for value in of})
-        axes.axhline(0, color="0.6", linewidth=1)
+    titles = list(dict.fromkeys(axis for axis, *_ in found))
+    figure = Figure(figsize=(12, 6), layout="constrained", dpi=110)
+    grid = figure.subplots(2, len(titles), sharex="col", sharey="row")
+    for (title, name, second), of in found.items():
+        axes = grid[(FIXED, SIMCLR).index(second), titles.index(title)]
+        means, halves = ([each.mean for each in of.values()], [each.half for each in of.values()])
+        axes.errorbar([*of], means, halves, color=colours[name], marker="o", markersize=4, capsize=3, label=name)
+    for row, second in zip(grid, (FIXED, SIMCLR), strict=True):
+        row[0].set_ylabel(f"trained − {second}, points")
+        for axes in row:
+            axes.axhline(0, color="0.6", linewidth=1)
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes, title in zip(grid[1], titles, strict=True):
+        values = sorted({value for (axis, *_), of in found.items() if axis == title for value in of})
         axes.set_xscale("log")
         axes.set_xticks(values, [str(value) for value in values])
         axes.minorticks_off()
         axes.set_xlabel(title)
-        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[0]:
         axes.legend(frameon=False)
-    figure.axes[0].set_ylabel("trained − fixed, points")
     figure.savefig(PICTURE)
 
 
 def main() -> None:
     if sys.argv[1:] == ["table"]:
-        found = gains(read_lines(LINES))
+        found = differences(read_lines(LINES))
         print(table(found))
         draw(found)
         return
