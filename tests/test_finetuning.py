@@ -489,6 +489,7 @@ WRONG: list[tuple[list[str], str]] = [
         ["--device", "cpu:0", "--devices", "2"],
         "device cpu:0 is one device for 2 processes: leave --device out, or give",
     ),
+    (["--image_size", "4", "--precision", "bf16-mixed"], "image_size 4 px: the network reduces them to one pixel"),
     (["--out", "start"], "out 'start' is not empty"),
     (["--optimizer", "adam"], "optimizer adam must be one of sgd, muon, adamw, lars"),
     (["--recipe", "start/config.yaml"], "recipe start/config.yaml is for adco pretrain, not for adco finetune"),

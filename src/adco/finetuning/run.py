@@ -34,7 +34,7 @@ from adco.finetuning.saving import EpochCheckpoints, StopBetweenEpochs
 from adco.finetuning.settings import Given
 from adco.finetuning.trainer import accelerator_of, checked_processes, make_trainer
 from adco.launcher import forget_launch, is_first_rank
-from adco.models.backbone import build_backbone, feature_width
+from adco.models.backbone import build_backbone, feature_width, width_for_training
 from adco.models.classifier import Classifier
 from adco.models.pretrained import load_weights
 from adco.quiet import quiet_lightning
@@ -67,12 +67,15 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
     refuse_to_start_over()
     with same_in_all_processes():
         given.check()
-    evaluation_device(given.device)
+    device = evaluation_device(given.device).split(":")[0]
     start = _start(start, given)
     subject = open_subject(given, start, open_labelled)
     train, test = subject.sources
     parts = divide(train, test, given)
     settings = resolve(given, subject, start, parts)
+    width_for_training(  # only a check
+        subject.backbone, subject.info, subject.image_size, "image_size", settings.precision, device
+    )
     info = replace(subject.info, image_size=subject.image_size, stem=settings.stem)
     with together(checked_processes(settings), accelerator_of(settings)) as group:
         config = to_config(settings, info, _white_level(subject.run))

@@ -19,7 +19,7 @@ from adco.config.topics import Stem
 from adco.errors import InputError
 from adco.files import write_bytes
 from adco.models.reading import read_safetensors
-from adco.models.sizes import UNSUITABLE, has_fixed_size, nearest_sizes, size_arguments
+from adco.models.sizes import UNSUITABLE, has_fixed_size, inputs_of_strides, nearest_sizes, size_arguments
 from adco.models.stem import use_cifar_stem
 from adco.untrusted import reading
 
@@ -126,6 +126,32 @@ def feature_width(backbone: nn.Module, info: BackboneInfo, image_size: int, sett
             "--backbone"
         )
     return int(features.shape[1])
+
+
+def width_for_training(
+    backbone: nn.Module, info: BackboneInfo, image_size: int, setting: str, precision: str, device: str
+) -> int:
+    """Return the feature width, after a check that gradients will be right.
+
+    In bf16 on a CPU, oneDNN (torch 2.14) leaves a part of the gradient of a convolution with a stride uninitialised if
+    its input has one pixel.
+
+    Args:
+        backbone, info, image_size, setting: as for `feature_width`.
+        precision: of the training.
+        device: kind of the device that trains, such as cpu.
+
+    Raises:
+        InputError: as `feature_width`, or if gradients would be wrong.
+    """
+    with inputs_of_strides(backbone) as inputs:
+        width = feature_width(backbone, info, image_size, setting)
+    if precision.startswith("bf16") and device == "cpu" and (1, 1) in inputs:
+        raise InputError(
+            f"{setting} {image_size} px: the network reduces them to one pixel before its last stride, for which "
+            "gradients in bf16 on a CPU are wrong: take larger ones, or --precision 32-true"
+        )
+    return width
 
 
 def _unsuitable(info: BackboneInfo, image_size: int, setting: str, error: Exception) -> str:

@@ -12,12 +12,11 @@ from adco.devices import training_device
 from adco.errors import InputError
 from adco.memory import gigabytes, total_memory
 from adco.methods.method import Method, MethodArguments
-from adco.models.backbone import BackboneInfo, build_backbone, feature_width
+from adco.models.backbone import BackboneInfo, build_backbone, width_for_training
 from adco.models.continuing import copy_method, settings_of_tensor
 from adco.models.freezing import fix_patches, freeze
 from adco.models.pretrained import Loaded, copy_weights, method_file, read_weights
 from adco.models.reading import read_tensors
-from adco.models.sizes import inputs_of_strides
 from adco.optim.players import Schedule
 
 
@@ -63,26 +62,17 @@ def backbone_info(settings: Resolved) -> BackboneInfo:
 def width_at_all_sizes(backbone: nn.Module, settings: Resolved) -> int:
     """Return the width of the features, after a check that the backbone takes images of every size of the run.
 
-    Raises InputError with the setting of a size that it does not take, and the nearest sizes that it takes; or if
-    torch's gradients are wrong for it: in bf16 on a CPU, oneDNN (torch 2.14) leaves a part of the gradient of a
-    convolution with a stride uninitialised if its input has one pixel.
+    Raises InputError as `width_for_training`.
     """
-    info = backbone_info(settings)
+    info, device = backbone_info(settings), training_device(settings.accelerator).type
     sizes = {
         settings.test_image_size: "test_image_size",
         **{size: "small_crops" for size, *_ in settings.further_crops},
     }
     sizes[settings.image_size] = "image_size"  # the name to give if several settings have the same size
-    widths = []
-    bf16_on_cpu = settings.precision.startswith("bf16") and training_device(settings.accelerator).type == "cpu"
-    for size, setting in sizes.items():
-        with inputs_of_strides(backbone) as inputs:
-            widths.append(feature_width(backbone, info, size, setting))
-        if bf16_on_cpu and (1, 1) in inputs:
-            raise InputError(
-                f"{setting} {size} px: the network reduces them to one pixel before its last stride, for which "
-                "gradients in bf16 on a CPU are wrong: take larger ones, or --precision 32-true"
-            )
+    widths = [
+        width_for_training(backbone, info, size, setting, settings.precision, device) for size, setting in sizes.items()
+    ]
     return widths[0]
 
 
