@@ -4,8 +4,11 @@ import math
 import time
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from safetensors.torch import load_file
 
 import adco
@@ -14,6 +17,7 @@ from adco.config.load import pretrain_settings
 from adco.data.sources.open import open_source
 from adco.runs.directory import RunDirectory
 from adco.training import rehearsal
+from adco.training.module import autocast
 from adco.training.rehearsal import Cost, TrialTraining, dry_run, fit_epochs
 
 TINY = {**tiny.SETTINGS, "data": "few", "adversaries": 64, "batch_size": 32, "knn_images": 60}
@@ -117,3 +121,13 @@ def test_a_dry_run_says_everything_and_leaves_nothing(tmp_path: Path, monkeypatc
     assert facts["time"].startswith("about ")
     assert facts["memory"].endswith(("GB of cpu at the peak", "unknown"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_steps_are_measured_in_the_trainers_autocast(precision: Literal["bf16-mixed", "16-mixed"]) -> None:
+    ours, theirs = autocast(torch.device("cpu"), precision), MixedPrecision(precision, "cpu").autocast_context_manager()
+    states = []
+    for context in (ours, theirs):
+        with context:
+            states.append((torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled()))
+    assert states[0] == states[1]

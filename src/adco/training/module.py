@@ -121,7 +121,7 @@ def set_progress(loops: dict[str, Any], epochs: int, steps: int, per_epoch: int,
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which Lightning's Trainer runs a step of this precision."""
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    return torch.autocast(device.type, half, enabled=half is not None)
+    return torch.autocast(device.type, half, enabled=half is not None, cache_enabled=False)
 
 
 def method_of(module: L.LightningModule) -> Method:
