@@ -31,7 +31,6 @@ ADVICE: dict[str, tuple[tuple[str, Try], ...]] = {
     "not learning": (("projector_norm", _to(True)), ("optimizer", _to("muon")), ("epochs", _times(2))),
     "adversaries asleep": (("adversary_temperature", _times(5, most=0.2)), ("adversary_learning_rate", _times(10))),
     "adversaries identical": (("adversary_learning_rate", _times(1 / 10)),),
-    "adversaries fixed": (("adversary_learning_rate", _to(3.0)),),
 }
 
 
