@@ -58,6 +58,7 @@ RESULTS = (
     Result("verdicts.json", "verdicts.py", ("src/adco/health",)),
     Result("views.json", "views.py", VIEWS),
     Result("vision_transformers.jsonl", "vision_transformers.py", RUN),
+    Result("worth.jsonl", "worth.py", RUN),
 )
 
 

@@ -1,4 +1,4 @@
-"""Where is it worth training the negatives? For other batches, banks, lengths and numbers of classes.
+"""Where is it worth training the negatives? For other batches, banks, lengths, learning rates and numbers of classes.
 
     python benchmarks/worth.py          do all runs that have no result yet
     python benchmarks/worth.py table    print the table in Markdown, and draw results/worth.png
@@ -9,7 +9,8 @@ are the other images of the batch. One setting at a time differs from `BASE`. Th
 and kNN top-1 come from training images, by cross-validation (`search.folds`).
 
 For the number of classes, the images are emoji by two artists: how many percent of the nearest images by the other
-artist show the same category, subcategory or emoji. Training uses no label, so these three share their runs.
+artist show the same category, subcategory or emoji. Training uses no label, so these three share their runs. Learning
+rates of the adversaries are compared by the last of the three, too.
 
 Results are appended to results/worth.jsonl, one line per run.
 """
@@ -18,6 +19,8 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,21 +28,31 @@ import numpy as np
 from scipy.stats import t
 
 import adco
+from adco.config import defaults
 from folders import data_of
 from measure import RESULTS, read_lines, run_all
 from search import folds
 
 LINES, PICTURE = RESULTS / "worth.jsonl", RESULTS / "worth.png"
-SEEDS = (0, 1, 2)
-BASE: dict[str, Any] = {"source": "cifar10-5000", "batch_size": 128, "adversaries": 1024, "epochs": 20}
+SEEDS, MORE_SEEDS = (0, 1, 2), (3, 4, 5, 6, 7, 8, 9)
+BASE: dict[str, Any] = {"source": "cifar10-5000", "batch_size": 128, "adversaries": 1024, "epochs": 20, "rate": 1.0}
 MANY_CLASSES = BASE | {"source": "emoji"}
-VARIED = {"batch_size": (16, 32, 128, 512), "adversaries": (128, 1024, 8192), "epochs": (5, 20, 80)}
+BEST = MANY_CLASSES | {"rate": 0.1}  # the largest gain of three seeds: others tell whether it is one
+VARIED: dict[str, tuple[float, ...]] = {
+    "batch_size": (16, 32, 128, 512),
+    "adversaries": (128, 1024, 8192),
+    "epochs": (5, 20, 80),
+    "rate": (0.03, 0.1, 0.3, 1.0),
+}
+OF_ADVERSARIES = ("adversaries", "rate")  # settings that SimCLR does not have
 AXES = {
     "batch_size": "batch size: in-batch negatives",
     "adversaries": "K, number of adversaries",
     "epochs": "length in epochs of 5 000 images",
+    "rate": "adversary_learning_rate, times the default",
 }
-CLASSES = "number of classes, emoji"
+CLASSES, AGAIN = "number of classes, emoji", f"the same at {BEST['rate']} of the default rate, other seeds"
+MEAN = "mean of all points of CIFAR-10 with the default rate"
 TRAINED, FIXED, SIMCLR = "trained", "fixed", "SimCLR"
 ARMS: dict[str, dict[str, Any]] = {TRAINED: {}, FIXED: {"adversary_learning_rate": 0.0}, SIMCLR: {"method": "simclr"}}
 NETWORK: dict[str, Any] = {
@@ -59,6 +72,7 @@ class Job(NamedTuple):
     batch_size: int
     adversaries: int
     epochs: int
+    rate: float  # of trained adversaries, times the default
     arm: str
     seed: int
 
@@ -72,18 +86,32 @@ class Difference(NamedTuple):
     seeds: int
 
 
-Differences = dict[tuple[str, str, str], dict[int, Difference]]  # by axis, figure and second arm, and by value
+Differences = dict[tuple[str, str, str], dict[float, Difference]]  # by axis, figure and second arm, and by value
+
+
+def points() -> list[Line]:
+    """Return all points: one setting varies on CIFAR-10, and the learning rate on emoji, too."""
+    all_of_them = [
+        *(BASE | {name: value} for name, values in VARIED.items() for value in values),
+        *(MANY_CLASSES | {"rate": value} for value in VARIED["rate"]),
+    ]
+    return [point for number, point in enumerate(all_of_them) if point not in all_of_them[:number]]
 
 
 def jobs() -> Iterator[Job]:
     """Yield all runs: each point with the first seed, then with the next. SimCLR, which has no adversaries, is last."""
-    points = [MANY_CLASSES, *(BASE | {name: value} for name, values in VARIED.items() for value in values)]
-    points = [point for number, point in enumerate(points) if point not in points[:number]]
-    pairs = [(seed, point, arm) for seed in SEEDS for point in points for arm in (TRAINED, FIXED)]
-    same_bank = [point for point in points if point["adversaries"] == BASE["adversaries"]]
-    others = [(seed, point, SIMCLR) for seed in SEEDS for point in same_bank]
-    for seed, point, arm in pairs + others:
-        yield Job(**point, arm=arm, seed=seed)
+    for seed in MORE_SEEDS:
+        yield from (Job(**seen_by(arm, BEST), arm=arm, seed=seed) for arm in (TRAINED, FIXED))
+    for arms in ((TRAINED, FIXED), (SIMCLR,)):
+        for seed in SEEDS:
+            for point in points():
+                yield from (Job(**point, arm=arm, seed=seed) for arm in arms if point == seen_by(arm, point))
+
+
+def seen_by(arm: str, point: Line) -> Line:
+    """Return a point with the value of `BASE` for each setting that makes no difference to an arm."""
+    unseen = {TRAINED: (), FIXED: ("rate",), SIMCLR: OF_ADVERSARIES}[arm]
+    return point | {name: BASE[name] for name in unseen}
 
 
 def run(job: Job) -> Line:
@@ -92,6 +120,9 @@ def run(job: Job) -> Line:
     settings: dict[str, Any] = {"batch_size": job.batch_size, "epochs": job.epochs, **ARMS[job.arm]}
     if job.arm != SIMCLR:
         settings["adversaries"] = job.adversaries
+    if job.rate != BASE["rate"]:
+        default = defaults.adversary_learning_rate(job.adversaries, job.epochs * 5000)
+        settings["adversary_learning_rate"] = job.rate * default
     with tempfile.TemporaryDirectory() as aside:
         out = Path(aside) / "run"
         adco.pretrain(data=data, out=out, seed=job.seed, knn_images=0, workers=0, **NETWORK, **settings)
@@ -115,42 +146,59 @@ def nearest_by_the_other(run: Path, data: str) -> dict[str, float]:
     return shares
 
 
-def difference(lines: list[Line], point: Line, second: str, *figure: str) -> Difference | None:
-    """Return the difference of the trained to a second arm in a figure at a point, paired by seed.
+def difference(
+    lines: list[Line], points: list[Line], second: str, *figure: str, of: tuple[int, ...] = SEEDS
+) -> Difference | None:
+    """Return the difference of the trained to a second arm in a figure, paired by seed and averaged over points.
 
-    None if fewer than two seeds have both runs.
+    None if fewer than three of the seeds have all runs: an interval of two would be of no use.
     """
-    found = dict[tuple[int, str], float]()
-    for line in lines:
-        if all(line[name] == value for name, value in point.items()):
-            value: Any = line
-            for name in figure:
-                value = value[name]
-            found[line["seed"], line["arm"]] = value
-    seeds = [seed for seed in SEEDS if {(seed, TRAINED), (seed, second)} <= found.keys()]
-    if len(seeds) < 2:
+    found = [
+        {arm: of_seeds(lines, seen_by(arm, point) | {"arm": arm}, *figure) for arm in (TRAINED, second)}
+        for point in points
+    ]
+    seeds = [seed for seed in of if all(seed in figures for arms in found for figures in arms.values())]
+    if len(seeds) < 3:
         return None
-    pairs = [found[seed, TRAINED] - found[seed, second] for seed in seeds]
+    means = {arm: [statistics.fmean(arms[arm][seed] for arms in found) for seed in seeds] for arm in (TRAINED, second)}
+    pairs = [one - other for one, other in zip(means[TRAINED], means[second], strict=True)]
     half = t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
-    mean = statistics.fmean(found[seed, second] for seed in seeds)
-    return Difference(statistics.fmean(pairs), float(half), mean, len(pairs))
+    return Difference(statistics.fmean(pairs), float(half), statistics.fmean(means[second]), len(seeds))
+
+
+def of_seeds(lines: list[Line], asked: Line, *figure: str) -> dict[int, float]:
+    """Return a figure of the runs at a point by seed."""
+    fitting = [line for line in lines if all(line[name] == value for name, value in asked.items())]
+    return {line["seed"]: reduce(getitem, figure, line) for line in fitting}  # type: ignore[misc]  # of nested dicts
 
 
 def differences(lines: list[Line]) -> Differences:
     """Return all differences there are."""
     counts = sorted({int(count) for line in lines for count in line.get("nearest", {})})
-    found = dict[tuple[str, str, str], dict[int, Difference | None]]()
+    found = dict[tuple[str, str, str], dict[float, Difference | None]]()
     for second in (FIXED, SIMCLR):
         for name, values in VARIED.items():
-            if (second, name) == (SIMCLR, "adversaries"):
+            if second == SIMCLR and name in OF_ADVERSARIES:
                 continue
             for figure in ("linear", "knn"):
                 found[AXES[name], figure, second] = {
-                    value: difference(lines, BASE | {name: value}, second, figure) for value in values
+                    value: difference(lines, [BASE | {name: value}], second, figure) for value in values
                 }
         found[CLASSES, "nearest", second] = {
-            count: difference(lines, MANY_CLASSES, second, "nearest", str(count)) for count in counts
+            count: difference(lines, [MANY_CLASSES], second, "nearest", str(count)) for count in counts
         }
+        if second == FIXED and counts:
+            found[AXES["rate"], "nearest", second] = {
+                rate: difference(lines, [MANY_CLASSES | {"rate": rate}], second, "nearest", str(counts[-1]))
+                for rate in VARIED["rate"]
+            }
+            found[AGAIN, "nearest", second] = {
+                count: difference(lines, [BEST], second, "nearest", str(count), of=MORE_SEEDS) for count in counts
+            }
+        of_cifar = [point for point in points() if point["source"] == BASE["source"]]
+        together = [point for point in of_cifar if point == seen_by(second, point)]
+        for figure in ("linear", "knn"):
+            found[MEAN, figure, second] = {len(together): difference(lines, together, second, figure)}
     return {key: {value: each for value, each in of.items() if each} for key, of in found.items()}
 
 
@@ -160,7 +208,7 @@ def table(found: Differences) -> str:
     for (axis, figure, second), of in found.items():
         for value, each in of.items():
             points = f"{each.mean:+.1f} ± {each.half:.1f}"
-            rows.append(f"| {axis} | {value} | {figure} | {each.seeds} | {second} | {each.second:.1f} | {points} |")
+            rows.append(f"| {axis} | {value:g} | {figure} | {each.seeds} | {second} | {each.second:.1f} | {points} |")
     return "\n".join(rows)
 
 
@@ -168,9 +216,10 @@ def draw(found: Differences) -> None:
     """Draw the differences along each axis, with 95 % intervals."""
     from matplotlib.figure import Figure
 
-    colours = {"linear": "#0b6e99", "knn": "#d1495b", "nearest": "#d1495b"}
+    colours = {"linear": "#0b6e99", "knn": "#d1495b", "nearest": "#e09f3e"}
+    found = {key: of for key, of in found.items() if key[0] not in (AGAIN, MEAN)}
     titles = list(dict.fromkeys(axis for axis, *_ in found))
-    figure = Figure(figsize=(12, 6), layout="constrained", dpi=110)
+    figure = Figure(figsize=(15, 6), layout="constrained", dpi=110)
     grid = figure.subplots(2, len(titles), sharex="col", sharey="row")
     for (title, name, second), of in found.items():
         axes = grid[(FIXED, SIMCLR).index(second), titles.index(title)]
@@ -184,7 +233,7 @@ def draw(found: Differences) -> None:
     for axes, title in zip(grid[1], titles, strict=True):
         values = sorted({value for (axis, *_), of in found.items() if axis == title for value in of})
         axes.set_xscale("log")
-        axes.set_xticks(values, [str(value) for value in values])
+        axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
         axes.set_xlabel(title)
     for axes in grid[0]:
