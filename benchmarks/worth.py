@@ -34,6 +34,7 @@ from measure import RESULTS, read_lines, run_all
 from search import folds
 
 LINES, PICTURE = RESULTS / "worth.jsonl", RESULTS / "worth.png"
+IMAGES = 5000  # of CIFAR-10; emoji are fewer, which changes no default
 SEEDS, MORE_SEEDS = (0, 1, 2), (3, 4, 5, 6, 7, 8, 9)
 BASE: dict[str, Any] = {"source": "cifar10-5000", "batch_size": 128, "adversaries": 1024, "epochs": 20, "rate": 1.0}
 MANY_CLASSES = BASE | {"source": "emoji"}
@@ -121,7 +122,7 @@ def run(job: Job) -> Line:
     if job.arm != SIMCLR:
         settings["adversaries"] = job.adversaries
     if job.rate != BASE["rate"]:
-        default = defaults.adversary_learning_rate(job.adversaries, job.epochs * 5000)
+        default = defaults.adversary_learning_rate(job.adversaries, job.epochs * IMAGES)
         settings["adversary_learning_rate"] = job.rate * default
     with tempfile.TemporaryDirectory() as aside:
         out = Path(aside) / "run"
@@ -147,15 +148,14 @@ def nearest_by_the_other(run: Path, data: str) -> dict[str, float]:
 
 
 def difference(
-    lines: list[Line], points: list[Line], second: str, *figure: str, of: tuple[int, ...] = SEEDS
+    lines: list[Line], at: list[Line], second: str, *figure: str, of: tuple[int, ...] = SEEDS
 ) -> Difference | None:
     """Return the difference of the trained to a second arm in a figure, paired by seed and averaged over points.
 
     None if fewer than three of the seeds have all runs: an interval of two would be of no use.
     """
     found = [
-        {arm: of_seeds(lines, seen_by(arm, point) | {"arm": arm}, *figure) for arm in (TRAINED, second)}
-        for point in points
+        {arm: of_seeds(lines, seen_by(arm, point) | {"arm": arm}, *figure) for arm in (TRAINED, second)} for point in at
     ]
     seeds = [seed for seed in of if all(seed in figures for arms in found for figures in arms.values())]
     if len(seeds) < 3:
@@ -207,8 +207,8 @@ def table(found: Differences) -> str:
     rows = ["| | | figure | seeds | trained minus | its mean | difference |", "|---|---|---|---|---|---|---|"]
     for (axis, figure, second), of in found.items():
         for value, each in of.items():
-            points = f"{each.mean:+.1f} ± {each.half:.1f}"
-            rows.append(f"| {axis} | {value:g} | {figure} | {each.seeds} | {second} | {each.second:.1f} | {points} |")
+            gain = f"{each.mean:+.1f} ± {each.half:.1f}"
+            rows.append(f"| {axis} | {value:g} | {figure} | {each.seeds} | {second} | {each.second:.1f} | {gain} |")
     return "\n".join(rows)
 
 

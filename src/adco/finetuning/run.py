@@ -67,17 +67,18 @@ def finetune_run(start: Path | None, given: Given) -> RunDirectory:
     refuse_to_start_over()
     with same_in_all_processes():
         given.check()
-    device = evaluation_device(given.device).split(":")[0]
+    evaluation_device(given.device)
     start = _start(start, given)
     subject = open_subject(given, start, open_labelled)
     train, test = subject.sources
     parts = divide(train, test, given)
     settings = resolve(given, subject, start, parts)
+    accelerator = accelerator_of(settings)
     width_for_training(  # only a check
-        subject.backbone, subject.info, subject.image_size, "image_size", settings.precision, device
+        subject.backbone, subject.info, subject.image_size, "image_size", settings.precision, accelerator
     )
     info = replace(subject.info, image_size=subject.image_size, stem=settings.stem)
-    with together(checked_processes(settings), accelerator_of(settings)) as group:
+    with together(checked_processes(settings), accelerator) as group:
         config = to_config(settings, info, _white_level(subject.run))
         name = f"{COMMAND}-{short_name(subject.data)}"
         run, is_new = begin_run(settings.out, name, partial(_write_first, config, parts))
