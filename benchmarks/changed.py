@@ -37,6 +37,12 @@ RESULTS = (
         "adco compare cifar10_table5 --out benchmarks/results/cifar10_table5",
         ("src/adco/config/recipes/cifar10_table5.yaml", "src/adco/comparison", *RUN),
     ),
+    Result(
+        "cifar10_long/table.json",
+        "adco compare benchmarks/cifar10_long.yaml --out benchmarks/results/cifar10_long",
+        ("benchmarks/cifar10_long.yaml", "src/adco/comparison", *RUN),
+    ),
+    Result("cifar10_long/curves.png", "curves.py", ("benchmarks/results/cifar10_long",)),
     Result("cifar10_table5/trials.jsonl", "trials.py PLAN", ("src/adco/config/recipes/cifar10_table5.yaml", *RUN)),
     Result("costs.json", "costs.py", STEP),
     Result("duplicates.json", f"duplicates.py {DEMO}", ("src/adco/embeddings",)),

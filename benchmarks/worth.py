@@ -10,7 +10,8 @@ and kNN top-1 come from training images, by cross-validation (`search.folds`).
 
 For the number of classes, the images are emoji by two artists: how many percent of the nearest images by the other
 artist show the same category, subcategory or emoji. Training uses no label, so these three share their runs. Learning
-rates of the adversaries are compared by the last of the three, too.
+rates of the adversaries are compared by the last of the three, too, and on folders of other kinds of images, with the
+batch size and number of adversaries that are the defaults there, for as many images as on CIFAR-10.
 
 Results are appended to results/worth.jsonl, one line per run.
 """
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import reduce
+from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from scipy.stats import t
 
 import adco
 from adco.config import defaults
+from adco.data.sources.open import open_source
 from folders import data_of
 from measure import RESULTS, read_lines, run_all
 from search import folds
@@ -38,6 +40,7 @@ IMAGES = 5000  # of CIFAR-10; emoji are fewer, which changes no default
 SEEDS, MORE_SEEDS = (0, 1, 2), (3, 4, 5, 6, 7, 8, 9)
 BASE: dict[str, Any] = {"source": "cifar10-5000", "batch_size": 128, "adversaries": 1024, "epochs": 20, "rate": 1.0}
 MANY_CLASSES = BASE | {"source": "emoji"}
+FOLDERS, FOLDERS_RATES = ("cifar10-1000", "icons", "photographs", "fashion-mnist-1000"), (0.1, 1.0)
 BEST = MANY_CLASSES | {"rate": 0.1}  # the largest gain of three seeds: others tell whether it is one
 VARIED: dict[str, tuple[float, ...]] = {
     "batch_size": (16, 32, 128, 512),
@@ -95,8 +98,19 @@ def points() -> list[Line]:
     all_of_them = [
         *(BASE | {name: value} for name, values in VARIED.items() for value in values),
         *(MANY_CLASSES | {"rate": value} for value in VARIED["rate"]),
+        *(of_folder(folder) | {"rate": value} for folder in FOLDERS for value in FOLDERS_RATES),
     ]
     return [point for number, point in enumerate(all_of_them) if point not in all_of_them[:number]]
+
+
+@cache
+def of_folder(name: str) -> Line:
+    """Return the point of a folder, with the defaults of a run that sees as many images as `BASE`."""
+    images = len(open_source(data_of(name)))
+    epochs = round(BASE["epochs"] * IMAGES / images)
+    batch = defaults.batch_size(images)
+    count = defaults.adversaries(images, batch, epochs * images)
+    return {"source": name, "batch_size": batch, "adversaries": count, "epochs": epochs, "rate": BASE["rate"]}
 
 
 def jobs() -> Iterator[Job]:
@@ -105,8 +119,7 @@ def jobs() -> Iterator[Job]:
         yield from (Job(**seen_by(arm, BEST), arm=arm, seed=seed) for arm in (TRAINED, FIXED))
     for arms in ((TRAINED, FIXED), (SIMCLR,)):
         for seed in SEEDS:
-            for point in points():
-                yield from (Job(**point, arm=arm, seed=seed) for arm in arms if point == seen_by(arm, point))
+            yield from dict.fromkeys(Job(**seen_by(arm, at), arm=arm, seed=seed) for at in points() for arm in arms)
 
 
 def seen_by(arm: str, point: Line) -> Line:
@@ -192,6 +205,13 @@ def differences(lines: list[Line]) -> Differences:
                 rate: difference(lines, [MANY_CLASSES | {"rate": rate}], second, "nearest", str(counts[-1]))
                 for rate in VARIED["rate"]
             }
+            for figure in ("linear", "knn"):
+                for names in (FOLDERS, *((folder,) for folder in FOLDERS)):
+                    of = " of four folders" if names == FOLDERS else f" of {names[0]}"
+                    found[AXES["rate"], figure + of, second] = {
+                        rate: difference(lines, [of_folder(name) | {"rate": rate} for name in names], second, figure)
+                        for rate in FOLDERS_RATES
+                    }
             found[AGAIN, "nearest", second] = {
                 count: difference(lines, [BEST], second, "nearest", str(count), of=MORE_SEEDS) for count in counts
             }
@@ -217,7 +237,8 @@ def draw(found: Differences) -> None:
     from matplotlib.figure import Figure
 
     colours = {"linear": "#0b6e99", "knn": "#d1495b", "nearest": "#e09f3e"}
-    found = {key: of for key, of in found.items() if key[0] not in (AGAIN, MEAN)}
+    colours |= {"linear of four folders": "#7fb6cc", "knn of four folders": "#e8a4ad"}
+    found = {key: of for key, of in found.items() if key[0] not in (AGAIN, MEAN) and key[1] in colours}
     titles = list(dict.fromkeys(axis for axis, *_ in found))
     figure = Figure(figsize=(15, 6), layout="constrained", dpi=110)
     grid = figure.subplots(2, len(titles), sharex="col", sharey="row")
