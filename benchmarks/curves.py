@@ -26,7 +26,7 @@ def curves(plan: Plan, out: Path) -> Curves:
     for row, seed in plan.runs():
         run = RunDirectory(row.run_directory(out, seed))
         if run.is_finished:
-            curve = [record["knn_top1"] for record in run.records() if "knn_top1" in record]
+            curve = [float(record["knn_top1"]) for record in run.records() if "knn_top1" in record]
             found.setdefault(row.name, []).append(curve)
     return found
 
