@@ -26,7 +26,7 @@ ADAMW_RATE = 1.5e-4  # learning rate for a batch of 256 images
 ADAMW_DECAY = 0.1
 ADAMW_WARMUP = 40  # epochs, of 300
 PAPER_RATE = 3.0  # learning rate of the adversaries
-SHORT_RATE = 1 / 4  # factor for short runs, in which all adversaries get gradient; higher rates cost accuracy
+SHORT_RATE = 1 / 40  # factor for short runs, in which all adversaries get gradient; higher rates cost accuracy
 
 
 def power_of_two(limit: float) -> int:
@@ -108,7 +108,7 @@ def adversary_temperature(images_seen: int) -> float:
 
 
 def adversary_learning_rate(count: int, images_seen: int) -> float:
-    """Return 3.0 for K ≥ 8 192 (paper), proportionally less for fewer, and a quarter of that for a short run.
+    """Return 3.0 for K ≥ 8 192 (paper), proportionally less for fewer, and a fortieth of that for a short run.
 
     The softmax shares of all adversaries sum to at most one per query, so each of K adversaries has 8 192 / K times the
     share, and at the same rate would turn that many times as far.
