@@ -12,7 +12,7 @@ For the number of classes, the images are emoji by two artists: how many percent
 artist show the same category, subcategory or emoji. Training uses no label, so these three share their runs. Learning
 rates of the adversaries are compared by the last of the three, too, and on folders of other kinds of images, with the
 batch size and number of adversaries that are the defaults there, for as many images as on CIFAR-10. A learning rate of
-1 stands for 3/4 · K / 8 192; the default is a tenth of it.
+1 stands for 3/4 · K / 8 192; the default is a tenth of it in runs of 800 steps and more.
 
 Results are appended to results/worth.jsonl, one line per run.
 """

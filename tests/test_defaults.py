@@ -132,6 +132,12 @@ def test_the_momentum_encoder_averages_over_a_share_of_the_run() -> None:
     )
 
 
+def test_adversaries_of_a_short_run_are_slower_the_more_steps_it_has() -> None:
+    rates = [defaults.adversary_learning_rate(8192, 10_000, steps) for steps in (1, 80, 200, 800, 90_000)]
+    assert rates == pytest.approx([0.75, 0.75, 0.3, 0.075, 0.075])
+    assert defaults.adversary_learning_rate(8192, defaults.LONG, 100_000) == 3.0
+
+
 def test_fewer_adversaries_turn_as_far_in_a_step() -> None:
     """Where all rows share the softmax alike, a step turns each by rate · (share / K) / τ: the same for every K."""
     turns, seen = [], 1_000
@@ -141,7 +147,7 @@ def test_fewer_adversaries_turn_as_far_in_a_step() -> None:
         loss = adversarial_info_nce(queries, -queries, rows, temperature=0.1, adversary_temperature=0.1)
         loss.adversary.backward()  # type: ignore[no-untyped-call]
         assert rows.grad is not None
-        turns.append(float(rows.grad.norm(dim=1).mean()) * defaults.adversary_learning_rate(count, seen))
+        turns.append(float(rows.grad.norm(dim=1).mean()) * defaults.adversary_learning_rate(count, seen, steps=10))
     assert turns == pytest.approx([turns[0]] * 3, rel=1e-3)
 
 

@@ -26,7 +26,9 @@ ADAMW_RATE = 1.5e-4  # learning rate for a batch of 256 images
 ADAMW_DECAY = 0.1
 ADAMW_WARMUP = 40  # epochs, of 300
 PAPER_RATE = 3.0  # learning rate of the adversaries
-SHORT_RATE = 1 / 40  # factor for short runs, in which all adversaries get gradient; higher rates cost accuracy
+# In short runs all adversaries get gradient. The factor of their learning rate is 20 / T within these limits: fast
+# adversaries are as good or better in a hundred steps, and cost accuracy in a thousand.
+SLOWEST, FASTEST = 1 / 40, 1 / 4
 
 
 def power_of_two(limit: float) -> int:
@@ -107,10 +109,13 @@ def adversary_temperature(images_seen: int) -> float:
     return 0.2 if is_short(images_seen) else 0.02
 
 
-def adversary_learning_rate(count: int, images_seen: int) -> float:
-    """Return 3.0 for K ≥ 8 192 (paper), proportionally less for fewer, and a fortieth of that for a short run.
+def adversary_learning_rate(count: int, images_seen: int, steps: int) -> float:
+    """Return 3.0 for K ≥ 8 192 (paper), proportionally less for fewer; in a short run, a fortieth to a quarter of that.
+
+    In a short run it is 20 / T of that, within these limits: a fortieth from 800 steps on.
 
     The softmax shares of all adversaries sum to at most one per query, so each of K adversaries has 8 192 / K times the
     share, and at the same rate would turn that many times as far.
     """
-    return PAPER_RATE * min(1.0, count / MOST_ADVERSARIES) * (SHORT_RATE if is_short(images_seen) else 1)
+    factor = max(SLOWEST, min(FASTEST, 20 / steps)) if is_short(images_seen) else 1
+    return PAPER_RATE * min(1.0, count / MOST_ADVERSARIES) * factor

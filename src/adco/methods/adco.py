@@ -63,7 +63,8 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             Chosen: 0.2 for a short run, where only few adversaries would get a gradient at 0.02; else 0.02.
         adversary_learning_rate: learning rate of the adversaries, constant during the run (paper: 3). With 0, they are
             not trained, which shows how much training them helps. Chosen: 3 for 8192 adversaries or more; for fewer,
-            proportionally less, because each gets a larger share of the gradient; a fortieth of that for a short run.
+            proportionally less, because each gets a larger share of the gradient; for a short run, a fortieth of that
+            from 800 steps on, and up to a quarter with fewer.
         adversary_weight_decay: weight decay of the adversaries (paper). It makes adversaries that get no gradient
             shorter; the shorter an adversary is, the more a gradient changes its direction.
         small_crops: multi-crop: for each further query view, its [size in pixels, smallest share, largest share of the
@@ -117,7 +118,7 @@ class AdCoSettings(QueryKeySettings[Unset], Generic[Unset]):
             "adversaries": count,
             "temperature": defaults.temperature(run.images_seen),
             "adversary_temperature": defaults.adversary_temperature(run.images_seen),
-            "adversary_learning_rate": defaults.adversary_learning_rate(count, run.images_seen),
+            "adversary_learning_rate": defaults.adversary_learning_rate(count, run.images_seen, run.steps),
         }
 
     def build(self: "AdCoSettings[Never]", backbone: nn.Module, width: int, common: MethodArguments) -> "AdCo":
