@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from adco.comparison.plan import Plan, read_plan
+from adco.comparison.table import mean_and_std
 from adco.runs.directory import RunDirectory
 from measure import RESULTS
 
@@ -36,11 +37,7 @@ def table(found: Curves) -> str:
     epochs = range(EVERY, max(len(curve) for of in found.values() for curve in of) + 1, EVERY)
     rows = [f"| epochs | {' | '.join(map(str, epochs))} | seeds |", "|---" * (len(epochs) + 2) + "|"]
     for name, of in found.items():
-        cells = []
-        for epoch in epochs:
-            values = [curve[epoch - 1] for curve in of]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.fmean(values):.1f}{spread}")
+        cells = [mean_and_std([curve[epoch - 1] for curve in of]) for epoch in epochs]
         rows.append(f"| {name} | {' | '.join(cells)} | {len(of)} |")
     return "\n".join(rows)
 

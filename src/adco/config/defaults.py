@@ -110,9 +110,9 @@ def adversary_temperature(images_seen: int) -> float:
 
 
 def adversary_learning_rate(count: int, images_seen: int, steps: int) -> float:
-    """Return 3.0 for K ≥ 8 192 (paper), proportionally less for fewer; in a short run, a fortieth to a quarter of that.
+    """Return 3.0 for K ≥ 8 192 (paper), proportionally less for fewer, and 20 / T of that for a short run.
 
-    In a short run it is 20 / T of that, within these limits: a fortieth from 800 steps on.
+    The factor 20 / T is at most a quarter, which it is up to 80 steps, and at least a fortieth, from 800 steps on.
 
     The softmax shares of all adversaries sum to at most one per query, so each of K adversaries has 8 192 / K times the
     share, and at the same rate would turn that many times as far.
