@@ -11,7 +11,6 @@ kNN that a run records after each epoch, on training images that it holds out. T
 default can be chosen here.
 """
 
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import adco
+from adco.comparison.table import mean_and_std
 from adco.config.weights import known_backbone
 from adco.data.sources.open import open_source
 from adco.runs.directory import RunDirectory
@@ -78,15 +78,9 @@ def table() -> str:
         for row in (RANDOM, AS_THEY_ARE, *(f"rate {rate:g}" for rate in RATES)):
             mine = [line for line in lines if (line["source"], line["row"]) == (source, row)]
             if mine:
-                figures = " | ".join(spread([line[kind] for line in mine]) for kind in ("knn", "linear"))
+                figures = " | ".join(mean_and_std([line[kind] for line in mine]) for kind in ("knn", "linear"))
                 rows.append(f"| {source} | {row} | {len(mine)} | {figures} |")
     return "\n".join(rows)
-
-
-def spread(values: list[float]) -> str:
-    """Return mean ± standard deviation."""
-    more = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{more}"
 
 
 def picture(file: Path) -> None:

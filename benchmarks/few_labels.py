@@ -20,6 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import adco
+from adco.comparison.table import mean_and_std
 from adco.evaluation.few_labels_picture import COLOURS, FLOOR_COLOURS
 from adco.finetuning.result import read_scores
 from adco.runs.directory import RunDirectory
@@ -86,10 +87,7 @@ def table() -> str:
 
 
 def _cell(values: list[float] | None) -> str:
-    if not values:
-        return ""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread} ({len(values)})"
+    return f"{mean_and_std(values)} ({len(values)})" if values else ""
 
 
 def picture(path: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 import adco
+from adco.comparison.table import mean_and_std
 from adco.config import defaults
 from adco.config.commands import EvaluateSettings
 from adco.config.resolve import default_image_size
@@ -164,10 +165,8 @@ def table() -> str:
 def _accuracies(group: list[Line], kind: str, floors: Line) -> list[str]:
     """Return the cells of one evaluation: top-1 (%), mean ± standard deviation over seeds, and that of both floors."""
     top1 = [line["top1"][kind] for line in group if "top1" in line]
-    mean = f"{statistics.fmean(top1):.1f}" if top1 else "none"
-    deviation = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
     of_floors = [f"{floors[kind][name]:.1f}" if floors else "" for name in ("random weights", "raw pixels")]
-    return [mean + deviation, *of_floors]
+    return [mean_and_std(top1) if top1 else "none", *of_floors]
 
 
 def main() -> None:
