@@ -289,7 +289,7 @@ def test_a_stop_and_a_loss_that_is_no_number_have_exit_codes(
         (Interrupted(15, RunDirectory(Path("runs/a"))), 143, "continue with: adco pretrain --resume runs/a"),
         (Interrupted(2, RunDirectory(Path("runs/a"))), 130, "continue with: adco pretrain --resume runs/a"),
         (KeyboardInterrupt(), 130, "adco: stopped"),
-        (NotFiniteError("the loss is nan"), 1, "the loss is nan"),
+        (NotFiniteError(7, {"loss": 0.0}), 1, "the last good checkpoint, if there was one, is kept"),
     ]:
 
         def stopped(error: BaseException = error, **settings: object) -> None:

@@ -32,7 +32,7 @@ from adco.methods.simsiam import SimSiam
 from adco.models.encoder import Encoder, mlp
 from adco.optim.players import Schedule
 from adco.training.errors import NotFiniteError
-from adco.training.module import Pretraining, require_finite
+from adco.training.module import Pretraining, finite_losses
 
 IMAGES, SIDE, DIM, ADVERSARIES, STEPS = 8, 4, 6, 21, 3
 # Where LOCAL_RANK of the second process is 0, a positive looked up by it is another image's.
@@ -159,7 +159,7 @@ def refused_weights(broken: bool) -> list[bool]:
     refused = []
     for _ in range(2):
         try:
-            require_finite(1, {"loss": 1.0}, module)
+            finite_losses(1, {"losses": {"loss": torch.tensor(1.0)}}, module)
         except NotFiniteError:
             refused.append(True)
         else:

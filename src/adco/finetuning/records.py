@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from adco.data.batch import Batch
 from adco.runs.directory import RunDirectory
-from adco.training.module import losses_of, require_finite
+from adco.training.module import finite_losses
 
 
 class Records(Callback):
@@ -37,8 +37,7 @@ class Records(Callback):
         self.images += len(batch.indices) * trainer.world_size
         if trainer.global_step % self.every and not trainer.is_last_batch:
             return
-        losses = losses_of(outputs)
-        require_finite(trainer.global_step, losses, pl_module)
+        losses = finite_losses(trainer.global_step, outputs, pl_module)
         speed = {"images_per_second": self.images / (time.perf_counter() - self.since)}
         rate = trainer.optimizers[0].param_groups[0]["lr"]  # of the linear layer
         self.write(trainer, {**losses, "lr": rate, **speed})

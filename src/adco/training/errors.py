@@ -7,7 +7,14 @@ from adco.runs.directory import RunDirectory
 
 
 class NotFiniteError(AdcoError):
-    """The loss is NaN or infinite."""
+    """A loss or a weight is NaN or infinite. `losses` has the losses of the step."""
+
+    def __init__(self, step: int, losses: dict[str, float]) -> None:
+        self.losses = losses
+        super().__init__(
+            f"the loss is {losses}, or a weight is not finite, at step {step}: try a lower learning_rate or precision "
+            "32-true; the last good checkpoint, if there was one, is kept"
+        )
 
 
 class CollapsedError(AdcoError):

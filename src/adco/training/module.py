@@ -135,22 +135,18 @@ def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-def losses_of(outputs: Any) -> dict[str, float]:
-    """Return a step's losses as numbers, averaged over ranks, which all call this."""
-    parts = gather_objects({name: float(loss.detach()) for name, loss in outputs["losses"].items()})
-    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+def finite_losses(step: int, outputs: Any, module: L.LightningModule) -> dict[str, float]:
+    """Return a step's losses as numbers, averaged over ranks, which all call this.
 
-
-def require_finite(step: int, losses: dict[str, float], module: L.LightningModule) -> None:
-    """Raise NotFiniteError on all ranks unless the losses and all weights of all ranks are finite.
-
-    The losses were computed before the optimizer's step, so they can be finite although the weights no longer are.
+    Raises:
+        NotFiniteError: on all ranks, if a loss or a weight of any rank is not finite. The losses were computed before
+            the optimizer's step, so they can be finite although the weights no longer are.
     """
     # A sum is finite only if all of its terms are, and takes far less time than looking at each of them.
     weights_finite = torch.stack([weights.sum() for weights in module.parameters()]).isfinite().all()
-    if all(gather_objects(all(map(math.isfinite, losses.values())) and bool(weights_finite))):
-        return
-    raise NotFiniteError(
-        f"the loss is {losses}, or a weight is not finite, at step {step}: try a lower learning_rate or precision "
-        "32-true; the last good checkpoint, if there was one, is kept"
-    )
+    mine = {name: float(loss.detach()) for name, loss in outputs["losses"].items()}
+    parts = gather_objects((mine, bool(weights_finite)))
+    losses = {name: sum(part[name] for part, _ in parts) / len(parts) for name in mine}
+    if not all(map(math.isfinite, losses.values())) or not all(finite for _, finite in parts):
+        raise NotFiniteError(step, losses)
+    return losses

@@ -18,7 +18,7 @@ from adco.runs.directory import RunDirectory
 from adco.runs.records import History
 from adco.training.console import TimeLeft, progress
 from adco.training.errors import CollapsedError, NotFiniteError
-from adco.training.module import ends_step, losses_of, method_of, require_finite
+from adco.training.module import ends_step, finite_losses, method_of
 from adco.training.online_knn import OnlineKNN
 
 Record = dict[str, Any]
@@ -81,11 +81,10 @@ class Monitor(Callback):
         recorded = step == 1 or step % self.log_every == 0 or trainer.is_last_batch
         if not ends_step(trainer, batch_idx) or not recorded:
             return
-        losses = losses_of(outputs)
         try:
-            require_finite(step, losses, pl_module)
-        except NotFiniteError:
-            texts = {name: str(loss) for name, loss in losses.items()}  # JSON has no NaN
+            losses = finite_losses(step, outputs, pl_module)
+        except NotFiniteError as error:
+            texts = {name: str(loss) for name, loss in error.losses.items()}  # JSON has no NaN
             self._write(trainer, {"step": step, "epoch": trainer.current_epoch, **texts})
             raise
         seconds = time.perf_counter() - self.since

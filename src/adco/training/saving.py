@@ -19,7 +19,7 @@ from adco.models.backbone import BackboneInfo, save_backbone
 from adco.runs.curves import plot_curves
 from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted, NotWrittenError
-from adco.training.module import ends_step, losses_of, method_of, require_finite
+from adco.training.module import ends_step, finite_losses, method_of
 
 AGAIN = 2.0  # seconds after which a second Ctrl-C is that of a person
 
@@ -59,7 +59,7 @@ class Checkpoints(Callback):
         epoch = trainer.current_epoch + 1
         keeps = self.keep_every > 0 and trainer.is_last_batch and epoch % self.keep_every == 0
         if keeps or trainer.global_step % self.every == 0:
-            require_finite(trainer.global_step, losses_of(outputs), pl_module)
+            finite_losses(trainer.global_step, outputs, pl_module)  # else nothing is saved
             if self.may_save(trainer):
                 self.save(trainer, draw=time.monotonic() >= self.draw_next)
                 if keeps and trainer.is_global_zero:
@@ -206,7 +206,7 @@ class StopOnSignal(Callback):
         if trainer.world_size > 1 and trainer.global_step % self.agree_every:
             return
         if self.is_asked(trainer):
-            require_finite(trainer.global_step, losses_of(outputs), pl_module)
+            finite_losses(trainer.global_step, outputs, pl_module)  # else nothing is saved
             self.stop(trainer)
 
     def is_asked(self, trainer: L.Trainer) -> bool:
