@@ -21,7 +21,7 @@ from adco.errors import InputError
 from adco.reporting.map import positions
 from adco.reporting.material import thumbnail
 from adco.reporting.report import report
-from adco.reporting.tables import few_labels, rows_of
+from adco.reporting.tables import results_in
 from adco.runs.directory import RunDirectory
 
 pytest.importorskip("bokeh")
@@ -105,20 +105,21 @@ def test_the_figures_of_a_probe_are_a_table(tmp_path: Path) -> None:
     }
     file = tmp_path / "probe-few.json"
     file.write_text(json.dumps(result))
-    (table,) = few_labels(file)
+    section = results_in(tmp_path)
+    assert section is not None
+    (table,) = section.values["tables"]  # there is none of single accuracies
     assert table["columns"] == ["amount", "labels", "draws", "this backbone", "raw pixels"]
     assert table["rows"] == [
         ["1 per class", "10", "5", "41.3 (39.0 to 43.5)", "12.3 (39.0 to 43.5)"],
         ["100 %", "1,234", "1", "70.0 (68.0 to 72.0)", "20.0 (39.0 to 43.5)"],
     ]
-    assert rows_of(file) == []
 
 
 def test_a_damaged_result_of_a_probe_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "probe-few.json"
     file.write_text('{"networks": {"this backbone": [{"mean": 1}]}, "points": []}')
     with pytest.raises(InputError, match=r"probe-few\.json is damaged .*: delete it, and evaluate again") as raised:
-        few_labels(file)
+        results_in(tmp_path)
     assert "\n" not in str(raised.value)
 
 
