@@ -17,7 +17,7 @@ import program
 import tiny
 from adco.cli import main as cli
 from adco.comparison import costs as module
-from adco.comparison.costs import RowCost, costs, devices_of
+from adco.comparison.costs import RowCost, costs, count_devices
 from adco.comparison.noise import noise
 from adco.config.load import pretrain_settings
 from adco.data.sources.reading import Reading
@@ -73,11 +73,11 @@ def test_the_devices_of_a_recipe_need_not_be_here(tmp_path: Path) -> None:
 
 def test_devices_that_are_no_number_are_those_of_this_machine() -> None:
     settings = pretrain_settings(data="few", accelerator="cpu")
-    assert devices_of(settings) == 1
-    assert devices_of(pretrain_settings(data="few", accelerator="cpu", num_nodes=3)) == 3
+    assert count_devices(settings) == 1
+    assert count_devices(pretrain_settings(data="few", accelerator="cpu", num_nodes=3)) == 3
     for devices in ("none", 0):
         with pytest.raises(InputError, match=f"^accelerator cpu with devices {devices} is not available here"):
-            devices_of(pretrain_settings(data="few", accelerator="cpu", devices=devices))
+            count_devices(pretrain_settings(data="few", accelerator="cpu", devices=devices))
 
 
 def not_measured(*arguments: object) -> RowCost:
@@ -262,5 +262,5 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert row[1].replace(".", "").isdigit()
     assert row[-1] == "GB"
     assert "sum of 1 run: " in told.out
-    assert f"measured on cpu ({counted(torch.get_num_threads(), 'thread')}), precision " in told.out
+    assert f"measured on cpu ({counted(int(os.environ['OMP_NUM_THREADS']), 'thread')}), precision " in told.out
     assert "gradients" not in told.out

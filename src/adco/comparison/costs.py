@@ -74,7 +74,7 @@ def costs(recipe: str | Path, devices: int | None, images: int | None, log: Call
     for number, (row, count) in enumerate(zip(plan.rows, counts, strict=True), start=1):
         log(f"row {number} of {len(plan.rows)}: {row.name}{'' if count is None else f', on {count:,} noise images'}")
         with error_prefix(f"row {row.name}") if len(plan.rows) > 1 else nullcontext():
-            yield in_a_process(_measure, row, devices or devices_of(row.settings), count)
+            yield in_a_process(_measure, row, devices or count_devices(row.settings), count)
 
 
 def _plan(recipe: str | Path) -> Plan:
@@ -110,7 +110,7 @@ def _count_of_noise(settings: Given, images: int | None) -> int | None:
     return images
 
 
-def devices_of(settings: Given) -> int:
+def count_devices(settings: Given) -> int:
     """Return how many devices settings ask for. If it is a number, they need not be here.
 
     Raises:
