@@ -69,7 +69,11 @@ SETTINGS: dict[str, Any] = {
     **{"optimizer": "sgd", "batch_size": 4, "hidden": 32, "dim": 16, "epochs": 2, "workers": 0, "knn_images": 0},
     **{"accelerator": "cpu", "precision": "32-true"},
 }
-NEGATIVES: dict[str, dict[str, Any]] = {"adco": {"adversaries": 8, "warm_start": False}, "moco": {"queue": 8}}
+NEGATIVES: dict[str, dict[str, Any]] = {
+    "adco": {"adversaries": 8, "warm_start": False},
+    "caco": {"bank": 8},
+    "moco": {"queue": 8},
+}
 Line = dict[str, Any]
 
 
@@ -132,8 +136,8 @@ def page() -> str:
     parts = [
         "<!-- written by benchmarks/backbones.py -->\n\n# Backbones",
         f"Any timm network that returns one vector per image can be a backbone. These of timm {timm.__version__} were "
-        "tried at four sizes of images. A number in brackets points to the reason below, which is the error that `adco "
-        "pretrain` gives before it writes anything, but for torch's words in parentheses.",
+        "tried at four sizes of images. A number in brackets means that this size does not work: the list at the end "
+        "has the error message of `adco pretrain`. The words in parentheses there are PyTorch's own.",
         f"## Trained with every method\n\nok: each of {', '.join(METHODS)} trains two steps on four images of noise, "
         "with a finite loss and a gradient for every weight.",
         *tables(trained, reasons),
@@ -148,7 +152,7 @@ def tables(lines: list[Line], reasons: list[str]) -> Iterator[str]:
     """Yield a table in Markdown. Reasons that are new are added to `reasons`."""
     head = " | ".join(f"{size} px" for size in SIZES)
     rows = [f"| family | network | parameters (M) | features | {head} |", "|---|---|---|---|---|---|---|---|"]
-    order = [network for family in TRAINED for group in (TRAINED, CHECKED) for network in group[family].split()]
+    order = [network for family in TRAINED for group in (TRAINED, CHECKED) for network in group.get(family, "").split()]
     for line in sorted(lines, key=lambda line: order.index(line["network"])):
         cells = []
         for found in line["sizes"].values():

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from adco.data.sources.registry import load_named
-from adco.files import data_directory
+from folders import written_once
 from measure import save, show
 
 ROUNDS = 3
@@ -32,16 +32,16 @@ def files_of(images: int) -> Path:
     """Return a folder of so many images of CIFAR-10 as PNG files in class folders, made at the first call."""
     from PIL import Image
 
-    root = data_directory() / "folders" / f"cifar10-files-{images}"
-    if not root.is_dir():
+    def write(path: Path) -> None:
         loaded = load_named("cifar10", "train")
         assert isinstance(loaded, tuple)
         pixels, labels, classes = loaded
         for number in range(images):
-            folder = root / classes[labels[number]]
+            folder = path / classes[labels[number]]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[number]).save(folder / f"{number:05}.png", compress_level=1)
-    return root
+
+    return written_once(f"cifar10-files-{images}", write)
 
 
 def ours(run: str, folder: str) -> float:

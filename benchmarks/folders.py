@@ -36,11 +36,16 @@ PLAIN = 20  # standard deviation of grey; a background below it is a plain gradi
 
 def folder(name: str) -> Path:
     """Return the path of a folder by its name; create it on the first call."""
+    return written_once(name, FOLDERS[name])
+
+
+def written_once(name: str, write: Callable[[Path], None]) -> Path:
+    """Return the path of a folder, which `write` writes on the first call; an interrupted one leaves nothing."""
     path = data_directory() / "folders" / name
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-            FOLDERS[name](Path(aside) / name)
+            write(Path(aside) / name)
             (Path(aside) / name).rename(path)
     return path
 

@@ -47,11 +47,20 @@ def run_all(run: Callable[[Job], dict[str, Any]], jobs: Iterable[Job], lines: Pa
     Args:
         run: does one job and returns its result.
         lines: a JSON Lines file.
+
+    Raises:
+        BaseExceptionGroup: the errors of jobs that failed, after all others are done.
     """
+    errors = []
     with Cores() as pool:
         for ended in as_completed([pool.submit(run, job) for job in jobs]):
+            if error := ended.exception():
+                errors.append(error)
+                continue
             with lines.open("a") as file:
                 file.write(json.dumps(ended.result()) + "\n")
+    if errors:
+        raise BaseExceptionGroup("jobs failed; the same command does them again", errors)
 
 
 def read_lines(lines: Path) -> list[dict[str, Any]]:

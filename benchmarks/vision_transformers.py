@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import adco
-from adaptation import spread
+from adco.comparison.table import mean_and_std
 from adco.data.sources.open import open_source
 from folders import data_of
 from measure import RESULTS, read_lines, run_all
@@ -66,7 +66,7 @@ def table() -> str:
         for row in ROWS:
             mine = [line for line in lines if (line["source"], line["row"]) == (source, row)]
             if mine:
-                figures = " | ".join(spread([line[kind] for line in mine]) for kind in ("knn", "linear"))
+                figures = " | ".join(mean_and_std([line[kind] for line in mine]) for kind in ("knn", "linear"))
                 rows.append(f"| {source} | {row} | {len(mine)} | {figures} |")
     return "\n".join(rows)
 

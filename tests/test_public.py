@@ -1,5 +1,7 @@
 import inspect
+import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import torch.nn.functional as F
 
 import adco
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, REFERENCE = ROOT / "README.md", ROOT / "docs" / "reference.md"
 
 
 def blocks() -> list[str]:
@@ -30,6 +33,15 @@ def test_a_public_name_is_there_and_explained(name: str) -> None:
     thing = getattr(adco, name)
     assert thing.__name__ == name
     assert inspect.getdoc(thing)
+
+
+def test_the_reference_has_the_keys_of_the_records_and_the_extras() -> None:
+    records = (ROOT / "benchmarks" / "results" / "cifar10_demo" / "metrics.jsonl").read_text().splitlines()
+    keys = {key for record in records for key in json.loads(record)}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r"`(\w+)`", REFERENCE.read_text()))
+    assert keys - named == {"adversary_norm_mean", "adversary_norm_max"}  # named by their endings
+    assert extras.keys() - named == {"dev", "docs"}
 
 
 def test_another_name_is_missed_as_usual() -> None:

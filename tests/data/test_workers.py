@@ -62,7 +62,9 @@ def test_a_script_without_a_guard_does_not_start_itself_over(tmp_path: Path, met
     assert len(list(tmp_path.glob("began-*"))) == 1
 
 
-@pytest.mark.fault("such a script that workers need, because it defines what they do")
+@pytest.mark.fault(
+    'a script without `if __name__ == "__main__"` that defines what workers need, where processes are not forked'
+)
 def test_a_script_that_workers_need_says_how_to_write_it(tmp_path: Path, report: Callable[..., None]) -> None:
     done = run_script(tmp_path, "spawn", OWN, "augment=augment")
     report(says=f"{done.stderr.splitlines()[0]}")

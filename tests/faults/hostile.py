@@ -76,7 +76,7 @@ READERS: dict[str, tuple[Read, ...]] = {
     "run/metrics.jsonl": (lambda folder: RunDirectory(folder / "run").records(), _resume),
     "run/environment.json": (_facts, _resume),
     "run/unreadable.json": (lambda folder: RunDirectory(folder / "run").read_damaged(), _resume),
-    "run/results/knn-few.json": (lambda folder: tables.rows_of(folder / "run/results/knn-few.json"), _evaluate),
+    "run/results/knn-few.json": (lambda folder: tables.results_in(folder / "run" / "results"), _evaluate),
     "run/adversaries/00000003.npz": (lambda folder: read_nearest(folder / "run" / "adversaries"),),
     "tuned/classifier.safetensors": (lambda folder: adco.load_classifier(folder / "tuned"),),
     "tuned/checkpoints/last.ckpt": (lambda folder: adco.finetune(resume=folder / "tuned"),),

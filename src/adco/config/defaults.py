@@ -1,4 +1,5 @@
-"""Defaults that depend on the images and the length of the run. At the paper's scale they equal the paper's.
+"""Defaults that depend on the images and the length of the run. At the paper's scale they equal the paper's,
+except for the network and K.
 
 The published constants are for a million steps on a million images. A run on a folder has a few hundred to a few tens
 of thousands of steps. Three things then have to change: how fast the weights move (optimizer, learning rate), over how

@@ -272,7 +272,7 @@ class OptimizationSettings(Topic, Generic[Unset]):
         backbone_rate: factor of the learning rate for the backbone. Chosen: 1; with weights 0.3, because they need
             smaller steps than a projector that is new; with continue_method 1.
         final_learning_rate: learning rate at the end of the cosine schedule. Chosen: a fiftieth of learning_rate for
-            adco (published code: 6e-4), 0 for the others.
+            adco and caco (AdCo's published code: 6e-4), 0 for the others.
         warmup_epochs: epochs of linear warm-up from 0; may be a fraction. Chosen: with muon a twentieth of the run, at
             most one epoch; with adamw 40 epochs but at most 40 of 300 (MoCo v3); else as published: 10 epochs but at
             most a tenth of the run (SimCLR, BYOL), or none.

@@ -56,7 +56,7 @@ def open_source(
     """Open a split of a named set or of a folder.
 
     Args:
-        data: `cifar10`, `fashion-mnist`, `digits`, or the path of a folder. If the folder has `train/` or `training/`
+        data: the name of a set (`registry.NAMED`), or the path of a folder. If the folder has `train/` or `training/`
             as well as `test/`, `testing/`, `val/`, `valid/`, `validation/`, `eval/` or `dev/`, these are its splits;
             otherwise the whole folder is the training split. The suffix `-validation` after a named set splits the
             set's training images: a fifth of each class becomes the test split, the rest the training split.
