@@ -527,7 +527,7 @@ def test_a_dry_run_builds_and_steps_each_row() -> None:
     tiny["data"] = "noise"
     settings = [
         AdCoSettings(**tiny, adversaries=100, small_crops=[(16, 0.1, 0.4)], batch_norm="shuffle"),
-        BYOLSettings(**tiny, hidden=16, dim=8),
+        BYOLSettings(**tiny, hidden=16, dim=8, channels=1),
     ]
     rows = [Row(str(number), row) for number, row in enumerate(settings)]
     first, second = dry_run(Plan(rows, (), "0", images=1000))

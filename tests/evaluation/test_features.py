@@ -15,6 +15,7 @@ from adco.data import views
 from adco.data.sources.arrays import ArraySource
 from adco.data.sources.folder import FolderSource
 from adco.data.sources.paths import Paths
+from adco.data.sources.reading import Reading
 from adco.evaluation.extract import BATCH, extract_features, images_at_once, pixel_features
 from adco.evaluation.features import Features
 
@@ -77,6 +78,21 @@ def test_files_decoded_by_threads_come_in_order(tmp_path: Path) -> None:
     found = extract(Flat(), files, batch_size=70)
     torch.testing.assert_close(found.features.double(), expected, rtol=0, atol=1e-5)
     assert torch.equal(found.labels, torch.arange(150) % 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+@pytest.mark.parametrize("batch_size", [40, 33, 1])
+def test_damaged_images_at_the_end_are_left_out_with_any_channels(tmp_path: Path, batch_size: int) -> None:
+    """Images are decoded 32 at once, so here the damaged one is alone in its part of a batch, or in its batch."""
+    source = folder_source(tmp_path, np.random.default_rng(0).integers(0, 256, (33, 8, 8, 3), np.uint8))
+    grey = source.read_as(Reading(1))
+    (tmp_path / "032.png").write_bytes(b"no image")
+    features = extract_features(
+        Flat(), grey, image_size=8, mean=(0.5,), std=(0.5,), batch_size=batch_size, max_unreadable=0.1
+    )
+    expected = np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(tmp_path.glob("*.png"))[:32]])
+    np.testing.assert_allclose(features.features, expected.reshape(32, -1) / 127.5 - 1, atol=1e-6)
+    assert features.labels.tolist() == [number % 3 for number in range(32)]
 
 
 def test_a_training_backbone_is_left_bit_for_bit_as_it_was() -> None:

@@ -36,7 +36,7 @@ def _steps(settings: Given, images: int) -> int:
 
 
 def _train_two_steps(settings: Given) -> dict[str, Any]:
-    noise = np.random.default_rng(0).integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (2 * BATCH, HEIGHT, WIDTH, settings.channels), np.uint8)
     source = ArraySource("noise", noise, None, ())
     before = high_water()
     training = TrialTraining(replace(settings, batch_size=BATCH, accumulate=1, devices=1, num_nodes=1), source, steps=2)

@@ -254,7 +254,8 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 def _views(source: Source, batch: Batch, size: int, damaged: MutableMapping[int, Unreadable]) -> Views:
     """Return a batch's views; images that cannot be read are left out and added to `damaged`, by their index."""
     chunks = np.split(batch, range(DECODED_AT_ONCE, len(batch), DECODED_AT_ONCE))
-    views = torch.cat([test_view(load_readable(source, chunk, damaged), size) for chunk in chunks])
+    parts = [test_view(load_readable(source, chunk, damaged), size) for chunk in chunks]
+    views = torch.cat([part for part in parts if len(part)] or parts[:1])  # an empty part has no number of channels
     return np.array([index for index in batch.tolist() if index not in damaged], np.int64), views
 
 

@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from adco.data.damage import DamagedImage, count_files, list_files, too_many
 from adco.data.sources import decode
 from adco.data.sources.classes import Classes
+from adco.data.sources.encoded import EncodedSource
 from adco.data.sources.handover import once_per_node
+from adco.data.sources.labels import Labels
+from adco.data.sources.listed import Files
 from adco.data.sources.listing import Listing, display_path
 from adco.data.sources.paths import Paths
-from adco.data.sources.protocol import Indices, Unreadable
+from adco.data.sources.protocol import Indices, Source, Unreadable
+from adco.data.sources.reading import RGB, Reading
 from adco.data.sources.retry import retried
 from adco.data.sources.sizes import Size
 from adco.data.sources.survey import survey
@@ -91,6 +95,13 @@ class FolderSource:
         known = dict(zip(self.paths.names.split(b"\0")[:-1], self.labels.tolist(), strict=True))
         labels = np.array([known.get(name, -1) for name in names.split(b"\0")[:-1]])
         return replace(self, paths=paths, labels=labels)
+
+    def read_as(self, reading: Reading) -> Source:
+        """Return a source whose images have other channels than RGB."""
+        if reading == RGB:
+            return self
+        files, labels = Files(self.paths), Labels(self.labels, self.classes)
+        return EncodedSource(self.name, files, np.arange(len(files)), labels, self.layout, reading)
 
     def subset(self, indices: Indices) -> "FolderSource":
         """Return a source with only these files, in this order."""

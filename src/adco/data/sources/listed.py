@@ -48,7 +48,7 @@ def open_list(address: str, split: Split) -> EncodedSource | None:
     """Open the images that a file names. There is no test split.
 
     Raises:
-        InputError: the file cannot be read, names a file that does not exist, or names fewer than two.
+        InputError: the file cannot be read, names a file that does not exist, or names none.
     """
     if split == "test":
         return None

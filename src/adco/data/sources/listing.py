@@ -19,8 +19,8 @@ TRAINING = ("train", "training")
 HELD_OUT = ("test", "testing", "val", "valid", "validation", "eval", "dev")  # in order of preference
 # Folders that file systems, archive programs and servers make. Their files are no images of the user's, or copies.
 SET_ASIDE = frozenset(("lost+found", "__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information"))
-MAX_FOLDERS = 3  # likewise
 MAX_SUFFIXES = 8  # a message about left-out files lists at most so many suffixes
+MAX_FOLDERS = 3  # likewise
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def source_of(images: Any) -> Source:
             labels if it has `targets`, as those of torchvision do.
 
     Raises:
-        InputError: if it is something else, or has fewer than two images.
+        InputError: if it is something else, or has no image.
     """
     name = name_of(images)
     if all(hasattr(images, part) for part in ("load", "subset", "shorter_side")):

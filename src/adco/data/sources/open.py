@@ -68,8 +68,8 @@ def open_source(
         reading: how the images are read: their channels, and which value is white.
 
     Raises:
-        InputError: the data, split or class level does not exist; the set cannot be fetched; there are fewer than two
-            images or too many unreadable files.
+        InputError: the data, split or class level does not exist; the set cannot be fetched; there are no images,
+            or too many unreadable files.
     """
     if not 0 <= max_unreadable <= 1:
         raise InputError(f"max_unreadable {max_unreadable} is not between 0 and 1")

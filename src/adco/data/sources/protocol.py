@@ -1,4 +1,4 @@
-"""What a source of images is. The package's own are opened by `open_source` in `sources.py`."""
+"""What a source of images is. The package's own are opened by `open_source` in `open.py`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

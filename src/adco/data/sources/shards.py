@@ -91,7 +91,7 @@ def open_shards(address: str, split: Split) -> EncodedSource | None:
     """Open the images of the shards that a pattern names. There is no test split.
 
     Raises:
-        InputError: a shard is missing or damaged, or there are fewer than two images in all.
+        InputError: a shard is missing or damaged, or there is no image.
     """
     if split == "test":
         return None
