@@ -28,7 +28,9 @@ from adco.data.sources.open import open_source
 from adco.methods.adco import AdCo
 from adco.models.backbone import load_backbone
 from adco.runs.directory import RunDirectory
+from adco.training import train as training
 from adco.training.errors import NotFiniteError
+from adco.training.online_knn import OnlineKNN
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -364,3 +366,20 @@ def test_a_run_is_not_resumed_on_other_images(run: RunDirectory) -> None:
     run.write_environment(images=3)
     with pytest.raises(ValueError, match="the run had 3: start a new run"):
         adco.pretrain(resume=run.path)
+
+
+def test_the_knn_of_an_epoch_is_a_pause_after_its_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not timed as a step, and may take longer than a step may."""
+    made: dict[str, Any] = {}
+    for name in ("TimeLeft", "EndIfHanging"):
+        original = getattr(training, name)
+        monkeypatch.setattr(training, name, lambda given, name=name, make=original: made.setdefault(name, make(given)))
+    seen = []
+
+    def knn(online: OnlineKNN, backbone: torch.nn.Module) -> float:
+        seen.append((made["TimeLeft"].seen, made["EndIfHanging"].deadline))
+        return 50.0
+
+    monkeypatch.setattr(OnlineKNN, "__call__", knn)
+    train(tmp_path / "run", epochs=2, knn_images=20)
+    assert seen == [(0, math.inf), (2, math.inf), (4, math.inf)]

@@ -17,7 +17,8 @@ LIMIT = 1800.0  # seconds for a batch; the slowest measured one, on two CPU core
 class EndIfHanging(Callback):
     """Ends this process with a line if a batch takes longer than `LIMIT`, as it does if another process hangs.
 
-    The time between epochs is not limited: the first rank validates and saves then, while the others wait.
+    What the callbacks after this one do in the last step of an epoch, and the time between epochs, are not limited: the
+    first rank validates and saves then, while the others wait.
 
     Args:
         group: the processes of the run.

@@ -73,9 +73,10 @@ def train(
     callbacks: list[L.Callback] = [
         TakeSignalsBack(stop),
         *([Bar(steps, clock, monitor.latest)] if sys.stderr.isatty() else []),
+        EndIfHanging(group),  # it and the clock come before the monitor, whose kNN takes time between two epochs
+        clock,
         monitor,  # before the warm start, because its first record is of the weights at the start
         *([WarmStart(data)] if settings.images_before_first_step else []),
-        clock,
         AdversaryImages(run if is_first_rank() else None, settings, source, steps),
         DamagedImages(
             data,
@@ -86,7 +87,6 @@ def train(
         ),
         stop,
         checkpoints,
-        EndIfHanging(group),
     ]
     with disk_errors_explained(checkpoints), quiet_lightning():
         trainer = make_trainer(
@@ -113,7 +113,9 @@ def train(
         except torch.OutOfMemoryError as error:
             raise memory_full(error, settings, source) from None
         except RuntimeError as error:
-            raise (told_in_one_line(error, group.go_on) or error) from error
+            if told := told_in_one_line(error, group.go_on):
+                raise told from error
+            raise
         finally:
             stop.restore_handlers()
             forget_launch()
