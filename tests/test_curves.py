@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from adco.runs.curves import PANELS, SHARE, draw_panels, plot_curves
+from adco.health.adversary_note import SHARE
+from adco.runs.curves import PANELS, draw_panels, plot_curves
 from adco.runs.records import History, Record, length_until, read_records
 
 KEYS = [key for panel in PANELS for key in panel.curves]

@@ -35,6 +35,7 @@ from adco.finetuning.config import finetune_settings, settings_of
 from adco.finetuning.images import divide
 from adco.finetuning.module import Finetuning
 from adco.finetuning.records import Records
+from adco.finetuning.result import read_scores
 from adco.finetuning.trainer import make_trainer
 from adco.models.classifier import Classifier
 from adco.runs.directory import RunDirectory
@@ -185,6 +186,23 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
     ends = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for path in (run, whole)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])
     assert result(run)["top1"] == result(whole)["top1"]
+
+
+def test_a_run_in_double_precision_goes_on_with_the_same_bits(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubled = {**SHORT, "epochs": 2, "precision": "64-true"}
+    whole = adco.finetune(start, **doubled, out="whole")
+    with monkeypatch.context() as patched:
+        stop_at(patched, STEPS)
+        with pytest.raises(Interrupted):
+            adco.finetune(start, **doubled, out="run")
+    run = adco.finetune(resume="run")
+    assert records(run, "validation_loss") == records(whole, "validation_loss")
+    assert same(run / "classifier.safetensors", whole / "classifier.safetensors")
+
+
+def test_a_result_that_is_gone_is_named(start: Path) -> None:
+    with pytest.raises(InputError, match="results has no result of the fine-tuning"):
+        read_scores(RunDirectory(start))
 
 
 KILLED = """

@@ -135,7 +135,24 @@ def test_a_run_goes_back_to_a_checkpoint_that_was_kept(
     records, expected = run.records(), RunDirectory(whole).records()
     assert [record["step"] for record in records] == [record["step"] for record in expected]
     assert cli.run(["pretrain", "--resume", str(run.kept_checkpoint(7))]) == 2
-    assert "epoch-7.ckpt is no checkpoint of the run: it has epoch-1.ckpt, " in capsys.readouterr().err
+    says = f"epoch-7.ckpt is no checkpoint of {run.path}, which has epoch-1.ckpt, epoch-2.ckpt, epoch-3.ckpt, last.ckpt"
+    assert says in capsys.readouterr().err
+
+
+def test_files_of_the_user_beside_the_checkpoints_are_no_checkpoints(tmp_path: Path, whole: Path) -> None:
+    run = RunDirectory(Path(shutil.copytree(whole, tmp_path / "run")))
+    good, backup = run.checkpoint.with_name("epoch-2-good.ckpt"), run.path / "backup" / "last.ckpt"
+    backup.parent.mkdir()
+    for copy in (good, backup):
+        shutil.copy(run.kept_checkpoint(1), copy)
+    before = run.checkpoint.read_bytes()
+    for copy in (good, backup):
+        with pytest.raises(InputError, match=r"is no checkpoint of .*run, which has epoch-1\.ckpt"):
+            adco.pretrain(resume=copy)
+    assert run.checkpoint.read_bytes() == before
+    run.go_back_to(run.kept_checkpoint(2))
+    assert [file.name for file in run.checkpoints()] == ["epoch-1.ckpt", "epoch-2.ckpt", "last.ckpt"]
+    assert good.is_file()
 
 
 # With other data

@@ -4,6 +4,7 @@ from typing import Any
 
 from adco.data.sources.address import full_name
 from adco.devices import evaluation_device
+from adco.errors import InputError
 from adco.evaluation.results import save_result
 from adco.evaluation.scores import summarise
 from adco.finetuning.images import Parts
@@ -40,7 +41,13 @@ def save_scores(run: RunDirectory, settings: Resolved, parts: Parts, epoch: int)
 
 
 def read_scores(run: RunDirectory) -> dict[str, Any]:
-    """Return the result of a finished fine-tuning."""
-    (file,) = run.results.glob("finetune-*.json")
-    result: dict[str, Any] = read_json(file)
+    """Return the result of a finished fine-tuning.
+
+    Raises:
+        InputError: if it is gone.
+    """
+    files = sorted(run.results.glob("finetune-*.json"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise InputError(f"{run.results} has no result of the fine-tuning: score its classifier with adco evaluate")
+    result: dict[str, Any] = read_json(files[-1])  # there is another if the data were moved before the last scoring
     return result

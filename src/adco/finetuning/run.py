@@ -149,6 +149,8 @@ def _train(job: Job, group: Group) -> RunDirectory:
     group.go_on = f"continue with: adco finetune --resume {quote(str(run.path))}"
     resume = run.checkpoint if run.checkpoint.is_file() else None
     classifier = _classifier(job, is_new=resume is None)
+    if settings.precision == "64-true":
+        classifier.double()  # Lightning would convert it after reading a checkpoint, whose weights would be rounded
     records, clock = Records(run, every=log_every(job.steps)), TimeLeft(job.steps)
     best = KeepBest(
         run,
@@ -187,7 +189,9 @@ def _train(job: Job, group: Group) -> RunDirectory:
                 f"the GPU's memory is full: {images} at once are too many: take a smaller --batch_size or --image_size"
             ) from error
         except RuntimeError as error:
-            raise (told_in_one_line(error, group.go_on) or error) from error
+            if told := told_in_one_line(error, group.go_on):
+                raise told from error
+            raise
         finally:
             stop.restore_handlers()
             forget_launch()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adco.files import write_bytes
-from adco.health.adversary_note import ASLEEP, asleep_since
+from adco.health.adversary_note import ASLEEP, SHARE, asleep_since
 from adco.health.trends import Record
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ class Panel(NamedTuple):
     scale: Literal["linear", "log"] = "linear"
 
 
-SHARE = "adversary_share_in_loss_adversary"
 MIN_SHARE = 1e-6  # smaller shares are drawn here; the adversaries are asleep either way
 PANELS = (
     Panel(

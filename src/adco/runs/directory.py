@@ -153,8 +153,12 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Return all checkpoints, the oldest first."""
-        kept = sorted(self.checkpoint.parent.glob("epoch-*.ckpt"), key=_epoch_of)
-        return [*kept, *([self.checkpoint] if self.checkpoint.is_file() else [])]
+        return [*self._kept(), *([self.checkpoint] if self.checkpoint.is_file() else [])]
+
+    def _kept(self) -> list[Path]:
+        """Return the checkpoints that were kept, the oldest first; a user may have put other files beside them."""
+        files = self.checkpoint.parent.glob("epoch-*.ckpt")
+        return sorted((file for file in files if file.stem.removeprefix("epoch-").isdecimal()), key=_epoch_of)
 
     def keep_checkpoint(self, epoch: int) -> None:
         """Keep the last checkpoint, which is of the end of this epoch, when the next one takes its place."""
@@ -165,7 +169,7 @@ class RunDirectory:
         if checkpoint.resolve() == self.checkpoint.resolve():
             return
         link(checkpoint, self.checkpoint)
-        for kept in self.checkpoint.parent.glob("epoch-*.ckpt"):
+        for kept in self._kept():
             if _epoch_of(kept) > _epoch_of(checkpoint):
                 kept.unlink()
 

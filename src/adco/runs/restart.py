@@ -1,8 +1,10 @@
 """The run that processes were training when torchrun started them again, because one of them had failed."""
 
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from adco.errors import InputError
 from adco.launcher import agent
 from adco.runs.directory import RUNS, RunDirectory
 
@@ -29,4 +31,11 @@ def run_begun_before(name: str | None, out: str | None) -> RunDirectory | None:
         return None
     places = [Path(out)] if out else [file.parent for file in RUNS.glob("*/environment.json")]
     runs = (RunDirectory(path) for path in places)
-    return next((run for run in runs if run.config.is_file() and run.read_environment().get("launch") == name), None)
+    return next((run for run in runs if run.config.is_file() and _launch_of(run) == name), None)
+
+
+def _launch_of(run: RunDirectory) -> str | None:
+    with suppress(InputError):  # damaged; it may be any run
+        launch: str | None = run.read_environment().get("launch")
+        return launch
+    return None

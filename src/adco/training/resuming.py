@@ -17,7 +17,6 @@ from adco.data.sources.objects import SCHEME
 from adco.data.sources.protocol import Source, read_as
 from adco.data.sources.reading import Reading
 from adco.errors import InputError
-from adco.launcher import is_first_rank
 from adco.ranks import together
 from adco.runs.checkpoints import read_checkpoint
 from adco.runs.directory import RunDirectory
@@ -97,8 +96,10 @@ def resume_run(
         )
     path = Path(resume)
     run = RunDirectory.open(path.parent.parent if path.suffix == ".ckpt" else resume)
-    if path.suffix == ".ckpt" and path.name not in (there := [file.name for file in run.checkpoints()]):
-        raise InputError(f"{path} is no checkpoint of the run: it has {', '.join(there) or 'none'}")
+    there = run.checkpoints()
+    if path.suffix == ".ckpt" and path.resolve() not in [file.resolve() for file in there]:
+        names = ", ".join(file.name for file in there)
+        raise InputError(f"{path} is no checkpoint of {run.path}, which has {names or 'none'} in checkpoints/")
     config = _config_of(run, images, augment)
     if images is None and "data" in changes and scheme_of(str(config["data"])) == SCHEME:
         raise InputError(f"the images of {run.path} were given from Python: give them again, not {changes['data']}")
@@ -122,10 +123,13 @@ def resume_run(
         if checkpoint.is_file():
             read_checkpoint(checkpoint)  # so that a damaged one does not replace a good one
         _check_length(before.epochs, settings.epochs, checkpoint, steps_per_epoch)
-        if is_first_rank():
+
+        def begin_again() -> None:
             run.go_back_to(checkpoint)
             run.write_unfinished()
             run.write_config(to_dict(settings))
+
+        group.decided_by_first(begin_again)
         torch.manual_seed(settings.seed)
         if checkpoint.is_file():  # it has the weights
             check_fits_memory(settings)
