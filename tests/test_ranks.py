@@ -22,9 +22,10 @@ from adco.cli import main as cli
 from adco.devices import count_processes, evaluation_device, placement
 from adco.errors import InputError
 from adco.launcher import Layout, agent, is_first_rank, launch, layout, local_rank, place
-from adco.ranks import fresh_store
+from adco.ranks import ProcessLost, fresh_store, together
 from adco.runs.directory import RunDirectory
 from adco.runs.nearest_images import read_nearest
+from adco.runs.restart import run_begun_before
 from program import descendants, end, free_port, said, torchrun
 
 SETTINGS: dict[str, Any] = {
@@ -165,6 +166,12 @@ def test_in_a_shell_of_slurm_the_command_starts_its_processes_itself(
             "SLURM has started 2 tasks: give --ntasks-per-node instead of --ntasks",
         ),
         ({}, "auto", 2, "num_nodes 2 needs a launcher: start the command by torchrun or srun on each node"),
+        (
+            {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},  # as a call with devices=2 leaves them
+            1,
+            "auto",
+            "devices 1 does not fit this program, which has started 2 processes before",
+        ),
     ],
 )
 def test_a_contradiction_is_refused(
@@ -179,6 +186,34 @@ def test_a_contradiction_is_refused(
     with pytest.raises(InputError, match=f"^{message}") as raised:
         placement(devices, nodes)
     report(says=raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("[pair.cc:547] Connection closed by peer [127.0.0.1]:4211", "was killed or has failed; start the command"),
+        ("NCCL error: no socket\ninterface found", r"has failed \(NCCL error: no socket interface found\); start the"),
+    ],
+)
+def test_the_reason_of_a_lost_connection_is_told(monkeypatch: pytest.MonkeyPatch, error: str, told: str) -> None:
+    monkeypatch.setattr("adco.ranks._start_others", lambda processes: None)
+    monkeypatch.setattr("adco.ranks._connect", lambda accelerator: None)
+    with pytest.raises(ProcessLost, match=told), together(2, "cpu"):
+        raise RuntimeError(error)
+
+
+def test_a_damaged_run_does_not_hide_the_one_that_torchrun_goes_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, environment in (("a", "{"), ("b", '{"launch": "x-1"}'), ("c", "[]")):
+        run = RunDirectory.create(Path("runs") / name)
+        run.write_config({})
+        (run.path / "environment.json").write_text(environment)
+    found = run_begun_before("x-1", None)
+    assert found is not None
+    assert found.path == Path("runs/b")
+    assert run_begun_before("x-2", None) is None
 
 
 def test_processes_that_are_started_again_share_a_store_of_their_own() -> None:

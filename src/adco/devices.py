@@ -7,9 +7,10 @@ from typing import Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from adco.errors import InputError
-from adco.launcher import is_started_by_launcher, layout, local_rank, place
+from adco.launcher import is_started_by_launcher, layout, local_rank, place, processes_here
 from adco.processor import multiplies_bf16
 from adco.quiet import quiet_lightning
 from adco.words import counted
@@ -23,13 +24,19 @@ def placement(devices: int | str, num_nodes: int | str = "auto") -> tuple[int | 
         num_nodes: auto, or the number of machines.
 
     Raises:
-        InputError: if the settings say something else than the launcher, or there are several nodes without a launcher.
+        InputError: if the settings say something else than the launcher or an earlier call of this program, or there
+            are several nodes without a launcher.
     """
     found = layout()
     if found is None:
         nodes = 1 if num_nodes == "auto" else int(num_nodes)
         if nodes > 1 and not is_started_by_launcher():
             raise InputError(f"num_nodes {nodes} needs a launcher: start the command by torchrun or srun on each node")
+        started = processes_here()  # by an earlier call of this program, and they go on with it
+        if started > 1 and str(devices).isdecimal() and int(devices) != started:
+            raise InputError(
+                f"devices {devices} does not fit this program, which has started {started} processes before"
+            )
         return devices, nodes
     for setting, value, started in (("devices", devices, found.per_node), ("num_nodes", num_nodes, found.nodes)):
         if str(value).isdecimal() and int(value) != started:
@@ -145,6 +152,15 @@ def devices_of(device: torch.device, processes: int) -> int | str:
     if processes > 1:
         return "auto" if layout() else processes
     return f"{device.index}," if device.type == "cuda" else 1  # the text "1," is GPU 1; the number is any one device
+
+
+def slurm_environment() -> list[SLURMEnvironment]:
+    """Return for Lightning's Trainer what it needs to know of SLURM; nothing if SLURM has not started this process.
+
+    On SIGUSR1, Lightning's own would write a checkpoint beside the package's, and put the job into the queue again.
+    """
+    started = layout()
+    return [SLURMEnvironment(auto_requeue=False)] if started and started.launcher == "SLURM" else []
 
 
 def can_sync_batch_norm(accelerator: str) -> bool:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from textwrap import shorten
 from typing import TypeVar, cast
 from uuid import uuid4
 
@@ -28,7 +29,8 @@ from adco.launcher import announce_launch, is_started_by_launcher, parent_of_lau
 
 SETUP = timedelta(hours=3)  # the longest wait for another process: one may list a large folder while the others wait
 GRACE = 10.0  # seconds that a process has to report by itself that another has ended
-_LOST = ("gloo", "NCCL", "closed by peer", "onnection reset", "Timed out", "timed out", "Broken pipe")
+_CLOSED = ("closed by peer", "onnection reset", "Broken pipe")  # words of errors when another process has ended
+_LOST = (*_CLOSED, "gloo", "NCCL", "Timed out", "timed out")
 _others: list["subprocess.Popen[bytes]"] = []  # the further processes, in the one that has started them
 logger = logging.getLogger("adco")
 Decision = TypeVar("Decision")
@@ -138,7 +140,9 @@ def together(processes: int, accelerator: str) -> Iterator[Group]:
     except RuntimeError as error:
         if not is_lost(error):
             raise
-        raise ProcessLost(group.lost("another process was killed or has failed")) from error
+        what, reason = "another process was killed or has failed", " ".join(str(error).split())
+        told = what if any(word in reason for word in _CLOSED) else f"{what} ({shorten(reason, 200)})"
+        raise ProcessLost(group.lost(told)) from error
     finally:
         done.set()
 

@@ -150,4 +150,6 @@ def _one_line_if_memory_is_full() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise InputError(f"the memory is full: {LESS_MEMORY}") from error
-        raise (told_in_one_line(error, LESS_MEMORY) or error) from error
+        if told := told_in_one_line(error, LESS_MEMORY):
+            raise told from error
+        raise

@@ -7,7 +7,6 @@ work on the same comparison, for example one per device: each takes the next run
 """
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from adco.data.workers import heeded
 from adco.errors import AdcoError, InputError
 from adco.evaluation.evaluate import evaluate
 from adco.files import write_json, write_text
-from adco.launcher import is_first_rank
+from adco.launcher import is_first_rank, place
 from adco.runs.directory import RunDirectory
 from adco.training.errors import Interrupted
 
@@ -60,7 +59,7 @@ def compare(recipe: str | Path, out: Path) -> Table:
         Interrupted: a signal stopped a run; the same call continues from its last checkpoint.
         RunsFailed: some runs failed; the same call retries them.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if place()[1] > 1:
         raise InputError(
             "adco compare starts its own processes, one per device: call it without a launcher, "
             "or use --only for a single run"
@@ -144,7 +143,7 @@ def _evaluate(run: RunDirectory, plan: Plan, floors: bool) -> None:
 def _run_subprocess(recipe: str | Path, out: Path, run: Path) -> int:
     """Run `run_next_stage` in a subprocess and return its exit code.
 
-    The subprocess is the command `adco compare --only`. Lightning starts the same command again for each further rank.
+    The subprocess is the command `adco compare --only`. That starts itself again for each further device.
 
     Raises:
         Interrupted: this process received a signal; it was forwarded, and the subprocess has ended.

@@ -19,7 +19,7 @@ from adco.data.batch import Batch, normalize
 from adco.data.loader import Loader, Order
 from adco.data.sources.protocol import Source
 from adco.data.views import View
-from adco.devices import devices_of, one_line_if_missing, placement
+from adco.devices import devices_of, one_line_if_missing, placement, slurm_environment
 from adco.errors import InputError
 from adco.evaluation.evaluation import Task
 from adco.evaluation.linear import LinearProbe
@@ -152,6 +152,7 @@ def _trainer(accelerator: str, devices: int | str, epochs: int) -> L.Trainer:
             num_nodes=nodes,
             max_epochs=epochs,
             use_distributed_sampler=False,
+            plugins=[*slurm_environment()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

@@ -3,14 +3,12 @@
 from typing import Any
 
 import lightning as L
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import LayerSync
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-from adco.devices import can_sync_batch_norm, placement
-from adco.launcher import layout
+from adco.devices import can_sync_batch_norm, placement, slurm_environment
 from adco.runs.checkpoints import WholeCheckpointIO
 from adco.runs.directory import RunDirectory
 from adco.training.console import Bar
@@ -60,9 +58,6 @@ def make_trainer(
         InputError: as `placement`.
     """
     placed, nodes = placement(devices, num_nodes)
-    started = layout()
-    # On SIGUSR1, Lightning's own would write a checkpoint beside the run's, and put the job into the queue again.
-    slurm = [SLURMEnvironment(auto_requeue=False)] if started and started.launcher == "SLURM" else []
     synchronised = [SyncBatchNorm()] if sync_batch_norm and can_sync_batch_norm(accelerator) else []
     return L.Trainer(
         accelerator=accelerator,
@@ -77,6 +72,6 @@ def make_trainer(
         enable_checkpointing=False,  # Lightning's ModelCheckpoint is not used
         enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
         enable_model_summary=False,
-        plugins=[WholeCheckpointIO(), *slurm, *synchronised],
+        plugins=[WholeCheckpointIO(), *slurm_environment(), *synchronised],
         default_root_dir=run.path,
     )
