@@ -57,6 +57,12 @@ class Duplicates:
     groups: list[NDArray[np.int64]]
     choice: Choice
 
+    def surest_first(self) -> tuple[list[NDArray[np.int64]], NDArray[np.float32]]:
+        """Return the groups, the surest first, and the largest agreement of each image, 0 for one in no pair."""
+        best = np.zeros(len(self.paths), np.float32)
+        np.maximum.at(best, self.pairs.ravel(), np.repeat(self.agreements, 2))
+        return sorted(self.groups, key=lambda group: -float(best[group].max())), best
+
 
 def duplicates(run: Path | None, settings: DuplicatesSettings, images: Source | None = None) -> Duplicates:
     """Find duplicates, and write them to the files that the settings name.
@@ -197,9 +203,7 @@ def _summary(found: Duplicates, opened: Opened) -> dict[str, Any]:
 
 def _rows_of_sheet(found: Duplicates, opened: Opened) -> list[list[Cell]]:
     """Return some groups, the surest first, each as its images."""
-    best = np.zeros(len(found.paths), np.float32)  # of the pairs of each image
-    np.maximum.at(best, found.pairs.ravel(), np.repeat(found.agreements, 2))
-    groups = sorted(found.groups, key=lambda group: -float(best[group].max()))
+    groups, best = found.surest_first()
     chosen = [groups[number] for number in chosen_rows(len(groups)).tolist()] if groups else []
     return [
         [(opened.image(index), f"{best[index]:.2f} {Path(found.paths[index]).name}") for index in group.tolist()]

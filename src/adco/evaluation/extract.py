@@ -148,7 +148,6 @@ def pixel_features(
     source: Source,
     image_size: int,
     *,
-    progress: bool = True,
     max_unreadable: float = 0.01,
     group: Group = ALONE,
 ) -> Features:
@@ -167,7 +166,7 @@ def pixel_features(
     def pixels(batch: Batch) -> torch.Tensor:
         return _views(source, batch, size, damaged)[1].flatten(1).float() / 255
 
-    found = _in_threads(pixels, batches, source.name, progress and group.rank == 0)
+    found = _in_threads(pixels, batches, source.name, group.rank == 0)
     return _collected(found, labels, source, damaged, max_unreadable, group)
 
 

@@ -12,7 +12,7 @@ from adco.data.batch import Batch, normalize
 from adco.finetuning.settings import Resolved
 from adco.models.classifier import Classifier
 from adco.models.vectors import vectors
-from adco.optim.optimizers import make_optimizer
+from adco.optim.optimizers import with_schedule
 from adco.optim.players import Player, Schedule
 
 DECAYS, FACTOR = (0.6, 0.8), 0.2  # SwAV: after 12 and 16 of 20 epochs
@@ -47,10 +47,7 @@ class Finetuning(L.LightningModule):
         return {"loss": loss, "losses": {"loss": loss}}
 
     def configure_optimizers(self) -> Any:
-        optimizer, rates = make_optimizer(self.settings.optimizer, self._players())
-        factors: list[Callable[[int], float]] = [lambda step, rate=rate: rate(step) for rate in rates]  # type: ignore[misc]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_schedule(self.settings.optimizer, self._players())
 
     def _players(self) -> list[Player]:
         settings, classifier = self.settings, self.classifier

@@ -57,6 +57,15 @@ def make_optimizer(name: str, players: Iterable[Player]) -> tuple[torch.optim.Op
     return kinds.get(name, MuonSGD)(groups, lr=1.0, momentum=0.9), rates
 
 
+def with_schedule(name: str, players: Iterable[Player]) -> dict[str, Any]:
+    """Return for Lightning the optimizer of `make_optimizer`, and the schedule that sets its rates before each step."""
+    optimizer, rates = make_optimizer(name, players)
+    # LambdaLR does not save plain functions, so a resumed run follows the schedule of its own settings.
+    factors: list[Callable[[int], float]] = [lambda step, rate=rate: rate(step) for rate in rates]  # type: ignore[misc]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
 class MuonSGD(DirectedSGD):
     """SGD, with Muon steps (Jordan et al. 2024) for parameter groups marked `orthogonal`.
 

@@ -15,9 +15,7 @@ def duplicates(material: Material) -> Section:
     """Return the section."""
     images = Collection(material.source.subset(material.shown), material.embeddings)
     found = find(Opened(images, None, material.subject, material.device), DuplicatesSettings())
-    best = np.zeros(len(images), np.float32)  # the largest agreement of each image
-    np.maximum.at(best, found.pairs.ravel(), np.repeat(found.agreements, 2))
-    groups = sorted(found.groups, key=lambda group: -float(best[group].max()))
+    groups, best = found.surest_first()
     rows = [
         {"title": "", "images": [material.image(place, f"{best[place]:.2f}") for place in group[:LONGEST].tolist()]}
         for group in groups[:GROUPS]

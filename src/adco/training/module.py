@@ -1,7 +1,6 @@
 """The adapter between a method and Lightning's Trainer: loss, optimizer and learning rates."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -11,7 +10,7 @@ from torch import nn
 from adco.data.batch import Batch
 from adco.distributed import gather_objects, world_size
 from adco.methods.method import Method
-from adco.optim.optimizers import make_optimizer
+from adco.optim.optimizers import with_schedule
 from adco.shards import Rows
 from adco.training.dividing import divide, join
 from adco.training.errors import NotFiniteError
@@ -56,11 +55,7 @@ class Pretraining(L.LightningModule):
         return {"loss": torch.stack(list(step.losses.values())).sum(), **step._asdict()}
 
     def configure_optimizers(self) -> Any:
-        optimizer, rates = make_optimizer(self.optimizer, self.method.players())
-        # LambdaLR does not save plain functions, so a resumed run follows the schedule of its own settings.
-        factors: list[Callable[[int], float]] = [lambda step, rate=rate: rate(step) for rate in rates]  # type: ignore[misc]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_schedule(self.optimizer, self.method.players())
 
     def on_train_start(self) -> None:
         """Divide the banks among the ranks, and set the learning rates of the next step.
