@@ -6,7 +6,7 @@ They are called asleep if their gradient has nearly vanished, so that they no lo
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from adco.health.trends import Record, curve, latest
+from adco.health.trends import Record, curve, has, latest
 
 SHARE = "adversary_share_in_loss_adversary"  # the key of the adversaries' share of the softmax at τ_adv
 # An adversary's gradient is proportional to its share of the softmax at τ_adv. If the share of all adversaries together
@@ -50,7 +50,7 @@ def adversary_note(history: Sequence[Record], learning_rate: float | None) -> No
 
 def asleep_since(history: Sequence[Record]) -> int | None:
     """Return the step since which the adversaries' share at τ_adv has stayed below 0.01, or None."""
-    measured = [record for record in history if len(curve([record], SHARE)) and "step" in record]
+    measured = [record for record in history if has(record, SHARE) and "step" in record]
     awake = [number for number, record in enumerate(measured) if float(record[SHARE]) >= ASLEEP]
     first = awake[-1] + 1 if awake else 0
     return int(measured[first]["step"]) if len(measured) - first >= IN_A_ROW else None

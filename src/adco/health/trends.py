@@ -57,10 +57,15 @@ class Trend(NamedTuple):
         return f"{self.name} {verb} ({self.before:.3g} → {self.now:.3g})"
 
 
+def has(record: Record, key: str) -> bool:
+    """Return whether a record has a finite value of a key."""
+    value = record.get(key)
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def curve(records: Sequence[Record], key: str) -> Curve:
     """Return the finite values of a key, oldest first."""
-    values = (record.get(key) for record in records)
-    return np.array([x for x in values if isinstance(x, int | float) and math.isfinite(x)], np.float64)
+    return np.array([record[key] for record in records if has(record, key)], np.float64)
 
 
 def latest(records: Sequence[Record], key: str) -> float:
@@ -71,7 +76,7 @@ def latest(records: Sequence[Record], key: str) -> float:
 
 def separation(records: Sequence[Record]) -> Curve:
     """Return positive_cosine − (1 − spread²): how much closer queries are to their own keys than to other images."""
-    both = [r for r in records if len(curve([r], "positive_cosine")) and len(curve([r], "spread"))]
+    both = [record for record in records if has(record, "positive_cosine") and has(record, "spread")]
     return curve(both, "positive_cosine") - 1 + curve(both, "spread") ** 2
 
 
