@@ -45,7 +45,10 @@ def adversary_note(history: Sequence[Record], learning_rate: float | None) -> No
     since = asleep_since(history)
     if since is None:
         return None
-    return Note("adversaries asleep", since, "their gradient has nearly vanished, so they act as fixed negatives")
+    meaning = (
+        "their gradient has nearly vanished, so they act as fixed negatives, which were as accurate in all measurements"
+    )
+    return Note("adversaries asleep", since, meaning)
 
 
 def asleep_since(history: Sequence[Record]) -> int | None:
