@@ -109,8 +109,6 @@ def _figures(out: Path, floors: bool) -> Line:
     """Return the figures of a run from its records and evaluations."""
     records: list[dict[str, Any]] = list(RunDirectory(out).records())
     steps = [record for record in records if "effective_rank" in record and record["step"] > 0]
-    if not steps:  # it failed in its first step
-        return {}
     words = [record["word"] for record in records if "word" in record]
     shares = [record["adversary_share_in_loss_adversary"] for record in steps if "adversary_concentration" in record]
     kept = ("effective_rank", "positive_cosine")

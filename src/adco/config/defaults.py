@@ -1,9 +1,9 @@
-"""Defaults that depend on the images and the length of the run. At the paper's scale they equal the paper's,
-except for the network and K.
+"""Defaults that depend on the images and the length of the run.
 
-The published constants are for a million steps on a million images. A run on a folder has a few hundred to a few tens
-of thousands of steps. Three things then have to change: how fast the weights move (optimizer, learning rate), over how
-many steps the momentum encoder averages, and how many adversaries share the gradient.
+At the paper's scale they are the paper's, except for the network and K. The published constants are for a million steps
+on a million images. A run on a folder has a few hundred to a few tens of thousands of steps. Three things then have to
+change: how fast the weights move (optimizer, learning rate), over how many steps the momentum encoder averages, and how
+many adversaries share the gradient.
 docs/decisions.md has the measurements behind these defaults, docs/results.md the accuracy of runs that use them.
 
 Shapes: n images, N batch, K adversaries, T steps of the run.

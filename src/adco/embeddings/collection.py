@@ -11,9 +11,8 @@ import torch
 
 from adco.config.commands import SearchSettings
 from adco.data.images import Pixels
-from adco.data.sources.encoded import EncodedSource
 from adco.data.sources.labels import Labels
-from adco.data.sources.listed import Files
+from adco.data.sources.listed import source_of_files
 from adco.data.sources.listing import is_image
 from adco.data.sources.open import open_all, open_source
 from adco.data.sources.paths import Paths
@@ -150,8 +149,8 @@ def _open_other(setting: str, data: str, split: str, opened: Callable[[str, str]
 def _files(paths: Sequence[str], reading: Reading) -> Source:
     """Return a source of image files."""
     absolute = [str(Path(path).expanduser().absolute()) for path in paths]
-    files = Files(Paths.below("/", b"".join(os.fsencode(path) + b"\0" for path in absolute)))
-    return EncodedSource("images", files, np.arange(len(files)), Labels(), reading=reading)
+    below_root = Paths.below("/", b"".join(os.fsencode(path) + b"\0" for path in absolute))
+    return source_of_files("images", below_root, Labels(), reading=reading)
 
 
 def _embedded(subject: Subject, source: Source, device: str) -> Collection:

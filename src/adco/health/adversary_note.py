@@ -46,7 +46,7 @@ def adversary_note(history: Sequence[Record], learning_rate: float | None) -> No
     if since is None:
         return None
     meaning = (
-        "their gradient has nearly vanished, so they act as fixed negatives, which were as accurate in all measurements"
+        "their gradient has nearly vanished, so they act as fixed negatives, which were as accurate where measured"
     )
     return Note("adversaries asleep", since, meaning)
 

@@ -32,7 +32,7 @@ ADVICE: dict[str, tuple[tuple[str, Try], ...]] = {
     "adversaries asleep": (("adversary_temperature", _times(5, most=0.2)), ("adversary_learning_rate", _times(10))),
     "adversaries identical": (("adversary_learning_rate", _times(1 / 10)),),
 }
-# In every measurement, fixed adversaries were at least as accurate as those that were awake (docs/results.md).
+# Where the two were compared, fixed adversaries were as accurate as trained ones that were awake (docs/results.md).
 PURPOSE = {"adversaries asleep": "to wake them, "}
 
 

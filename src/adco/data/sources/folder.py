@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from adco.data.damage import DamagedImage, count_files, list_files, too_many
 from adco.data.sources import decode
 from adco.data.sources.classes import Classes
-from adco.data.sources.encoded import EncodedSource
 from adco.data.sources.handover import once_per_node
 from adco.data.sources.labels import Labels
-from adco.data.sources.listed import Files
+from adco.data.sources.listed import source_of_files
 from adco.data.sources.listing import Listing, display_path
 from adco.data.sources.paths import Paths
 from adco.data.sources.protocol import Indices, Source, Unreadable
@@ -100,8 +99,7 @@ class FolderSource:
         """Return a source whose images have other channels than RGB."""
         if reading == RGB:
             return self
-        files, labels = Files(self.paths), Labels(self.labels, self.classes)
-        return EncodedSource(self.name, files, np.arange(len(files)), labels, self.layout, reading)
+        return source_of_files(self.name, self.paths, Labels(self.labels, self.classes), self.layout, reading)
 
     def subset(self, indices: Indices) -> "FolderSource":
         """Return a source with only these files, in this order."""

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from adco.data.sources.encoded import EncodedSource
-from adco.data.sources.labels import number_classes
+from adco.data.sources.labels import Labels, number_classes
 from adco.data.sources.paths import Paths
+from adco.data.sources.reading import RGB, Reading
 from adco.data.sources.registry import Split
 from adco.errors import InputError
 
@@ -42,6 +43,11 @@ class Files:
     def where(self, index: int) -> str:
         """Return the path of a file."""
         return str(self.paths[index])
+
+
+def source_of_files(name: str, paths: Paths, given: Labels, layout: str = "", reading: Reading = RGB) -> EncodedSource:
+    """Return a source of image files; its arguments are those of `EncodedSource`. No file is opened."""
+    return EncodedSource(name, Files(paths), np.arange(len(paths)), given, layout, reading)
 
 
 def open_list(address: str, split: Split) -> EncodedSource | None:
@@ -71,8 +77,8 @@ def open_list(address: str, split: Split) -> EncodedSource | None:
         if not os.path.isfile(path):  # noqa: PTH113
             hint = _hint(lines[:line], given, is_table=is_table)
             raise InputError(f"data {name!r}, line {line}: there is no file {given} ({path}){hint}")
-    files = Files(Paths.below("/", b"".join(os.fsencode(path) + b"\0" for path in paths)))
-    return EncodedSource(name, files, np.arange(len(files)), number_classes([label for *_, label in rows]))
+    files = Paths.below("/", b"".join(os.fsencode(path) + b"\0" for path in paths))
+    return source_of_files(name, files, number_classes([label for *_, label in rows]))
 
 
 def _lines(lines: Sequence[str]) -> Iterator[Row]:

@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from adco.data.sources.address import VALIDATION, folders_of, is_named, scheme_of
 from adco.data.sources.arrays import ArraySource
 from adco.data.sources.classes import Classes, find_classes
-from adco.data.sources.encoded import EncodedSource
 from adco.data.sources.folder import open_folder
 from adco.data.sources.joined import join
 from adco.data.sources.labels import Labels
-from adco.data.sources.listed import Files
+from adco.data.sources.listed import source_of_files
 from adco.data.sources.listing import (
     HELD_OUT,
     Listing,
@@ -184,8 +183,7 @@ def _folder_opener(reading: Reading) -> FolderOpener:
 def _open_files(reading: Reading, listing: Listing, classes: Classes, max_unreadable: float) -> Source:
     """Return a source of a folder's files with other channels than RGB, without decoding all of them first."""
     labels = Labels(classes.labels, classes.names)
-    files = Files(listing.images)
-    return EncodedSource(str(listing.root), files, np.arange(len(files)), labels, classes.description, reading)
+    return source_of_files(str(listing.root), listing.images, labels, classes.description, reading)
 
 
 def _open_other(
