@@ -93,7 +93,7 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
        floor. Also if kNN does not fall while the loss falls, or while instance top-1, effective rank or separation
        rises.
     7. finished: the run is over or in its last tenth.
-    8. plateau: none of the above.
+    8. plateau: none of the above. Early in the run, the verdict is "too early to say" instead.
 
     Terms: instance top-1 is the percentage of queries whose nearest key is their own. Separation is how much closer
     queries are to their own keys than to other images. The floor of kNN is the kNN of the network before training; that
@@ -133,7 +133,7 @@ def verdict(history: Sequence[Record], steps: int | None = None) -> Verdict:
         return Verdict("learning", str(trends))
     if done >= NEAR_END:
         return Verdict("finished", _accuracy(history) or str(trends))
-    return Verdict("plateau", f"no progress beyond noise: {trends}")
+    return Verdict("plateau" if done >= PATIENCE else "too early to say", f"no progress beyond noise: {trends}")
 
 
 class _Trends(NamedTuple):
