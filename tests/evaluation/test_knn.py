@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 from torch.nn import functional as F
 
-from adco.evaluation.knn import knn_scores
+from adco.evaluation.features import Features
+from adco.evaluation.knn import KNN, knn_scores
 
 
 def made(n: int, m: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -31,6 +32,13 @@ def brute_force(
             scores[row, labels[neighbour]] += np.exp(similarities[neighbour] / temperature)
     shares: NDArray[np.float64] = scores / scores.sum(axis=1, keepdims=True)
     return shares
+
+
+def test_the_evaluation_uses_its_settings() -> None:
+    train, labels, test = made(40, 9, 3)
+    scores, used = KNN(k=7, temperature=0.5).classify(Features(train, labels), test, 3, "cpu")
+    np.testing.assert_allclose(scores.numpy(), brute_force(train, labels, test, 3, 7, 0.5), atol=1e-6)
+    assert used == {"k": 7, "temperature": 0.5}
 
 
 @settings(max_examples=30, deadline=None)

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from adco.evaluation import sgd
 from adco.evaluation.evaluation import Task
 from adco.evaluation.extract import pixel_features
 from adco.evaluation.linear import LinearProbe
+from adco.evaluation.linear_sgd import LinearSGD
 from adco.evaluation.sgd import Classifier, Images, fit_by_sgd
 from adco.models.backbone import BackboneInfo
 from adco.optim.players import Schedule
@@ -48,10 +50,13 @@ def source() -> ArraySource:
     return digits
 
 
-def fit(backbone: nn.Module, source: ArraySource, epochs: int = EPOCHS) -> LinearProbe:
+def task_of(backbone: nn.Module, source: ArraySource) -> Task:
     info = BackboneInfo("rows", 8, MEAN, STD)
-    task = Task(source, source, backbone, info, 8, partial(pixel_features, image_size=8), "cpu", ALONE)
-    return fit_by_sgd(backbone, 24, task, epochs=epochs, batch_size=BATCH, learning_rate=RATE)
+    return Task(source, source, backbone, info, 8, partial(pixel_features, image_size=8), "cpu", ALONE)
+
+
+def fit(backbone: nn.Module, source: ArraySource) -> LinearProbe:
+    return fit_by_sgd(backbone, 24, task_of(backbone, source), epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE)
 
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
@@ -87,6 +92,25 @@ def test_equals_numpys_sgd(source: ArraySource, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(probe.bias.numpy(), bias, atol=2e-4)
     scores = probe.scores(torch.from_numpy(features).float())
     np.testing.assert_allclose(scores.numpy(), features @ weight.T + bias, atol=2e-3)
+
+
+def test_views_are_those_of_the_papers(source: ArraySource) -> None:
+    """Crops of 8 to 100 % of the area and flips, no other augmentation (He et al. 2020, section 4.1)."""
+    view = Images(source, 8, 3, BATCH).view
+    assert (view.size, view.channels, view.scale, view.flip_probability) == (8, 3, (0.08, 1.0), 0.5)
+    assert view.jitter_probability == view.grayscale_probability == view.blur_probability == 0
+
+
+def test_the_evaluation_trains_with_its_settings(source: ArraySource, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, Any] = {}
+
+    def fit_instead(backbone: nn.Module, width: int, task: Task, **settings: Any) -> LinearProbe:
+        used.update(settings)
+        return LinearProbe(torch.zeros(10, 192), torch.zeros(10), torch.zeros(192), torch.ones(192), 0.0, {})
+
+    monkeypatch.setattr(sgd, "fit_by_sgd", fit_instead)
+    LinearSGD(epochs=3, batch_size=20, learning_rate=0.7).scores(task_of(Rows(), source))
+    assert used == {"epochs": 3, "batch_size": 20, "learning_rate": 0.7}
 
 
 def test_too_few_images_are_told(source: ArraySource) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import adco
+from adco.models.backbone import build_backbone, save_backbone
 from adco.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -100,6 +101,16 @@ def test_floors_are_pixels_and_random_weights(run: RunDirectory) -> None:
     assert again["floors"] == result["floors"]
 
 
+def test_the_floor_of_random_weights_is_of_a_new_network(run: RunDirectory, tmp_path: Path) -> None:
+    result = adco.evaluate("knn", run.path, floors=True)
+    info = adco.load_backbone(run.backbone)[1]
+    torch.manual_seed(0)
+    new = RunDirectory.create(tmp_path / "new")
+    new.config.write_bytes(run.config.read_bytes())
+    save_backbone(new.backbone, build_backbone(info), info)
+    assert result["floors"]["random weights"]["top1"] == adco.evaluate("knn", new.path)["top1"] != result["top1"]
+
+
 @pytest.mark.filterwarnings("ignore:only 1[23] test images")
 def test_floors_of_the_same_evaluation_are_kept(run: RunDirectory, labelled: Path) -> None:
     floors = adco.evaluate("knn", run.path, data=str(labelled), floors=True)["floors"]
@@ -115,7 +126,8 @@ def test_floors_of_the_same_evaluation_are_kept(run: RunDirectory, labelled: Pat
 def test_settings_are_used(run: RunDirectory) -> None:
     result = adco.evaluate("knn", run.path, k=5, temperature=0.5)
     assert (result["protocol"]["k"], result["protocol"]["temperature"]) == (5, 0.5)
-    assert adco.evaluate("knn", run.path, image_size=16)["top1"] != result["top1"]
+    usual = adco.evaluate("knn", run.path)
+    assert adco.evaluate("knn", run.path, image_size=16)["top1"] != usual["top1"] != result["top1"]
 
 
 @FEW_IMAGES

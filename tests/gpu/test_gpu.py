@@ -1,5 +1,6 @@
 """On a GPU everything does what it does on a CPU: losses, training, evaluation, and errors of one line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -97,8 +98,11 @@ def test_embeddings_and_a_fine_tuned_classifier_are_those_of_a_cpu(tmp_path: Pat
     run = trained(tmp_path / "run", "gpu", **METHODS["adco"])
     ours, theirs = (adco.embed(run.path, data="digits", device=device) for device in ("cuda", "cpu"))
     np.testing.assert_allclose(ours.embeddings, theirs.embeddings, atol=1e-3 * np.abs(theirs.embeddings).max())
-    tuned = adco.finetune(run.path, data="digits", epochs=3, out=str(tmp_path / "tuned"))
-    assert RunDirectory(tuned).read_environment()
+    tuned = []
+    for place in ("cuda", "cpu"):
+        adco.finetune(run.path, data="digits", epochs=3, device=place, out=str(tmp_path / place))
+        tuned.append(json.loads((tmp_path / place / "results" / "finetune-digits.json").read_text())["top1"])
+    assert abs(tuned[0] - tuned[1]) < 2
     on_gpu, on_cpu = (
         adco.evaluate("linear", run.path, floors=False, device=device)["top1"] for device in ("cuda", "cpu")
     )

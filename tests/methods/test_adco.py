@@ -232,6 +232,22 @@ def test_warm_start_fills_every_row_with_keys(images: int) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_warm_start_that_trains_leaves_the_adversaries_no_momentum(accumulate: int) -> None:
+    warm_steps = math.ceil(ADVERSARIES / (4 * accumulate))
+    method = make_adco(VARIANTS["plain"], warm_steps=warm_steps, accumulate=accumulate, adversary_weight_decay=0.0)
+    train = BareTraining(method)
+    *warm, first = make_batches(2, count=warm_steps * accumulate + 1, images=4)
+    for batch in warm:
+        train(batch)
+    assert (train.optimizer.state[method.adversaries.weight]["momentum_buffer"] == 0).all()
+    if accumulate == 1:
+        filled = method.adversaries.weight.detach().clone()
+        train(first)
+        moved = filled + SETTINGS["adversary_learning_rate"] * method.adversaries.weight.grad
+        torch.testing.assert_close(method.adversaries.weight.detach(), moved)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_warm_start_that_trains_fills_the_rows_step_by_step_then_copies_the_encoder(accumulate: int) -> None:
     """Against the keys themselves; the encoder moves meanwhile, the adversaries do not, and then they do."""
     images, warm_steps = 4, math.ceil(ADVERSARIES / (4 * accumulate))

@@ -17,9 +17,12 @@ import adco
 import tiny
 from adco.config.commands import ReportSettings
 from adco.data.sources.arrays import ArraySource
+from adco.embeddings.embeddings import Embeddings
 from adco.errors import InputError
-from adco.reporting.map import positions
-from adco.reporting.material import thumbnail
+from adco.evaluation.subject import Subject
+from adco.models.backbone import BackboneInfo, build_backbone
+from adco.reporting.map import map_figure, positions
+from adco.reporting.material import Material, thumbnail
 from adco.reporting.report import report
 from adco.reporting.tables import results_in
 from adco.runs.directory import RunDirectory
@@ -191,11 +194,30 @@ def test_thumbnails_are_the_images(tmp_path: Path) -> None:
     images[1] = 200
     source = ArraySource("two", images, None, ())
     for index, value in enumerate((0, 200)):
-        uri = thumbnail(source, index, side=20)
-        assert uri.startswith("data:image/webp;base64,")
-        picture = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+        picture = _picture(thumbnail(source, index, side=20))
         assert picture.size == (20, 10)
         assert abs(np.asarray(picture).mean() - value) < 2
+
+
+def _picture(uri: str) -> Image.Image:
+    start, content = uri.split(",")
+    assert start == "data:image/webp;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_the_pictures_of_a_sample_are_those_of_its_images() -> None:
+    """Image i is of the grey 20 i, and so is its picture, in a row and on the map."""
+    images = np.broadcast_to(20 * np.arange(10, dtype=np.uint8)[:, None, None, None], (10, 8, 8, 3))
+    source, shown = ArraySource("greys", images, None, ()), np.array([5, 2, 9, 0])
+    info = BackboneInfo("resnet18", 8, (0.5,) * 3, (0.25,) * 3, tiny.NETWORK, "cifar")
+    subject = Subject(build_backbone(info), info, 8, "greys", 0, (source,), 0.0, None)
+    embeddings = Embeddings([str(i) for i in shown], None, (), np.eye(4, dtype=np.float32))
+    material = Material(subject, True, [], shown, embeddings, "cpu")
+    drawn = map_figure(material, np.zeros((4, 2), np.float32)).renderers[0].data_source.data["picture"]
+    for place, index in enumerate(shown):
+        for uri in (material.image(place, "")["uri"], drawn[place]):
+            assert abs(np.asarray(_picture(uri)).mean() - 20 * index) < 3
+        assert str(index) in material.image(place, "")["path"]
 
 
 def test_the_map_keeps_groups_together() -> None:

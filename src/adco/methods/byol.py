@@ -11,7 +11,7 @@ BatchNorm, has none.
 Shapes: n images of a rank, D width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, Never
 
 import torch
@@ -84,7 +84,8 @@ class BYOL(Method):
         self.predictor, self.ema_decay = predictor, ema_decay
 
     def players(self) -> list[Player]:
-        return [self.make_player([*self.encoder.parameters(), *self.predictor.parameters()])]
+        projector, *backbone = super().players()  # if both learn at the same rate, the first has the whole encoder
+        return [replace(projector, parameters=[*projector.parameters, *self.predictor.parameters()]), *backbone]
 
     def step(self, batch: Batch) -> StepOutput:
         if batch.position % self.accumulate == 0 and batch.position:  # after the optimizer's last step

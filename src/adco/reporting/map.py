@@ -23,7 +23,7 @@ def image_map(material: Material) -> Section:
     """Return the section."""
     from bokeh.embed import components
 
-    script, div = components(_figure(material, positions(material.embeddings.directions)))
+    script, div = components(map_figure(material, positions(material.embeddings.directions)))
     shown, all_images = len(material.shown), len(material.source)
     which = f"all {shown:,} images" if shown == all_images else f"{shown:,} of {all_images:,} images"
     text = (
@@ -44,7 +44,7 @@ def positions(directions: NDArray[np.float32]) -> NDArray[np.float32]:
     return places
 
 
-def _figure(material: Material, places: NDArray[np.float32]) -> Any:
+def map_figure(material: Material, places: NDArray[np.float32]) -> Any:
     """Return the plot; with few classes, each has a colour and an entry in the legend that hides it."""
     from bokeh.models import ColumnDataSource, HoverTool
     from bokeh.plotting import figure
