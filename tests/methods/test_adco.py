@@ -236,15 +236,15 @@ def test_a_warm_start_that_trains_leaves_the_adversaries_no_momentum(accumulate:
     warm_steps = math.ceil(ADVERSARIES / (4 * accumulate))
     method = make_adco(VARIANTS["plain"], warm_steps=warm_steps, accumulate=accumulate, adversary_weight_decay=0.0)
     train = BareTraining(method)
-    *warm, first = make_batches(2, count=warm_steps * accumulate + 1, images=4)
-    for batch in warm:
+    batches = make_batches(2, count=(warm_steps + 1) * accumulate, images=4)
+    for batch in batches[:-accumulate]:
         train(batch)
     assert (train.optimizer.state[method.adversaries.weight]["momentum_buffer"] == 0).all()
-    if accumulate == 1:
-        filled = method.adversaries.weight.detach().clone()
-        train(first)
-        moved = filled + SETTINGS["adversary_learning_rate"] * method.adversaries.weight.grad
-        torch.testing.assert_close(method.adversaries.weight.detach(), moved)
+    filled = method.adversaries.weight.detach().clone()
+    for batch in batches[-accumulate:]:
+        train(batch)
+    moved = filled + SETTINGS["adversary_learning_rate"] * method.adversaries.weight.grad
+    torch.testing.assert_close(method.adversaries.weight.detach(), moved)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

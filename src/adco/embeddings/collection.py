@@ -1,6 +1,5 @@
 """Images and their embeddings: computed by a backbone, or read from a file of `adco embed`."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -149,8 +148,7 @@ def _open_other(setting: str, data: str, split: str, opened: Callable[[str, str]
 def _files(paths: Sequence[str], reading: Reading) -> Source:
     """Return a source of image files."""
     absolute = [str(Path(path).expanduser().absolute()) for path in paths]
-    below_root = Paths.below("/", b"".join(os.fsencode(path) + b"\0" for path in absolute))
-    return source_of_files("images", below_root, Labels(), reading=reading)
+    return source_of_files("images", Paths.absolute(absolute), Labels(), reading=reading)
 
 
 def _embedded(subject: Subject, source: Source, device: str) -> Collection:

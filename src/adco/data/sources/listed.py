@@ -77,7 +77,7 @@ def open_list(address: str, split: Split) -> EncodedSource | None:
         if not os.path.isfile(path):  # noqa: PTH113
             hint = _hint(lines[:line], given, is_table=is_table)
             raise InputError(f"data {name!r}, line {line}: there is no file {given} ({path}){hint}")
-    files = Paths.below("/", b"".join(os.fsencode(path) + b"\0" for path in paths))
+    files = Paths.absolute(paths)
     return source_of_files(name, files, number_classes([label for *_, label in rows]))
 
 

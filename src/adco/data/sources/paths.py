@@ -5,7 +5,7 @@ references to them. An array of bytes has no such counts, so that workers share 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -34,6 +34,11 @@ class Paths(Sequence[Path]):
     def below(cls, root: str | Path, names: bytes) -> "Paths":
         """Return the paths below `root` of these names, each followed by a zero byte."""
         return cls(str(root), names, np.flatnonzero(np.frombuffer(names, np.uint8) == 0))
+
+    @classmethod
+    def absolute(cls, paths: Iterable[str | Path]) -> "Paths":
+        """Return these absolute paths."""
+        return cls.below("/", b"".join(os.fsencode(path) + b"\0" for path in paths))
 
     def __len__(self) -> int:
         return len(self.ends)
